@@ -32,7 +32,7 @@ NO_TEST = 5
 """The exit code of pytest if no test matches its arguments."""
 
 STACK = ("-m", "system", "tests/system/test_stack.py")
-KILLED = "tests/system/test_waiting.py::test_a_killed_triggerer_loses_nothing_and_moves_no_deadline"
+KILLED = "tests/system/test_waiting.py::test_killed_triggerer_loses_no_result_and_keeps_the_timeout"
 
 PACKAGES = {
     "redis-server": ("redis-server",),

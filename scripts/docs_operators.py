@@ -180,7 +180,7 @@ def overview(document: Path, kind: str) -> str:
 def _calls(page: Path) -> str:
     """The first paragraph of the section "Calls" of a page."""
     found = re.search(r"^## Calls\n\n(.+?)\n\n", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    text = " ".join(found[1].split()) if found else "-"
+    text = " ".join(found[1].split()).removesuffix(".") if found else "-"
     return re.sub(r"\[([^]]*)\]\((?!\.\./)[^)]*\)", r"\1", text).replace("](../", "](")
 
 

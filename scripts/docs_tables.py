@@ -99,7 +99,6 @@ def error_table() -> str:
     rows = (
         (
             code(task.type),
-            code(task.error),
             task.status or "-",
             task.in_call,
             task.action,
@@ -110,9 +109,7 @@ def error_table() -> str:
         )
         for task, sensor, row in zip(*by_work, strict=True)
     )
-    return table(
-        ("Type", "Class", "Status", "In one call", "Task", "Sensor", "Load row", "Known from", "What to do"), rows
-    )
+    return table(("Type", "Status", "In one call", "Task", "Sensor", "Load row", "Known from", "What to do"), rows)
 
 
 def unknown_answers() -> str:
@@ -129,10 +126,11 @@ def unknown_answers() -> str:
 
 
 def presets() -> str:
-    """The presets of operators, which differ from the defaults."""
+    """The presets of operators, which differ from the defaults. What holds in every mode stands there once."""
     rows = []
     for operator, differences in (*PRESETS.items(), *OUTCOME_OVERRIDES.items()):
-        for error, action in differences.items():
+        in_every_mode = PRESETS.get(operator.partition("(")[0], {}) if "(" in operator else {}
+        for error, action in (line for line in differences.items() if line not in in_every_mode.items()):
             default = ErrorPolicy(work=OPERATORS[operator]).decide(error)
             does = "count the row as unchanged" if action is Action.UNCHANGED else action.value
             rows.append((code(operator), code(label(error)), does, default.action.value))

@@ -67,7 +67,7 @@ def table(rows: Iterable[Row]) -> str:
     lines: list[Sequence[str]] = [("task", "state", "tries", "why")]
     lines += [(row.task, row.state, str(row.tries), row.why) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
+    lines.insert(1, ["-" * min(width, 50) for width in widths])
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 

@@ -1,7 +1,7 @@
-"""Tests with Airflow: a home of their own for each pytest process, and DAGs made inside tests run for real.
+"""Fixtures for Airflow: each pytest process has its own home, and tests run their DAGs for real.
 
-``run_dag(dag)`` runs a DAG with ``dag.test()``, as users' tests do: see :mod:`crm_provider.testing.dag_runs`. What that
-does not show needs a system test.
+``run_dag(dag)`` runs a DAG with ``dag.test()``, as users' tests do: see :mod:`crm_provider.testing.dag_runs`. System
+tests cover what ``dag.test()`` cannot.
 """
 
 from __future__ import annotations
@@ -19,29 +19,32 @@ from crm_provider.testing import FinishedRun, fresh_airflow_home
 from crm_provider.testing import run_dag as run_dag_to_its_end
 from crm_provider.testing.airflow_home import prepare_airflow
 
-fresh_airflow_home()  # before the first import of airflow, which without it makes ~/airflow
+fresh_airflow_home()  # before the first import of airflow, which would create ~/airflow
 
 USUAL = gc.get_threshold()
-gc.set_threshold(100_000, 50, 1_000)  # during imports and collection, whose objects stay
+gc.set_threshold(100_000, 50, 1_000)  # during imports and collection, whose objects are never freed
 
 RunDag = Callable[..., FinishedRun]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--reliability", type=Path, metavar="FILE", help="note what was seen of each fault: see scripts/reliability.py"
+        "--reliability",
+        type=Path,
+        metavar="FILE",
+        help="record the observation of each fault: see scripts/reliability.py",
     )
 
 
 def pytest_collection_finish() -> None:
-    """Exclude what has been imported from garbage collection, which would take a tenth of the processor time."""
+    """Exclude imported objects from garbage collection, which would take a tenth of the processor time."""
     gc.freeze()
     gc.set_threshold(*USUAL)
 
 
 @pytest.fixture(scope="session")
 def airflow_db() -> Path:
-    """Airflow's database, empty; the home it is in."""
+    """Create Airflow's empty database and return Airflow's home."""
     prepare_airflow()
     gc.freeze()
     return Path(os.environ["AIRFLOW_HOME"])
@@ -51,17 +54,17 @@ def airflow_db() -> Path:
 def run_dag(airflow_db: Path) -> RunDag:
     """Run a DAG to its end: ``run_dag(dag, run_conf={...}) -> FinishedRun``.
 
-    Retry delays and poke intervals are waited for in real time: keep them short. Between two tries ``dag.test`` sleeps
-    for a second, unless the delay is 0.
+    Retry delays and poke intervals take real time, so keep them short. Between two tries ``dag.test`` sleeps for one
+    second, unless the delay is 0.
     """
     return partial(run_dag_to_its_end, real_time=True)
 
 
 @pytest.fixture
 def observed(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Say what was seen of a fault, as ``reliability.Seen.of`` takes it: it must be what docs/reliability.md says.
+    """Compare the observation of a fault, the arguments of ``reliability.Seen.of``, with docs/reliability.md.
 
-    The test needs the marker ``reliability(part)``, with the name of the table.
+    The test needs the marker ``reliability(part)`` with the name of the table.
     """
     marker = request.node.get_closest_marker("reliability")
     assert marker is not None, "observed needs the marker reliability(part)"

@@ -10,7 +10,8 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from crm_provider import errors as e
 from crm_provider.client.request import Call
 from crm_provider.client.retry import Calls
+from crm_provider.values.counted import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -107,15 +109,18 @@ def walk(fetch: Callable[[int], Page], route: str) -> Iterator[dict[str, Any]]:
         yield from listed.fresh
 
 
-def walk_pages(fetch: Callable[[int], Page], route: str, earlier: Iterable[Page] = ()) -> Iterator[ListedPage]:
+def walk_pages(
+    fetch: Callable[[int], Page], route: str, earlier: Iterable[Page] = (), progress: ListingProgress | None = None
+) -> Iterator[ListedPage]:
     """All pages of a listing up to its end, including an empty last page.
 
     :param fetch: reads one page by its number, from 0
     :param route: for messages
     :param earlier: pages from 0 on that were read before; they are not read again
+    :param progress: of a walk that ended with an error: this one continues behind its last page
     :raises CrmProtocolError: if the listing repeats itself or ends before its own total
     """
-    progress, known = _Progress(route), iter(earlier)
+    progress, known = progress or ListingProgress(route), iter(earlier)
     while True:
         number, page = progress.pages, next(known, None)
         is_earlier = page is not None
@@ -136,8 +141,14 @@ def walk_pages(fetch: Callable[[int], Page], route: str, earlier: Iterable[Page]
             return
 
 
-class _Progress:
-    """The progress of reading a listing."""
+class ListingProgress:
+    """The progress of reading a listing. After an error, another walk can continue with it.
+
+    :param route: for messages
+    :ivar pages: number of pages read
+    :ivar last_total: the total of the last page, None if it has none
+    :ivar is_broken: whether the listing contradicts itself, so that a walk must not continue
+    """
 
     def __init__(self, route: str) -> None:
         self._route = route
@@ -148,6 +159,8 @@ class _Progress:
         self._repeated_a_page = False
         self._total: int | None = None
         self.pages = 0
+        self.last_total: int | None = None
+        self.is_broken = False
 
     def note_total(self, page: Page) -> None:
         """Note the total of a page.
@@ -156,6 +169,7 @@ class _Progress:
         empty page ends the listing.
         """
         shown = self.pages * PAGE_SIZE + len(page.items) if page.items else 0
+        self.last_total = page.total
         if page.total is not None and page.total >= len(page.items):
             self._total = page.total
             self._least = page.total if self._least is None else min(self._least, page.total)
@@ -203,11 +217,11 @@ class _Progress:
         :raises CrmProtocolError: if the listing ends before its own total
         """
         if self.is_short:
-            raise self._error(
-                f"ends early: page {self.pages} is empty after {len(self._seen)} of {self._least} records"
-            )
+            least = counted(self._least or 0, "record")
+            raise self._error(f"ends early: page {self.pages} is empty after {len(self._seen)} of {least}")
 
     def _error(self, what: str) -> e.CrmProtocolError:
+        self.is_broken = True
         return e.CrmProtocolError(f"the listing {what}", method="GET", path=self._route)
 
 
@@ -233,11 +247,11 @@ class MovedRecords:
 
     :param read: reads the pages in order
     :param again: reads a page anew
+    :param total: the total of the page before the first one that is read
     """
 
-    def __init__(self, read: Callable[[int], Page], again: Callable[[int], Page]) -> None:
-        self._read, self._again = read, again
-        self._total: int | None = None
+    def __init__(self, read: Callable[[int], Page], again: Callable[[int], Page], *, total: int | None = None) -> None:
+        self._read, self._again, self._total = read, again, total
         self._is_a_count = True
 
     def __call__(self, number: int) -> Page:
@@ -303,6 +317,10 @@ class ReadAhead:
         return self._requested[number]
 
 
+LATER_PAGE_TRIES = 8
+"""Minimum attempts for a page behind the first one, because an error discards the pages before it. With the default
+delays they take 17 to 35 seconds."""
+
 Record = dict[str, Any]
 """A record with the API's own field names."""
 
@@ -320,6 +338,7 @@ class ListingCalls(Calls):
         listing: Listing,
         *,
         earlier: Iterable[Page] = (),
+        progress: ListingProgress | None = None,
         use_decimal: bool = False,
         at_once: int = 1,
         with_moved: bool = False,
@@ -327,21 +346,22 @@ class ListingCalls(Calls):
         """All pages of a listing, with their numbers and totals.
 
         :param earlier: pages from the first on that are known; they are returned and not read again
+        :param progress: of a reading that ended with an error: this one continues behind its last page
         :param use_decimal: parse numbers with a fraction as ``Decimal``, with the digits that the CRM sent
         :param at_once: concurrent requests at most; the pages are returned in order. 0: each page is read on
             demand, so that stopping early saves the calls for the others
         :param with_moved: read pages again onto which records have moved because others were deleted
         """
         route = LISTINGS[listing]
+        progress = progress or ListingProgress(route)
+        total = progress.last_total
 
         def page(number: int) -> Page:
             return self._page(route, number, use_decimal=use_decimal)
 
-        if at_once:
-            with ReadAhead(page, at_once=at_once) as read:
-                yield from walk_pages(MovedRecords(read, page) if with_moved else read, route, earlier)
-        else:
-            yield from walk_pages(page, route, earlier)
+        with ReadAhead(page, at_once=at_once) if at_once else nullcontext(page) as read:
+            fetch = MovedRecords(read, page, total=total) if with_moved else read
+            yield from walk_pages(fetch, route, earlier, progress)
 
     def _walk(self, route: str) -> Iterator[Record]:
         def page(number: int) -> Page:
@@ -351,7 +371,8 @@ class ListingCalls(Calls):
 
     def _page(self, route: str, number: int, *, use_decimal: bool = False) -> Page:
         call = Call(method="GET", route=route, query={"page": number}, use_decimal=use_decimal)
-        return Page.of(self._send(call), route)
+        tries = max(self._budget.tries, LATER_PAGE_TRIES) if number else self._budget.tries
+        return Page.of(self._send(call, budget=replace(self._budget, tries=tries)), route)
 
 
 def id_of(value: Any, path: str, method: str = "GET") -> str:

@@ -24,6 +24,7 @@ class CrmError(Exception):
     :param attempts: number of attempts, including those that only read whether the write had happened
     :param elapsed: seconds from the first attempt to giving up
     :param remark: one more sentence for the reader, for example why the task ends here
+    :param own_advice: what to do about this error, if the advice for its type is wrong here
     """
 
     type: str = "UNKNOWN"
@@ -45,6 +46,7 @@ class CrmError(Exception):
         attempts: int = 1,
         elapsed: float | None = None,
         remark: str | None = None,
+        own_advice: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -58,11 +60,12 @@ class CrmError(Exception):
         self.attempts = attempts
         self.elapsed = elapsed
         self.remark = remark
+        self.own_advice = own_advice
 
     @property
     def suggested_action(self) -> str:
         """What to do about it, in the vendor's words if there are any."""
-        return next(ADVICE[key] for key in (self.type, *type(self).__mro__) if key in ADVICE)
+        return self.own_advice or next(ADVICE[key] for key in (self.type, *type(self).__mro__) if key in ADVICE)
 
     @property
     def happened(self) -> str:
@@ -110,7 +113,7 @@ class CrmError(Exception):
 
 _FIELDS = (
     "message", "type", "status", "request_id", "retry_after", "method", "path",
-    "outcome_known", "attempts", "elapsed", "remark",
+    "outcome_known", "attempts", "elapsed", "remark", "own_advice",
 )  # fmt: skip
 
 

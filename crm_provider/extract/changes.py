@@ -42,6 +42,7 @@ from crm_provider.files.fingerprints import (
 )
 from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import AnyPath, atomic_writer, is_local, read_own, remove, sibling
+from crm_provider.values.counted import counted
 from crm_provider.values.json_values import json_text
 
 if TYPE_CHECKING:
@@ -130,12 +131,12 @@ class ChangeTracker:
             a page that was read before, and is reported as removed only by a quiet run
         :raises CrmProtocolError: if a record has no id
         """
-        known = 0
+        known = False
         for record in records:
             key, print_ = self._key(record), self._print(view(record))
             before = self._old.get(key)
             self._new.put([(key, print_)])
-            known += before is not None
+            known |= before is not None
             if before != print_ or (self._repeats and self._written.get(key) != print_):
                 yield self._changed(record, "created" if before is None else "updated")
         if not self._same_key and not known and len(self._old):
@@ -173,10 +174,10 @@ class ChangeTracker:
         remove(sibling(self.path, PENDING))
         if self.counts["unconfirmed"]:
             log.warning(
-                "%d records are missing from the listing of %s, which changed while it was read: a later run reports "
-                "those that were removed.",
-                self.counts["unconfirmed"],
+                "The listing of %s changed while it was read, and lacks %s of the last run: a later run "
+                "reports what was removed.",
                 self._listing,
+                counted(self.counts["unconfirmed"], "record"),
             )
 
     def summary(self) -> dict[str, int]:

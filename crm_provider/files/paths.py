@@ -220,7 +220,7 @@ LONGEST_LINE = 64 << 20
 """Bytes of a line of the package's own files; a rejected row has at most about ten million."""
 
 
-def each_line(file: IO[bytes] | io.BufferedIOBase, name: object = "a file of a load") -> Iterator[bytes]:
+def each_line(file: IO[bytes] | io.BufferedIOBase, name: object) -> Iterator[bytes]:
     """The lines of a file, each with its line end.
 
     Files of an ``ObjectStoragePath`` need not be iterable (Airflow 3.1.0), and those of S3 have no limit for a line.

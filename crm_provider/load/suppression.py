@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -49,13 +49,7 @@ class Suppression:
         self._base = TempDatabase("CREATE TABLE people (hash BLOB PRIMARY KEY) WITHOUT ROWID")
 
     @classmethod
-    def read(
-        cls,
-        source: Any,
-        *,
-        format: str | None = None,  # noqa: A002
-        options: Mapping[str, Any] | None = None,
-    ) -> Suppression:
+    def read(cls, source: Any) -> Suppression:
         """Read the list from a source.
 
         Entries are email addresses or SHA-256 hashes (64 hex digits) of the address in lower case, also mixed. Each
@@ -65,14 +59,12 @@ class Suppression:
         :param source: a list of entries; or a path or pattern of files: ``.txt`` (one entry a line) or any file that
             :func:`~crm_provider.load.sources.source.open_source` reads, with a column ``email`` or a single column; or
             a list of such paths or of rows
-        :param format: as for ``open_source``, and ``txt``
-        :param options: as for ``open_source``
         :raises NoSuchFile: if a file is missing
         :raises SourceError: if an entry is neither address nor hash; the message names its place
         """
         made = cls()
         try:
-            for where, entry in _named(_entries(source, format, options)):
+            for where, entry in _named(_entries(source)):
                 made.add(entry, where)
         except BaseException:
             made.close()
@@ -81,7 +73,7 @@ class Suppression:
             log.warning("The suppression list is empty: no contact is left out.")
         return made
 
-    def add(self, entry: object, where: str = "the entry") -> None:
+    def add(self, entry: object, where: str) -> None:
         """Add a person.
 
         :param where: for the message
@@ -139,7 +131,7 @@ def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:_SIZE]
 
 
-def _entries(source: Any, format_: str | None, options: Mapping[str, Any] | None) -> Iterator[tuple[str, object]]:
+def _entries(source: Any) -> Iterator[tuple[str, object]]:
     """Entries with their places."""
     if isinstance(source, str) and not source.lower().removesuffix(".gz").endswith(_FILES):
         refuse_addresses(source)
@@ -151,12 +143,9 @@ def _entries(source: Any, format_: str | None, options: Mapping[str, Any] | None
         return
     if isinstance(source, Sequence) and all(isinstance(item, (os.PathLike, AnyPath)) for item in source):
         for file in (file for path in source for file in expand_pattern(_path(path))):
-            if format_ == "txt" or (format_ is None and _is_text(file)):
-                yield from _lines(file, options)
-            else:
-                yield from _column(open_source(file, format=format_, options=options))
+            yield from _lines(file) if _is_text(file) else _column(open_source(file))
         return
-    yield from _column(open_source(source, format=format_, options=options))
+    yield from _column(open_source(source))
 
 
 def _is_list_of_entries(source: Any) -> bool:
@@ -178,11 +167,10 @@ def _is_text(path: AnyPath) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(".txt")
 
 
-def _lines(path: AnyPath, options: Mapping[str, Any] | None) -> Iterator[tuple[str, object]]:
+def _lines(path: AnyPath) -> Iterator[tuple[str, object]]:
     with ExitStack() as closing:
         with explain_missing(path):
-            encoding = (options or {}).get("encoding", "utf-8")
-            lines = closing.enter_context(open_lines(path, encoding=encoding, newline=""))
+            lines = closing.enter_context(open_lines(path, encoding="utf-8", newline=""))
         for line in lines:
             if line.strip():
                 yield place(path, lines.number), line
@@ -197,8 +185,8 @@ def _column(source: Source) -> Iterator[tuple[str, object]]:
             "'email', or rename a file of one entry a line to .txt"
         )
     for row in source.rows():
-        place = source.place(row.number) if isinstance(source, FilesSource) else ""
-        where = place or f"row {row.number} of {source.name}"
+        number = row.number
+        where = source.place(number) if isinstance(source, FilesSource) else f"row {number} of {source.name}"
         if row.problem is not None:
             raise SourceError(row.problem)
         names = [name for name in row.values if name.strip().lower() == COLUMN]

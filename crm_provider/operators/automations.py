@@ -91,7 +91,7 @@ class CrmTriggerAutomationOperator(CrmOperator):
             if error.outcome_known:
                 note.remove()
             elif self.decide(error).action is not Action.RETRY:
-                error.remark = "Check in the CRM whether the automation was started, before you clear the task"
+                error.own_advice = "check in the CRM whether the automation was started, before you clear the task"
             raise
         note.remove()
         self.log.info("Automation started.")

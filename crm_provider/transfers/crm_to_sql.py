@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from crm_provider import errors as e
 from crm_provider._compat import Context
+from crm_provider.client import validation
 from crm_provider.extract.columns import ColumnChoice, SqlColumn, chosen_columns
 from crm_provider.extract.writers import IfChanged, Since, check_changes_since, check_if_changed, field_value
 from crm_provider.files.paths import AnyPath, as_path
@@ -24,6 +25,7 @@ from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.templates import is_mapped, path_text
 from crm_provider.transfers.sql_table import SqlTable, TableMode, check_table_mode, with_kinds
 from crm_provider.transfers.sql_to_crm import database_of
+from crm_provider.values.counted import counted
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -105,7 +107,8 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
             if isinstance(columns, (list, tuple, dict)):  # otherwise an XCom that does not exist yet
                 _check_columns(columns, mode, changes_since)
         check_if_changed(if_changed)
-        self.listing, self.mode, self.create_table = listing, mode, create_table
+        self.listing, self.mode = listing, mode
+        self.create_table = validation.boolean(create_table, "create_table")
         self.sql_conn_id = rendered(sql_conn_id)
         self.table = rendered(table)
         self.columns = rendered(columns)
@@ -228,7 +231,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
             if tracker is not None:
                 tracker.commit()
         reader.discard()
-        self.log.info("%d rows of %s for the table %s (%s).", count, self.listing, self.table, self.mode)
+        self.log.info("%s of %s for the table %s (%s).", counted(count, "row"), self.listing, self.table, self.mode)
         changes = {} if tracker is None else {"changes": tracker.summary()}
         seconds = round(time.monotonic() - started, 3)
         return {**stats.counts(), "table": self.table, "rows": count, "seconds": seconds, **changes}

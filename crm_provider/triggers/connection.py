@@ -17,7 +17,7 @@ from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.hooks.crm import CrmHook, waiting_transport
-from crm_provider.waiting.changes import Kind, Snapshot, read_snapshot
+from crm_provider.waiting.changes import Kind, Snapshot, SnapshotReading
 from crm_provider.waiting.registry import LoopRegistry
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class _TimedSnapshot:
     started: float
     snapshot: Snapshot = field(default_factory=dict)
     error: e.CrmError | None = None
+    has_progressed: bool = False
 
 
 class SharedSnapshots:
@@ -97,6 +98,7 @@ class SharedSnapshots:
         self._connect, self._clock = connect, clock
         self._locks: defaultdict[Kind, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._last: dict[Kind, _TimedSnapshot] = {}
+        self._unfinished: dict[Kind, tuple[CrmClient, SnapshotReading]] = {}
 
     @classmethod
     def of(cls, crm_conn_id: str) -> SharedSnapshots:
@@ -116,17 +118,31 @@ class SharedSnapshots:
             raise last.error
         return last.snapshot
 
+    def has_progressed(self, kind: Kind) -> bool:
+        """Whether the last attempt has failed behind pages that the next one need not read again."""
+        return kind in self._last and self._last[kind].has_progressed
+
     async def _take(self, kind: Kind, moment: float) -> _TimedSnapshot:
         started, stop = max(self._clock(), moment), threading.Event()  # a sleep may end slightly early
+        reading = SnapshotReading(kind)
         try:
             client = await self._connect()
-            snapshot = await asyncio.to_thread(read_snapshot, kind, client, stop.is_set)
+            reading = self._continued(kind, client) or reading
+            snapshot = await asyncio.to_thread(reading.read, client, stop.is_set)
         except e.CrmError as error:
-            return _TimedSnapshot(started, error=error)
+            if reading.has_progressed:
+                self._unfinished[kind] = (client, reading)
+                log.info("Read %d %s before an error; the next attempt continues there.", len(reading.found), kind)
+            return _TimedSnapshot(started, error=error, has_progressed=reading.has_progressed)
         finally:
             stop.set()  # if the trigger was cancelled, its thread still reads
         log.info("Read %d %s in %.1f s.", len(snapshot), kind, self._clock() - started)
         return _TimedSnapshot(started, snapshot)
+
+    def _continued(self, kind: Kind, client: CrmClient) -> SnapshotReading | None:
+        """The unfinished reading, None if there is none or the connection has changed since."""
+        before, reading = self._unfinished.pop(kind, (None, None))
+        return reading if before is client else None
 
 
 _snapshots = LoopRegistry(lambda crm_conn_id: SharedSnapshots(SharedConnection.shared(crm_conn_id).client))

@@ -51,7 +51,7 @@ class _WatchTrigger(BaseEventTrigger):
             raise ValueError(f"max_per_event is {max_per_event!r}; give 1 to {MOST_PER_EVENT}")
         self.crm_conn_id = crm_conn_id
         self.poke_interval = poke_interval
-        self.include_existing = include_existing
+        self.include_existing = validation.boolean(include_existing, "include_existing")
         self.max_per_event = max_per_event
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -71,12 +71,12 @@ class _WatchTrigger(BaseEventTrigger):
                 "%s: no state store before Airflow 3.3: a restart of the triggerer begins with a new baseline.",
                 self._watch,
             )
-        backoff = ErrorBackoff(self._watch, self.poke_interval)
+        backoff, snapshots = ErrorBackoff(self._watch, self.poke_interval), SharedSnapshots.of(self.crm_conn_id)
         moment = self._grid(time.monotonic())
         while True:
             try:
                 seen = await cursor.load()
-                snapshot = await SharedSnapshots.of(self.crm_conn_id).since(self.kind, moment)
+                snapshot = await snapshots.since(self.kind, moment)
                 backoff.record_success()
                 if await cursor.overtaken():  # this triggerer was frozen or disconnected meanwhile
                     log.info("%s: another triggerer has taken over; this snapshot is ignored.", self._watch)
@@ -85,7 +85,7 @@ class _WatchTrigger(BaseEventTrigger):
                         yield event
                 delay = 0.0
             except e.CrmError as error:
-                delay = backoff.record_error(error)
+                delay = backoff.record_error(error, has_progressed=snapshots.has_progressed(self.kind))
             except AirflowRuntimeError as error:  # no connection or no state store: never a reason for a new baseline
                 log.warning("%s: Airflow did not respond; retrying: %s", self._watch, error)
                 delay = self.poke_interval

@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import logging
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
-from crm_provider.client.pagination import Record, id_of
+from crm_provider.client.pagination import LISTINGS, ListingProgress, Record, id_of
 from crm_provider.client.remote_contact import list_ids_of
 from crm_provider.errors.policy import server_delay
 from crm_provider.values.backoff import delay
@@ -100,24 +100,43 @@ def unpack(chunks: Iterable[str]) -> SeenIds:
 # -- reading a listing
 
 
-def read_snapshot(kind: Kind, client: CrmClient, stopped: Callable[[], bool]) -> Snapshot:
-    """Read the whole listing.
+@dataclass
+class SnapshotReading:
+    """A snapshot that is being read. After an error, reading continues behind the last page.
 
-    :param stopped: called before each record; reading ends once it returns True
-    :raises CrmError: if a page cannot be read
+    Otherwise one failed call would discard all pages: 10,000 calls for 100,000 records.
+
+    :ivar found: the records read so far
     """
-    listing, path, groups = _READERS[kind]
-    found: dict[str, frozenset[str]] = {}
-    for record in _until(stopped, listing(client)):
-        found[id_of(record.get("id"), path)] = frozenset(groups(record))
-    return found
 
+    kind: Kind
+    found: dict[str, frozenset[str]] = field(default_factory=dict)
 
-def _until(stopped: Callable[[], bool], records: Iterator[Record]) -> Iterator[Record]:
-    for record in records:
-        if stopped():
-            return
-        yield record
+    def __post_init__(self) -> None:
+        self._progress = ListingProgress(LISTINGS[self.kind])
+        self._begun_at = 0
+        self._is_intact = True
+
+    @property
+    def has_progressed(self) -> bool:
+        """Whether the last attempt read a page, and another one can continue behind it."""
+        return self._progress.pages > self._begun_at and self._is_intact and not self._progress.is_broken
+
+    def read(self, client: CrmClient, stopped: Callable[[], bool]) -> Snapshot:
+        """Read the rest of the listing.
+
+        :param stopped: called for each page; reading ends once it returns True
+        :raises CrmError: if a page cannot be read
+        """
+        groups, self._begun_at = _GROUPS[self.kind], self._progress.pages
+        for listed in client.list_pages(self.kind, progress=self._progress, at_once=0, with_moved=True):
+            if stopped():
+                break
+            self._is_intact = False  # until all records of the page are known
+            for record in listed.fresh:
+                self.found[id_of(record.get("id"), LISTINGS[self.kind])] = frozenset(groups(record))
+            self._is_intact = True
+        return self.found
 
 
 def _lists(contact: Record) -> Sequence[str]:
@@ -131,12 +150,7 @@ def _stage(deal: Record) -> Sequence[str]:
     return [stage.lower()]
 
 
-_READERS: Mapping[
-    Kind, tuple[Callable[[CrmClient], Iterator[Record]], str, Callable[[Record], Sequence[str]]]
-] = {
-    "contacts": (CrmClient.list_contacts, "/contacts", _lists),
-    "deals": (CrmClient.list_deals, "/deals", _stage),
-}  # fmt: skip
+_GROUPS: Mapping[Kind, Callable[[Record], Sequence[str]]] = {"contacts": _lists, "deals": _stage}
 
 
 # -- errors
@@ -155,12 +169,13 @@ class ErrorBackoff:
     failed: int = 0
     reported: str = ""
 
-    def record_error(self, error: e.CrmError) -> float:
+    def record_error(self, error: e.CrmError, *, has_progressed: bool = False) -> float:
         """Record a failed snapshot.
 
+        :param has_progressed: whether pages were read before the error, so that it is the first one in a row
         :return: seconds until the next one: doubled after each transient error, :data:`SLOW` after a permanent one
         """
-        self.failed += 1
+        self.failed = 1 if has_progressed else self.failed + 1
         transient = isinstance(error, (e.CrmTransientError, e.CrmThrottledError))
         permanent = not transient or self.failed > MAX_ERRORS_IN_A_ROW
         self._report(error, logging.ERROR if permanent else logging.WARNING)

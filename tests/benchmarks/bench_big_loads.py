@@ -1,17 +1,17 @@
-"""What big loads take: memory and time of the check, of sending, and of the state file, at two numbers of rows.
+"""Memory and time of big loads: the check, sending, and the state file, with two numbers of rows.
 
     python tests/benchmarks/bench_big_loads.py [--rows 1000000] [--sent 200000] [--write docs/performance.md]
 
-Each line is a process of its own, and its memory is compared with that of a process that loads nothing:
+Each line is measured in its own process, and its memory is compared with that of a process that loads nothing:
 
 - *checked*: a dry run of a CSV file of five columns;
-- *sent*: a load of new contacts whose CRM is a function in the same process: no network, no limit;
-- *in a state file*: one of so many contacts is opened, a hundredth of them is added, and it is replaced (compacted);
-- *remembered*: the rows enter a state file one by one, in the order of the source, and it is replaced at the end;
-- *loaded before*: a load of these rows, so that nothing is sent, and the state file is replaced.
+- *sent*: a load of new contacts. The CRM is a function in the same process, without a network or a limit;
+- *in a state file*: a state file with this many contacts is opened, extended by 1 % and replaced (compacted);
+- *remembered*: the rows are added to a state file one by one, in the order of the source. It is replaced at the end;
+- *loaded before*: a load of unchanged rows, which sends nothing and replaces the state file.
 
-Every line is measured with a tenth of the rows, too: memory is flat if both lines have the same. The command fails if
-a line takes more than 60 MB over the base. With ``--write`` the table replaces what is between
+Each line is also measured with a tenth of the rows: memory is flat if both lines have the same. The command fails if
+a line takes more than 60 MB over the base. With ``--write`` the table replaces the text between
 ``<!-- big-loads:begin -->`` and ``<!-- big-loads:end -->``.
 """
 
@@ -52,10 +52,10 @@ from crm_provider.load.workers import RequestStats
 from crm_provider.rate_limit.limiter import UnlimitedRate
 
 MOST = 60.0
-"""Megabytes over the base that a line may take."""
+"""Limit of a line in megabytes over the base."""
 
 BIG_RATE = 1_000_000.0
-"""Calls per second that the CRM in the process allows: all threads of the load are used."""
+"""Calls per second of the CRM in this process, so high that the load uses all its threads."""
 
 MARKS = re.compile(r"(<!-- big-loads:begin -->\n).*?(<!-- big-loads:end -->)", re.DOTALL)
 
@@ -70,10 +70,10 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What a process took.
+    """The measurements of a process.
 
-    :param rows: that it loaded
-    :param megabytes: at most, without those of a process that loads nothing
+    :param rows: loaded rows
+    :param megabytes: peak memory over that of a process that loads nothing
     :param cpu: seconds of processor time
     :param wall: seconds
     :param state_bytes: size of the state file at the end, 0 without one
@@ -110,11 +110,11 @@ def main() -> int:
     return 1 if too_much else 0
 
 
-# -- the processes that are measured --------------------------------------------------------------------------
+# -- the measured processes -----------------------------------------------------------------------------------
 
 
 def lines_of(rows: int, sent: int, only: str) -> Iterator[Measured]:
-    """All lines; a tenth of the rows comes first."""
+    """All lines, each first with a tenth of the rows."""
     with tempfile.TemporaryDirectory() as folder:
         base = child("base", Path(folder, "none.csv"))["megabytes"]
         for way in NAMES if not only else ("remember", "repeat") if only == "repeat" else (only,):
@@ -128,7 +128,7 @@ def lines_of(rows: int, sent: int, only: str) -> Iterator[Measured]:
 
 
 def people(folder: Path, rows: int) -> Path:
-    """A file with so many rows of five columns, written once."""
+    """A file with this many rows of five columns, written once."""
     path = folder / f"{rows}.csv"
     if not path.exists():
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -148,7 +148,7 @@ def child(way: str, file: Path) -> dict[str, Any]:
 
 
 def measure(way: str, file: Path) -> dict[str, Any]:
-    """Do one line's work in this process; one that loads nothing has imported and opened the same."""
+    """Do the work of one line in this process. The base process has the same imports and open files."""
     began, state = time.monotonic(), file.with_suffix(".state")
     before = cpu_seconds()
     if way != "base":
@@ -172,7 +172,7 @@ def send_rows(file: Path, _state: Path) -> None:
 
 
 def use_state(file: Path, state: Path) -> None:
-    """The contacts of the file are not read: the keys of a state file are in order and of even length in any case."""
+    """The contacts of the file are not used, because a state file has sorted keys of equal length in any case."""
     fingerprints, rows = Fingerprints(state, b"secret"), int(file.stem)
     fingerprints.finish()  # for its header
     with state.open("a", encoding="ascii") as lines:
@@ -219,7 +219,7 @@ def load(file: Path, *, dry_run: bool = False, **more: Any) -> Summary:
 
 
 def created(_session: HttpSession, call: Call) -> CrmResponse:
-    """The CRM: it has no contact, and creates each."""
+    """The CRM, which has no contacts and creates each of them."""
     assert call.template in ("/contacts", "/contacts/{email}"), call.template
     if call.method == "POST":
         status, body = 201, {"id": "c", **call.body}
@@ -236,7 +236,7 @@ def cpu_seconds() -> float:
 
 
 def peak() -> float:
-    """Megabytes that this process has used at most; ``getrusage`` counts those of the process that started it, too."""
+    """Peak memory of this process in megabytes. ``getrusage`` would include the parent process."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
@@ -245,7 +245,7 @@ def peak() -> float:
 
 
 def table(lines: list[Measured]) -> str:
-    """The lines in Markdown."""
+    """The table in Markdown."""
     text = [
         f"Measured on {time.strftime('%Y-%m-%d')} with Python {platform.python_version()}, {platform.machine()}:",
         "",

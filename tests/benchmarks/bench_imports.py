@@ -1,12 +1,12 @@
-"""What a DAG file costs each time it is parsed: time and memory over ``airflow.sdk``, next to official providers.
+"""Cost of parsing a DAG file: time and memory over ``airflow.sdk``, compared with official providers.
 
     python tests/benchmarks/bench_imports.py [--runs 11] [--write docs/performance.md]
 
-Each line is a DAG file with operators and sensors, run in a process of its own after a file with Airflow's own base
-classes only: what is measured is what the file adds to it. The files take turns, so that what else the machine does
-meets all of them, and the median counts. The time is that of the processor, for the same reason.
+Each line is a DAG file with operators and sensors. A process runs it after a file with Airflow's base classes only,
+and the difference counts. The files take turns, so that other work on the machine affects all of them, and the
+medians are compared. For the same reason the time is processor time.
 
-With ``--write`` the table replaces what is between ``<!-- imports:begin -->`` and ``<!-- imports:end -->``.
+With ``--write`` the table replaces the text between ``<!-- imports:begin -->`` and ``<!-- imports:end -->``.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ with DAG("measured"):
 """,
     ),
 }
-"""DAG file -> the package that it is about, and its text."""
+"""DAG file -> its package and its text."""
 
 MARKS = re.compile(r"(<!-- imports:begin -->\n).*?(<!-- imports:end -->)", re.DOTALL)
 
@@ -151,7 +151,7 @@ def main() -> None:
 
 
 def cost_of(text: str) -> tuple[float, float]:
-    """Milliseconds and megabytes that a DAG file adds to one with Airflow's own classes."""
+    """Milliseconds and megabytes of a DAG file over one with Airflow's base classes."""
     exec(AIRFLOW_ITSELF, {"__name__": "base"})
     gc.collect()
     memory, start = megabytes(), time.process_time()
@@ -160,13 +160,13 @@ def cost_of(text: str) -> tuple[float, float]:
 
 
 def megabytes() -> float:
-    """What this process holds in memory now."""
+    """The current memory of this process in megabytes."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
 
 
 def measured(runs: int) -> dict[str, tuple[float, float]]:
-    """The medians for each file."""
+    """The medians of each file."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in FILES}
     with tempfile.TemporaryDirectory() as home:
         for name in FILES:  # the first run writes byte code and warms the disk's cache
@@ -191,7 +191,8 @@ def report(found: Mapping[str, tuple[float, float]], runs: int) -> str:
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
     return (
         f"What a DAG file adds to one with Airflow's own base classes; medians of {runs} processes each "
-        f"(Airflow {version('apache-airflow')}, Python {platform.python_version()}, {platform.machine()}):\n\n{table}"
+        f"({time.strftime('%Y-%m-%d')}, Airflow {version('apache-airflow')}, Python {platform.python_version()}, "
+        f"{platform.machine()}):\n\n{table}"
     )
 
 

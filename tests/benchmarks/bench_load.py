@@ -1,17 +1,17 @@
-"""What a load costs: how much of the rate it uses at any latency, calls for each row next to a plain loop, memory.
+"""Cost of a load: the used share of the rate limit, calls per row compared with a loop, processor time and memory.
 
     python tests/benchmarks/bench_load.py [--seconds 40] [--write docs/load.md]
 
-Four tables, each measured side by side in one run, each line against a sandbox of its own:
+Four tables. All lines of a table are measured in one run, each against its own sandbox:
 
-- *latency*: the share of the limit that a load uses when a call takes 50 ms to 2 s, at 5 calls a second;
-- *calls*: 2,000 rows of which 80 % exist and 5 % differ, and the same a day later with 2 % of the rows changed; next to
-  "create, and update on a conflict". The limit is off: only the calls are counted;
-- *engine*: rows per second and processor time for each row without a limit, next to `requests` in eight threads; the
-  sandbox is a process of its own. The command fails if a load takes more than 1.3 times the processor time;
-- *memory*: a million rows that were loaded before, and their first check.
+- *latency*: the used share of a limit of 5 calls per second, with calls that take 50 ms to 2 s;
+- *calls*: 2,000 rows, of which 80 % exist and 5 % differ, and a day later with 2 % changed rows; compared with a loop
+  that creates and updates on a conflict. There is no limit, because only the calls count;
+- *engine*: rows per second and processor time per row without a limit, compared with `requests` in eight threads. The
+  sandbox is another process. The command fails if a load takes more than 1.3 times the processor time;
+- *memory*: a million unchanged rows, and their first check.
 
-With ``--write`` the tables replace what is between ``<!-- measured: load -->`` and ``<!-- measured: end -->``.
+With ``--write`` the tables replace the text between ``<!-- measured: load -->`` and ``<!-- measured: end -->``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ MILLION = 1_000_000
 ENGINES = {"engine": "a load", "requests": "`requests` in eight threads"}
 ENGINE_ROWS, ENGINE_RUNS, MOST_RATIO = 3_000, 5, 1.3
 WARM_UP = 5.0
-"""Seconds at the beginning that do not count: the load does not know the latency yet, and the bucket is full."""
+"""Seconds at the start that do not count, because the load does not know the latency yet and the bucket is full."""
 
 MARKS = re.compile(r"(<!-- measured: load -->\n).*?(<!-- measured: end -->)", re.DOTALL)
 
@@ -92,11 +92,11 @@ def table(head: list[str], lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-# -- how much of the rate is used ----------------------------------------------------------------------------
+# -- share of the limit --------------------------------------------------------------------------------------
 
 
 def latency(seconds: float) -> list[str]:
-    """All latencies at once: each has a sandbox, and nearly all the time is waiting."""
+    """All latencies in parallel, each with a sandbox, because nearly all of the time is waiting."""
     with concurrent.futures.ThreadPoolExecutor(len(LATENCIES)) as pool:
         found = list(pool.map(lambda one: budget_used(one, seconds), LATENCIES))
     lines = [
@@ -105,7 +105,7 @@ def latency(seconds: float) -> list[str]:
     ]
     about = (
         f"A load of new contacts at {RATE:g} calls per second, {seconds:g} s for each latency, the first {WARM_UP:g} s "
-        f"left out ({platform.machine()}, Python {platform.python_version()}):"
+        f"left out ({time.strftime('%Y-%m-%d')}, {platform.machine()}, Python {platform.python_version()}):"
     )
     return [about, table(["A call takes", "Share of the limit used", "Calls refused with 429"], lines)]
 
@@ -140,7 +140,7 @@ def load_client(url: str, limiter: Any, cancel_token: CancelToken) -> Iterator[t
         yield client, stats
 
 
-# -- how many calls ------------------------------------------------------------------------------------------
+# -- calls ---------------------------------------------------------------------------------------------------
 
 
 def calls() -> list[str]:
@@ -166,7 +166,7 @@ def hours(n: int) -> float:
 
 
 def people(*, later: bool = False) -> list[dict[str, str]]:
-    """The rows; which exist and differ is spread evenly over them."""
+    """The rows. The existing and the different ones are spread evenly."""
     new = {n for n in range(ROWS) if later and n % round(1 / LATER) == 0}
     return [{"email": f"p{n}@x.org", "name": f"Name {n}{' new' * (n in new)}"} for n in range(ROWS)]
 
@@ -175,9 +175,9 @@ def crm(existing: list[dict[str, str]] | None = None) -> Sandbox:
     sandbox = Sandbox(seed="empty", rate=None, journal_size=10)
     given = people() if existing is None else existing
     for n, row in enumerate(given):
-        if existing is None and n % 5 == 0:  # not there
+        if existing is None and n % 5 == 0:  # not in the CRM
             continue
-        old = existing is None and n % 20 == 1  # 5 % of those that are there, and a bit
+        old = existing is None and n % 20 == 1  # slightly more than 5 % of the existing ones
         sandbox.store.create_contact(row["email"], attributes={"name": "Old" if old else row["name"]})
     return sandbox
 
@@ -185,7 +185,7 @@ def crm(existing: list[dict[str, str]] | None = None) -> Sandbox:
 def calls_of(
     rows: list[dict[str, str]], plan: Any, state: Path | None, also: list[dict[str, str]] | None = None
 ) -> int:
-    """Calls of a load; with ``also``, of the next day's load of these rows."""
+    """Calls of a load, or with ``also`` of the next day's load of these rows."""
     with crm() as sandbox:
         spent = sandbox.counters().total
         for given in [rows] if also is None else [rows, also]:
@@ -213,13 +213,13 @@ def plain_loop(rows: list[dict[str, str]], existing: list[dict[str, str]] | None
         return sandbox.counters().total
 
 
-# -- the engine by itself -------------------------------------------------------------------------------------
+# -- the engine ----------------------------------------------------------------------------------------------
 
 
 def engine() -> tuple[float, list[str]]:
-    """Both in turn, each in a process of its own, against a sandbox in a third one.
+    """Both in turn, each in its own process, against a sandbox in a third process.
 
-    :return: the processor time of a row next to that of requests, and the table
+    :return: the processor time per row relative to requests, and the table
     """
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ENGINES}
     for _ in range(ENGINE_RUNS):
@@ -242,7 +242,7 @@ def engine() -> tuple[float, list[str]]:
 
 @contextmanager
 def sandbox_process() -> Iterator[str]:
-    """The address of a sandbox without contacts and without a limit."""
+    """The URL of a sandbox without contacts and without a limit."""
     command = [sys.executable, "-m", "crm_provider.sandbox", "--port", "0", "--seed", "empty", "--no-limit"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout
@@ -253,7 +253,7 @@ def sandbox_process() -> Iterator[str]:
 
 
 def engine_child(way: str, url: str) -> dict[str, float]:
-    """Send all rows; seconds of processor time for each, and rows per second."""
+    """Send all rows, and report the processor time per row and the rows per second."""
     rows = [{"email": f"p{n}@x.org", "name": f"Name {n}"} for n in range(ENGINE_ROWS)]
     send = {"engine": send_by_load, "requests": send_by_requests}[way]
     wall, cpu = time.monotonic(), time.process_time()
@@ -337,7 +337,7 @@ def memory_child(way: str, folder: Path) -> dict[str, Any]:
 
 
 def peak() -> float:
-    """Megabytes that this process has used at most; not by ``getrusage``, which counts the one that started it, too."""
+    """Peak memory of this process in megabytes. ``getrusage`` would include the parent process."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 

@@ -1,10 +1,10 @@
-"""What a load of deals costs, next to a loop with ``requests``: 2,000 deals, of which 70 % are in their stage already.
+"""Cost of a load of 2,000 deals, 70 % of them in their stage already, compared with a loop with ``requests``.
 
     python tests/benchmarks/bench_load_deals.py [--rows 2000] [--write docs/load-deals.md]
 
-Both ways run at the same time, each against a sandbox of its own (5 calls per second, burst 2, 200 ms a call). The
-minimum is one call for ten deals and one for each that must be moved. It ends with code 1 if the load needs more than
-2 % over the minimum, or uses less than 98 % of the limit. With ``--write`` the table replaces what is between
+Both run at the same time, each against its own sandbox (5 calls per second, burst 2, 200 ms a call). The minimum is
+one call for ten deals and one for each deal to move. The command fails if the load makes more than 2 % over the
+minimum, or uses less than 98 % of the limit. With ``--write`` the table replaces the text between
 ``<!-- measured: load of deals -->`` and ``<!-- measured: end -->``.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import platform
 import re
 import sys
 import time
@@ -33,7 +34,7 @@ from crm_provider.sandbox import Sandbox, ids
 
 RATE, BURST, LATENCY = 5.0, 2, 0.2
 THERE = 0.7
-"""The share of the deals that are in their stage already."""
+"""The share of deals that are in their stage already."""
 
 NEW, WON = ids.stage_id("Sales", "New"), ids.stage_id("Sales", "Won")
 MAPPING: dict[str, Any] = {"deal_id": "deal", "stage_id": {"constant": WON}}
@@ -42,10 +43,10 @@ MARKS = re.compile(r"(<!-- measured: load of deals -->\n).*?(<!-- measured: end 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a way has taken.
+    """The measurements of the loop or the load.
 
-    :param refused: calls that were refused for the rate
-    :param seconds: of the calls, the check of the rows excluded
+    :param refused: calls refused by the rate limit
+    :param seconds: duration of the calls, without the check of the rows
     """
 
     calls: int
@@ -70,7 +71,8 @@ def main() -> int:
         line(name, cost, options.rows, minimum) for name, cost in (("a loop with `requests`", loop), ("a load", load))
     ]
     head = ["", "Calls", "Calls per row", "Over the minimum", "Refused (429)", "Share of the limit", "Time"]
-    text = f"{options.rows:,} deals, {THERE:.0%} of them in their stage already; the minimum is {minimum:,} calls:\n\n"
+    text = f"{options.rows:,} deals, {THERE:.0%} of them in their stage already; the minimum is {minimum:,} calls "
+    text += f"({time.strftime('%Y-%m-%d')}, Python {platform.python_version()}):\n\n"
     text += table(head, lines)
     print(text)
     if options.write:
@@ -90,7 +92,7 @@ def line(name: str, cost: Cost, rows: int, minimum: int) -> list[str]:
 
 
 def crm_with_deals(sandbox: Sandbox, count: int) -> list[str]:
-    """Deals in a CRM, those that are there already at every place of the listing; their ids."""
+    """Create the deals and return their ids. Those in their stage are spread over the listing."""
     found = []
     for number in range(count):
         contact = sandbox.store.create_contact(f"p{number}@example.com")
@@ -125,7 +127,7 @@ def by_load(count: int) -> Cost:
 
 
 def by_loop(count: int) -> Cost:
-    """A PUT for each row, at the speed that the limit allows."""
+    """One PUT per row, at the speed of the limit."""
     with Sandbox(rate=RATE, burst=BURST) as sandbox:
         deals, started = crm_with_deals(sandbox, count), time.monotonic()
         with requests.Session() as session:

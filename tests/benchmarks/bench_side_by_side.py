@@ -1,16 +1,16 @@
-"""This provider next to what one would write without it: the same work, the same sandbox, the same faults, in one run.
+"""Compares this provider with hand-written code: the same work, sandbox and faults in one run.
 
     python tests/benchmarks/bench_side_by_side.py [--rows 2000] [--loop 400] [--write docs/performance.md]
 
-- *a file of leads*, by an ``HttpOperator`` for each row, by a loop with ``requests`` and ``tenacity``, and by a load:
-  the DAGs are in ``rivals/``, and each is run by Airflow's own task runner in a process of its own, against a CRM of
-  its own (5 calls per second, burst 2, 200 ms a call), all at the same time;
-- *faults*, and what was wrong in the end;
-- *one call*, next to a bare ``requests.Session``;
-- *waiting*, next to the HTTP provider's sensor.
+- *a file of leads*, with one ``HttpOperator`` per row, with a loop of ``requests`` and ``tenacity``, and with a load.
+  The DAGs are in ``rivals/``. Airflow's task runner runs each in its own process against its own CRM (5 calls per
+  second, burst 2, 200 ms a call), all at the same time;
+- *faults*, and the wrong outcomes;
+- *one call*, compared with a bare ``requests.Session``;
+- *waiting*, compared with the HTTP provider's sensor.
 
-It takes a quarter of an hour, as long as the loop takes for 2,000 rows; with fewer (``--loop``) less. It says whether
-each bar is met, and ends with code 1 if one is missed. With ``--write`` the tables replace what is between
+It takes a quarter of an hour, the time of the loop for 2,000 rows, or less with ``--loop``. It prints whether each
+target is met, and fails if one is missed. With ``--write`` the tables replace the text between
 ``<!-- side-by-side:begin -->`` and ``<!-- side-by-side:end -->``.
 """
 
@@ -47,7 +47,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How many rows of the file each way is measured with; what it costs grows with them."""
+    """The number of rows for each client. The cost grows with it."""
 
     rows: int
     loop: int
@@ -56,7 +56,7 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Everything:
-    """What was measured; lists are in the order of the ways."""
+    """All measurements. Lists are in the order of the clients."""
 
     rows: int
     first: list[Load]
@@ -108,9 +108,12 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=2_000, help="rows of the file (default: %(default)s)")
     parser.add_argument(
-        "--sample", type=int, default=80, help="rows of it for the HttpOperator, one task each (default: %(default)s)"
+        "--sample",
+        type=int,
+        default=80,
+        help="rows of the file for the HttpOperator, one task each (default: %(default)s)",
     )
-    parser.add_argument("--loop", type=int, help="rows of it for the loop, where time is short (default: all)")
+    parser.add_argument("--loop", type=int, help="rows of the file for the loop, to save time (default: all)")
     parser.add_argument("--seconds", type=float, default=60.0, help="measured time of waiting (default: %(default)s)")
     parser.add_argument("--write", type=Path, help="a document with the marks")
     options = parser.parse_args()
@@ -120,7 +123,7 @@ def parsed() -> argparse.Namespace:
 
 
 def measure(sizes: Sizes, seconds: float) -> Everything:
-    """What needs the processor goes first and alone; of the rest nearly all is waiting, and it goes on at once."""
+    """Measure processor time first and alone. The other parts mostly wait, so they run in parallel."""
     start = time.monotonic()
 
     def timed(title: str, work: Callable[[], Found]) -> Found:
@@ -158,7 +161,7 @@ def measure(sizes: Sizes, seconds: float) -> Everything:
 
 
 def suffered(cases: list[Case], folder: Path) -> list[Wrong]:
-    """Each way under the same faults, one after the other."""
+    """Each client under the same faults, one after the other."""
     folder.mkdir()
     return [suffer(way, cases, folder / Path(way.file).stem) for way in WAYS]
 

@@ -1,14 +1,14 @@
-"""A soak: loads, extracts, sensors and watches for an hour with random faults, and a check of all that comes of it.
+"""A soak: an hour of loads, extracts, sensors and watches with random faults, and a check of all results.
 
     python tests/benchmarks/bench_soak.py [--minutes 60] [--seed N] [--write docs/reliability.md]
 
-Three accounts of the sandbox, which is a process of its own, each with its own limit. One worker lives as long as the
-soak: it runs loads, extracts, deferred sensors and watches of all accounts, and its memory, files, sockets and threads
-are sampled. Beside it each account has a worker that is killed (SIGKILL) again and again and started anew: its loads,
-extracts and watches must continue. Faults come at random, see ``soak/weather.py``. With the same seed the same work and
-the same faults are drawn; how they meet depends on the machine.
+The sandbox is a process with three accounts, each with its own limit. One worker lives as long as the soak. It runs
+loads, extracts, deferred sensors and watches of all accounts, and its memory, files, sockets and threads are sampled.
+Each account also has a worker that is killed (SIGKILL) and restarted repeatedly. Its loads, extracts and watches must
+continue. Faults are random, see ``soak/weather.py``. The seed decides the work and the faults; when they coincide
+depends on the machine.
 
-The exit code is 1 if anything was found wrong. With ``--write`` the report replaces what is between
+The exit code is 1 if anything was found wrong. With ``--write`` the report replaces the text between
 ``<!-- measured: soak -->`` and ``<!-- measured: end -->``.
 """
 
@@ -40,33 +40,33 @@ from soak.worker import Worker
 from crm_provider.testing import fresh_airflow_home
 
 ACCOUNTS = (Account(5, 2), Account(10, 3), Account(20, 5))
-"""The documented limit, and two faster ones for more events."""
+"""The documented limit, and two higher ones for more events."""
 
 TIMEOUT = 5.0
-"""Seconds: of the connections."""
+"""The timeout of the connections in seconds."""
 
 SHORT = 10.0
-"""Minutes: a shorter soak has fewer faults that stop a watch for five minutes, and does not judge memory, nor
-what depends on the speed of the machine (calls in a window, refusals): it is a test, and may run beside others."""
+"""Minutes. A shorter soak is a test that may run beside others: it has fewer faults that stop a watch for five
+minutes, and does not judge memory, calls per window and refusals, which depend on the machine."""
 
 STALL = 2.0
-"""Seconds that the machine may stand still: calls that were to arrive before it arrive after it, among others."""
+"""Seconds that the machine may pause. Delayed calls then arrive together."""
 
 KNOWN_FILES = ("crm-provider-", "pymp-")
-"""Names of what stays in the folder for temporary files: the rate budgets, and sockets of ``multiprocessing``."""
+"""Names that may remain in the temporary folder: the rate budgets, and sockets of ``multiprocessing``."""
 
 REFUSED = 0.02
-"""Share of refusals by the limit that is too many: kills, and a machine that stands still, cost some."""
+"""Limit of the share of refused calls. Kills and pauses of the machine cause some."""
 
 MARKS = re.compile(r"(<!-- measured: soak -->\n).*?(<!-- measured: end -->)", re.DOTALL)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=60.0, help="how long (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="of the work and the faults; by default a new one")
+    parser.add_argument("--minutes", type=float, default=60.0, help="duration (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="seed of the work and the faults (default: a new one)")
     parser.add_argument("--write", type=Path, help="a document with the marks")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="put the workers' logs and files there")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="folder for the workers' logs and files")
     options = parser.parse_args()
     seed = random.randrange(10_000) if options.seed is None else options.seed
     with tempfile.TemporaryDirectory(prefix="crm-soak-") as made:
@@ -103,7 +103,9 @@ class Soak:
         self.minutes, self.seed, self.folder = minutes, seed, folder
         self.findings = Findings()
         self.is_short = minutes < SHORT
-        self.accounts = ACCOUNTS[1:] if self.is_short else ACCOUNTS  # its loads would take longer than the soak
+        self.accounts = (
+            ACCOUNTS[1:] if self.is_short else ACCOUNTS
+        )  # the loads of this account would take longer than the soak
         _environment(folder)
         key = f"soak-key-{seed}-{os.getpid()}"
         self.crms = Remote(Crms, list(self.accounts), key)
@@ -116,7 +118,7 @@ class Soak:
         self._traffics: list[dict[str, Any]] = []
 
     def run(self) -> str:
-        """Work until the time is over, let everything come to its end, check, and report."""
+        """Work until the time is over, wait until all work has ended, check, and report."""
         started, cpu = time.monotonic(), os.times()
         workers = [self.steady, *self.killed]
         inboxes = [Inbox(worker) for worker in workers]
@@ -249,7 +251,7 @@ class Soak:
 
     def _fault_table(self) -> str:
         lines = [[kind, *(f"{traffic['faults'].get(kind, 0):,}" for traffic in self._traffics)] for kind in KINDS]
-        return table(["Calls that met a fault", *self._names], lines)
+        return table(["Calls with a fault", *self._names], lines)
 
     @property
     def _names(self) -> list[str]:
@@ -267,7 +269,14 @@ def _growth_table(growths: list[leaks.Growth]) -> str:
          f"{leaks.LIMITS[g.what]:,.0f}"]
         for g in growths
     ]  # fmt: skip
-    head = ["Held by the worker that lives on", "After the warm-up", "At the end", "Most", "Slope per hour", "Limit"]
+    head = [
+        "Held by the worker that is not killed",
+        "After the warm-up",
+        "At the end",
+        "Most",
+        "Slope per hour",
+        "Limit",
+    ]
     return table(head, lines)
 
 
@@ -276,7 +285,7 @@ def table(head: list[str], lines: list[list[str]]) -> str:
 
 
 def _environment(folder: Path) -> None:
-    """What the processes inherit: an Airflow home, and a folder for temporary files."""
+    """The environment of the processes: an Airflow home and a temporary folder."""
     fresh_airflow_home()
     (folder / "tmp").mkdir(exist_ok=True)
     os.environ["TMPDIR"] = str(folder / "tmp")

@@ -1,18 +1,18 @@
-"""Many deferred sensors in a real triggerer, with PostgreSQL as Airflow's database, next to Airflow's own.
+"""Many deferred sensors in a real triggerer with PostgreSQL, compared with Airflow's own.
 
     python tests/benchmarks/bench_waiters.py [--waiters 10000] [--write docs/performance.md]
 
-The rows of a DAG run whose sensors have deferred (task instances and triggers) are written into the database directly,
-so that no scheduler has to run as many tasks. The triggerer is ``airflow triggerer``, in processes of its own: it finds
-them as always, runs their triggers and writes their events. What ends a wait is counted by the database: each change of
-a task instance from ``deferred`` to ``scheduled`` is a row of a table beside it.
+The rows of a DAG run with deferred sensors (task instances and triggers) are written to the database directly, so that
+no scheduler has to run as many tasks. The processes of ``airflow triggerer`` find them as usual, run their triggers and
+write their events. A database trigger counts the ends of waits: each change of a task instance from ``deferred`` to
+``scheduled`` is a row of another table.
 
-Four runs, one after the other, each with a new triggerer: Airflow's ``FileTrigger``, on one file; the sensors of this
-provider; and each of both with two triggerers, one of which is killed (SIGKILL) when all are waiting. The sensors wait
-for 20 lists, 50 contacts in a list and 50 deals of the sandbox, at 5 calls a second.
+Four runs, one after the other, each with a new triggerer: Airflow's ``FileTrigger`` on one file, the sensors of this
+provider, and both of them again with two triggerers, of which one is killed (SIGKILL) when all are waiting. The sensors
+wait for 20 lists, 50 contacts in a list and 50 deals of the sandbox, at 5 calls per second.
 
-The exit code is 1 if a wait did not end exactly once, or ended with anything but what it waited for. With ``--write``
-the tables replace what is between ``<!-- measured: waiters -->`` and its end.
+The exit code is 1 if a wait does not end exactly once with the expected result. With ``--write`` the tables replace the
+text between ``<!-- measured: waiters -->`` and its end.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ from crm_provider.sandbox import Sandbox, ids
 from crm_provider.testing.airflow_home import fresh_airflow_home, prepare_airflow
 
 AT_ONCE = 20
-"""In so many loops, of a second or more, a triggerer takes all waits: with Airflow's default, 50 a loop, ten thousand
-would need minutes. Two triggerers share them by taking turns."""
+"""Loops, of a second or more, in which a triggerer takes all waits. With Airflow's default of 50 per loop, ten thousand
+would take minutes. Two triggerers take turns and share them."""
 
 PATIENCE = 1_800.0
-"""Seconds until something hangs."""
+"""Seconds until a wait counts as hanging."""
 
 DEAD_AFTER = 15
 """Seconds without a heartbeat after which another triggerer takes over. Airflow's default is 30."""
@@ -86,7 +86,7 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="a document with the marks")
     options = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))  # Airflow keeps a log file open for each
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))  # Airflow keeps one log file open per trigger
     with tempfile.TemporaryDirectory(prefix="crm-waiters-") as folder, postgres() as url, crm() as sandbox:
         prepare(url, sandbox, at_once=max(options.waiters // AT_ONCE, 1))
         bench = Bench(sandbox, options.waiters, options.interval, Path(folder))
@@ -104,11 +104,11 @@ def main() -> int:
 
 @contextmanager
 def crm() -> Iterator[Sandbox]:
-    """A CRM in which nothing that is waited for has happened."""
+    """A CRM in which no condition holds yet."""
     with Sandbox(seed="empty", rate=5.0, burst=2) as sandbox:
         store = sandbox.store
         store.add_pipeline("Sales", ["New", "Won"])
-        for number in range(LISTS - 1):  # with the list that the contacts will join
+        for number in range(LISTS - 1):  # plus the list that the contacts will join
             store.add_list(f"other-{number}")
         store.add_list("Joined")
         for number in range(CONTACTS + DEALS):
@@ -120,7 +120,7 @@ def crm() -> Iterator[Sandbox]:
 
 
 def happen(sandbox: Sandbox) -> None:
-    """Make true what all sensors wait for."""
+    """Make the conditions of all sensors hold."""
     store = sandbox.store
     for number in range(LISTS):
         store.add_list(f"awaited-{number}")
@@ -131,7 +131,7 @@ def happen(sandbox: Sandbox) -> None:
 
 
 def prepare(url: str, sandbox: Sandbox, *, at_once: int) -> None:
-    """Create Airflow's tables, and what all runs share."""
+    """Create Airflow's tables and the data of all runs."""
     from cryptography.fernet import Fernet
 
     fresh_airflow_home(
@@ -156,7 +156,7 @@ def prepare(url: str, sandbox: Sandbox, *, at_once: int) -> None:
 
 
 def until(condition: Callable[[], bool], what: str) -> float:
-    """Wait for something; the seconds that it took."""
+    """Wait for a condition and return the seconds."""
     started = time.monotonic()
     while not condition():
         if time.monotonic() > started + PATIENCE:
@@ -170,7 +170,7 @@ def until(condition: Callable[[], bool], what: str) -> float:
 
 @dataclass
 class Triggerer:
-    """``airflow triggerer``: the process that speaks with the database, and the one that runs the triggers."""
+    """``airflow triggerer``: the process that accesses the database, and the one that runs the triggers."""
 
     process: subprocess.Popen[bytes]
 
@@ -203,9 +203,9 @@ class Triggerer:
 
 @dataclass
 class Run:
-    """What the waits of one kind cost.
+    """Cost of the waits of one kind.
 
-    :param loading: seconds until all triggers ran, and the processor's seconds for it
+    :param loading: seconds until all triggers run, and its processor time
     :param megabytes: over a triggerer without triggers
     :param share: of a processor, while all wait
     :param calls: a minute, while all wait
@@ -227,7 +227,7 @@ class Run:
     taken_over: int | None = None
 
     def wrong(self, waiters: int) -> list[str]:
-        """What makes the figures of this run invalid."""
+        """Reasons why the measurements of this run are invalid."""
         checks = [
             ("not every wait ended exactly once", self.ended_once != waiters or self.ended_twice > 0),
             (f"only {self.succeeded} ended with what they waited for", self.succeeded != waiters),
@@ -247,13 +247,13 @@ class Bench:
         self._logs_before = 0
 
     def run(self, name: str) -> Run:
-        """One of :data:`RUNS`."""
+        """Run one of :data:`RUNS`."""
         kind, _, killed = name.partition("-")
         run = Run(name)
         return self._run_killed(run, kind) if killed else self._run_alone(run, kind)
 
     def _run_alone(self, run: Run, kind: str) -> Run:
-        """One triggerer."""
+        """A run with one triggerer."""
         with self._triggerer() as triggerer:
             self._load(run, triggerer, self._triggers(kind))
             if kind == "crm":
@@ -264,7 +264,7 @@ class Bench:
         return run
 
     def _run_killed(self, run: Run, kind: str) -> Run:
-        """Two triggerers, one of which is killed when all are waiting."""
+        """A run with two triggerers, of which one is killed when all are waiting."""
         with self._triggerer() as survivor, self._triggerer(is_second=True) as victim:
             self._load(run, survivor, self._triggers(kind))
             newest = "(SELECT max(id) FROM job WHERE job_type = 'TriggererJob')"
@@ -316,12 +316,12 @@ class Bench:
         cpu = triggerer.cpu()
         run.ending = until(lambda: sum(ends()) >= self._waiters, "not all waits ended")
         run.ending_cpu = triggerer.cpu() - cpu
-        time.sleep(2.0)  # in which something could end a second time
+        time.sleep(2.0)  # time for a possible second end
         (run.ended_once, run.ended_twice), run.succeeded = ends(), successes()
         print(run, flush=True)
 
     def _reset(self) -> None:
-        """As at the beginning: nothing has happened in the CRM, and no logs are left of earlier runs."""
+        """Reset the CRM and remove the logs of earlier runs."""
         from airflow.utils.session import create_session
         from sqlalchemy import text
 
@@ -333,7 +333,7 @@ class Bench:
         self._logs_before = self._count_logs()
 
     def _running(self) -> int:
-        """The triggers that have begun: each has written a line into the log of its task."""
+        """The number of started triggers: each has written a line to the log of its task."""
         if scalar("SELECT count(*) FROM trigger WHERE triggerer_id IS NULL"):
             return 0
         return self._count_logs() - self._logs_before

@@ -1,4 +1,4 @@
-"""The waits of ``bench_waiters.py``: the triggers, their rows in Airflow's database, and how they ended."""
+"""The waits of ``bench_waiters.py``: triggers, their rows in Airflow's database, and their ends."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from crm_provider.sandbox import ids
 
 DAG, TASK = "dag_001", "wait"
 LISTS, CONTACTS, DEALS = 20, 50, 50
-"""Different records in the CRM: 2 pages of lists, and a call for each contact and deal."""
+"""Different records in the CRM: 2 pages of lists, and one call per contact and deal."""
 
 SHARED_BY = 20
-"""Of fewer than a thousand sensors, so many wait for one contact or deal."""
+"""With fewer than a thousand sensors, this many wait for the same contact or deal."""
 
 Spec = tuple[str, dict[str, Any]]
-"""Class and arguments of a trigger."""
+"""The class and arguments of a trigger."""
 
 
 def core_trigger(file: Path, interval: float) -> Spec:
-    """One of Airflow's own: it waits for a file."""
+    """A trigger of Airflow that waits for a file."""
     arguments = {"filepath": str(file), "recursive": False, "poke_interval": interval}
     return "airflow.providers.standard.triggers.file.FileTrigger", arguments
 
 
 def distinct(waiters: int) -> int:
-    """How many different contacts, and how many deals, so many sensors wait for."""
+    """The number of different contacts, and of deals, for this many sensors."""
     return min(CONTACTS, DEALS, max(waiters // SHARED_BY, 1))
 
 
 def crm_trigger(number: int, interval: float, records: int) -> Spec:
-    """What a sensor of ours defers to: of ten, six wait for a list, two for a contact in a list, two for a deal."""
+    """The trigger of a CRM sensor: of ten, six wait for a list, two for a contact in a list, two for a deal."""
     from crm_provider.sensors.deals import CrmDealStageSensor
     from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 
@@ -51,7 +51,7 @@ def crm_trigger(number: int, interval: float, records: int) -> Spec:
 
 
 def fill(specs: list[Spec]) -> None:
-    """Write a run whose sensors have deferred."""
+    """Write a run with deferred sensors to the database."""
     from airflow.models.dag_version import DagVersion
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
@@ -101,11 +101,11 @@ def scalar(statement: str) -> int:
 
 
 def ends() -> tuple[int, int]:
-    """How many waits have ended once, and how many more than once."""
+    """The number of waits that ended once, and of those that ended more than once."""
     each = "SELECT count(*) AS times FROM wait_ended GROUP BY ti"
     return tuple(scalar(f"SELECT count(*) FROM ({each}) AS e WHERE times {how}") for how in ("= 1", "> 1"))  # type: ignore[return-value]
 
 
 def successes() -> int:
-    """How many waits have ended with what they waited for: of a CRM sensor its result, of a ``FileTrigger`` True."""
+    """The number of waits that ended with success: the result of a CRM sensor, or True of a ``FileTrigger``."""
     return scalar("""SELECT count(*) FROM wait_ended WHERE event ~ '"result"|"event": ?true'""")

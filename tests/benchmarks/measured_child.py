@@ -1,4 +1,4 @@
-"""What a measured process and the one that started it say to each other: a line of JSON for each event."""
+"""Messages of a measured process to its parent: one line of JSON per event."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def report(event: str, **facts: Any) -> None:
-    """Say that something has happened, in the child."""
+    """Report an event, in the child."""
     print(json.dumps({"event": event, **facts}), flush=True)
 
 
 def next_line(child: subprocess.Popen[str], expected: str) -> dict[str, Any]:
-    """The next message of the child; its other output is Airflow's."""
+    """The next message of the child. Its other output comes from Airflow."""
     assert child.stdout
     for line in child.stdout:
         if line.startswith("{"):

@@ -1,4 +1,4 @@
-"""The contract suite: each test asks a sandbox and, where it is wanted, a real account (``make contract``)."""
+"""The contract suite: each test calls a sandbox and, with ``make contract``, also a real account."""
 
 from __future__ import annotations
 
@@ -15,27 +15,25 @@ from crm_provider.errors import CrmError
 FINDINGS = pytest.StashKey[list[Finding]]()
 LEFT = pytest.StashKey[list[str]]()
 
-Learn = Callable[..., None]
+Record = Callable[..., None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--contract", action="store_true", help=f"ask the account of {KEY}, too, and print what was learnt"
-    )
-    parser.addoption("--report", type=Path, help="write what was learnt into this file, as a Markdown table")
+    parser.addoption("--contract", action="store_true", help=f"call the account of {KEY}, too, and print the findings")
+    parser.addoption("--report", type=Path, help="write the findings to this file, as a Markdown table")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """See that the account can be asked, and the report be written: a wrong key breaks no contract."""
+    """Check first that the account accepts the key and that the report can be written."""
     report = session.config.getoption("--report", default=None)
     if report and not report.parent.is_dir():
-        raise pytest.UsageError(f"--report {report}: there is no folder {report.parent}")
+        raise pytest.UsageError(f"--report {report}: the folder {report.parent} does not exist")
     if "account" in asked(session.config):
         try:
             with from_environment(os.environ).client as client:
                 client.ping()
         except CrmError as error:
-            raise pytest.UsageError(f"the account cannot be asked: {error}") from None
+            raise pytest.UsageError(f"the account cannot be called: {error}") from None
 
 
 def asked(config: pytest.Config) -> list[str]:
@@ -49,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def account(request: pytest.FixtureRequest) -> Iterator[Account]:
-    """The account that is asked; what was made in it is deleted at the end."""
+    """The account under test. The records that tests create in it are deleted at the end."""
     with open_account(request.param) as opened:
         yield opened
         left = opened.clean_up()
@@ -58,10 +56,10 @@ def account(request: pytest.FixtureRequest) -> Iterator[Account]:
 
 
 @pytest.fixture
-def learn(request: pytest.FixtureRequest, account: Account) -> Iterator[Learn]:
-    """Notes what an account answered: ``learn("page numbers", "10 records", holds=True)``.
+def record(request: pytest.FixtureRequest, account: Account) -> Iterator[Record]:
+    """Records what an account responded: ``record("page numbers", "10 records", holds=True)``.
 
-    The test fails in the end if it broke what the provider assumes.
+    The test fails at its end if a response contradicts an assumption of the provider.
     """
     broken = []
 
@@ -69,7 +67,7 @@ def learn(request: pytest.FixtureRequest, account: Account) -> Iterator[Learn]:
         finding = Finding(fact=FACTS[fact].name, target=account.name, saw=saw, holds=holds)
         request.config.stash.setdefault(FINDINGS, []).append(finding)
         if holds is False:
-            broken.append(f"{fact}: the provider assumes: {FACTS[fact].assumed}; the {account.name} answered: {saw}")
+            broken.append(f"{fact}: the provider assumes: {FACTS[fact].assumed}; the {account.name} responded: {saw}")
 
     yield note
     assert not broken, "\n".join(broken)
@@ -80,11 +78,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     names = asked(config)
     text = table(config.stash.get(FINDINGS, []), names)
-    terminalreporter.section("what was learnt of the API")
+    terminalreporter.section("findings about the API")
     terminalreporter.write_line(text)
     if "account" not in names:
-        terminalreporter.write_line(f"{KEY} is not set: no real account was asked, only sandboxes.")
+        terminalreporter.write_line(f"{KEY} is not set: the tests called sandboxes only, no real account.")
     for line in config.stash.get(LEFT, []):
-        terminalreporter.write_line(f"left behind, please delete: {line}")
+        terminalreporter.write_line(f"not deleted, please delete: {line}")
     if report := config.getoption("--report"):
         report.write_text(f"{text}\n", encoding="utf-8")

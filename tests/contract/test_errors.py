@@ -1,4 +1,4 @@
-"""What is assumed about errors: each mistake gets its class, whatever the form of the response."""
+"""Assumptions about errors: each invalid request leads to its error class, in any form of the response."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from crm_provider import errors as e
 from crm_provider.client.responses import CrmResponse, error_of, request_id_of
 from crm_provider.errors.catalog import CATALOGUE
 
-Learn = Callable[..., None]
+Record = Callable[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """A call that the CRM refuses.
+    """An invalid request.
 
-    :param make: makes it at an account
-    :param errors: what it may be taken for
+    :param make: sends it to an account
+    :param errors: classes that it may lead to
     """
 
     make: Callable[[Account], CrmResponse]
@@ -32,11 +32,11 @@ class Mistake:
 def _unknown_pipeline(account: Account) -> CrmResponse:
     contact_id = account.client.create_contact(account.new_email())["id"]
     body = {"contactId": contact_id, "pipelineId": a_uuid(), "stageId": a_uuid(), "attributes": {"pb_name": "x"}}
-    answer = account.ask("POST", "/deals", body=body)
-    made = content(answer)
-    if answer.status < 300 and isinstance(made, dict):
+    response = account.ask("POST", "/deals", body=body)
+    made = content(response)
+    if response.status < 300 and isinstance(made, dict):
         account.note_deal(str(made.get("id") or made.get("data", {}).get("id")))
-    return answer
+    return response
 
 
 def _twice(account: Account) -> CrmResponse:
@@ -61,7 +61,7 @@ MISTAKES: dict[str, Mistake] = {
         errors=(e.CrmContactNotFoundError,),
     ),
     "empty body": Mistake(make=lambda account: account.ask("POST", "/contacts"), errors=(e.CrmMissingBodyError,)),
-    "email that is none": Mistake(
+    "invalid email": Mistake(
         make=lambda account: account.ask("POST", "/contacts", body={"email": ""}), errors=(e.CrmInvalidInputError,)
     ),
     "second creation": Mistake(make=_twice, errors=(e.CrmContactAlreadyExistsError,)),
@@ -84,35 +84,35 @@ MISTAKES: dict[str, Mistake] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake(name: str, account: Account, learn: Learn) -> None:
+def test_invalid_request_raises_its_error(name: str, account: Account, record: Record) -> None:
     mistake = MISTAKES[name]
-    answer = mistake.make(account)
-    parsed = content(answer)
-    if answer.status < 300:
-        learn(name, f"{answer.status} {shape(parsed)}: no error at all", holds=False)
+    response = mistake.make(account)
+    parsed = content(response)
+    if response.status < 300:
+        record(name, f"{response.status} {shape(parsed)}: no error at all", holds=False)
         return
-    error = error_of(answer)
-    learn(name, f"{answer.status}, taken for {error.type}", holds=isinstance(error, mistake.errors))
+    error = error_of(response)
+    record(name, f"{response.status}, classified as {error.type}", holds=isinstance(error, mistake.errors))
     if name == "unknown contact":
         reported = error.type in CATALOGUE
-        learn("form of an error", f"{_types_named(parsed)} in {shape(parsed)}", holds=reported)
-        learn(
+        record("form of an error", f"{_types_named(parsed)} in {shape(parsed)}", holds=reported)
+        record(
             "request id",
-            _where_the_id_is(answer, parsed),
-            holds=None if request_id_of(answer, parsed) is None else True,
+            _where_the_id_is(response, parsed),
+            holds=None if request_id_of(response, parsed) is None else True,
         )
 
 
 def _types_named(parsed: Any) -> str:
-    """Where a body names a documented type: only those are shown of its values."""
+    """The fields of a body that contain a documented error type. Other values are not shown."""
     if not isinstance(parsed, dict):
         return "no type"
     named = [f"`{name}` = {value}" for name, value in parsed.items() if isinstance(value, str) and value in CATALOGUE]
     return ", ".join(named) or "no type"
 
 
-def _where_the_id_is(answer: CrmResponse, parsed: Any) -> str:
+def _where_the_id_is(response: CrmResponse, parsed: Any) -> str:
     if isinstance(parsed, dict) and "requestId" in parsed:
         return "`requestId` in the body"
-    headers = [name for name in answer.headers if name.lower() in ("x-amzn-requestid", "x-amz-apigw-id")]
+    headers = [name for name in response.headers if name.lower() in ("x-amzn-requestid", "x-amz-apigw-id")]
     return f"in the header {headers[0]}" if headers else "none"

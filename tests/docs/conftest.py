@@ -1,4 +1,4 @@
-"""All tests here need what only the documentation is made with: ``make docs``."""
+"""All tests of this folder need the environment of the documentation: ``make docs``."""
 
 from __future__ import annotations
 

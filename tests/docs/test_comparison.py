@@ -1,4 +1,4 @@
-"""The statements of the comparison about official providers, tested with the versions that it names."""
+"""Statements of ``docs/comparison.md`` about official providers, tested with the versions that it names."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def info(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("package", VERSIONS)
-def test_the_versions_are_those_that_are_tried_out(package: str) -> None:
+def test_compared_versions_are_installed(package: str) -> None:
     assert version(package) == VERSIONS[package]
 
 
-def test_what_they_report_to_airflow() -> None:
+def test_provider_infos_match_the_comparison() -> None:
     providers = {name: info(name) for name in ("http", "slack", "dbt.cloud")}
     assert [name for name, reported in providers.items() if "config" in reported or "plugins" in reported] == []
     assert {name: len(reported.get("extra-links", [])) for name, reported in providers.items()} == {
@@ -62,7 +62,7 @@ def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.mark.parametrize("server", [http(b"", status="403 Forbidden")], indirect=True)
-def test_the_test_of_an_http_connection(server: RawServer, airflow_db: Path) -> None:
+def test_http_connection_test_sends_a_post(server: RawServer, airflow_db: Path) -> None:
     from airflow.providers.http.hooks.http import HttpHook
 
     assert HttpHook().test_connection() == (False, "403:Forbidden")
@@ -79,7 +79,7 @@ def test_http_does_not_read_retry_after(server: RawServer, airflow_db: Path) -> 
 
 
 @pytest.mark.parametrize("server", [THROTTLED], indirect=True)
-def test_a_deferred_http_sensor_asks_again_without_a_pause(server: RawServer, airflow_db: Path) -> None:
+def test_deferred_http_sensor_repeats_a_429_without_a_pause(server: RawServer, airflow_db: Path) -> None:
     from airflow.providers.http.triggers.http import HttpSensorTrigger
 
     async def until_three_calls() -> None:
@@ -92,7 +92,7 @@ def test_a_deferred_http_sensor_asks_again_without_a_pause(server: RawServer, ai
 
 
 @pytest.mark.parametrize("server", [THROTTLED, BROKEN], indirect=True, ids=["429", "500"])
-def test_dbt_cloud_does_not_repeat_what_http_has_wrapped(
+def test_dbt_cloud_does_not_retry_wrapped_http_errors(
     server: RawServer, airflow_db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from airflow.providers.dbt.cloud.hooks.dbt import DbtCloudHook

@@ -1,4 +1,4 @@
-"""``docs/migration.md``: both columns of its tables, under the same faults."""
+"""Both columns of the tables in ``docs/migration.md``, under the same faults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEW = "new@example.com"
 
 @pytest.fixture
 def crm(crm_quick: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """A CRM that the old connection and the new one lead to."""
+    """A CRM for the old and the new connection."""
     http = {"conn_type": "http", "host": crm_quick.url, "password": crm_quick.api_key}
     monkeypatch.setenv("AIRFLOW_CONN_CRM_HTTP", json.dumps(http))
     return crm_quick
@@ -34,7 +34,7 @@ def crm(crm_quick: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
 
 @pytest.fixture
 def example(airflow_db: Path, tmp_path: Path) -> Callable[[str], Any]:
-    """A DAG of the page, parsed as Airflow parses it, with no time between its tries."""
+    """A DAG of the page, parsed by Airflow, with retries at once."""
     from airflow.dag_processing.dagbag import DagBag
 
     def named(dag_id: str) -> Any:
@@ -51,7 +51,7 @@ def example(airflow_db: Path, tmp_path: Path) -> Callable[[str], Any]:
 
 
 def table(heading: str) -> dict[str, tuple[str, str]]:
-    """The table of a section: what happens -> before and after."""
+    """The table of a section: event -> before and after."""
     text = PAGE.read_text("utf-8")
     text = text[text.index("| What happens | Before | After |", text.index(f"\n## {heading}\n")) :]
     rows = [line.strip("| ").split(" | ") for line in text[: text.index("\n\n")].splitlines()[2:]]
@@ -64,8 +64,8 @@ ONE_CALL = table("One call: `HttpOperator`")
 
 
 def create(crm: Sandbox) -> None:
-    answer = requests.post(f"{crm.url}/contacts", json={"email": NEW}, headers={"x-api-key": crm.api_key}, timeout=60)
-    answer.raise_for_status()
+    response = requests.post(f"{crm.url}/contacts", json={"email": NEW}, headers={"x-api-key": crm.api_key}, timeout=60)
+    response.raise_for_status()
 
 
 def fault(**fields: Any) -> Case:
@@ -83,13 +83,15 @@ CASES: dict[str, Case] = {
 }
 
 
-def test_every_row_of_the_table_is_a_case() -> None:
+def test_each_row_of_the_migration_table_has_a_case() -> None:
     assert list(ONE_CALL) == list(CASES)
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", ["crm_by_http", "crm_by_provider"])
-def test_one_call(case: str, name: str, crm: Sandbox, example: Callable[..., Any], run_dag: RunDag) -> None:
+def test_single_call_ends_as_documented(
+    case: str, name: str, crm: Sandbox, example: Callable[..., Any], run_dag: RunDag
+) -> None:
     (deal,) = crm.store.deals.values()
     CASES[case](crm)
     run = run_dag(example(name), run_conf={"deal_id": deal.id, "stage_id": deal.stage_id})
@@ -114,14 +116,14 @@ def leads(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_bad_row_in_a_loop(leads: str, crm: Sandbox, example: Callable[..., Any], run_dag: RunDag) -> None:
+def test_bad_row_in_a_loop_stops_it(leads: str, crm: Sandbox, example: Callable[..., Any], run_dag: RunDag) -> None:
     before = len(crm.store.contacts)
     ended = run_dag(example("crm_by_requests"), run_conf={"file": leads})["load"]
     assert (ended.state, len(ended.attempts)) == ("failed", 4)
     assert len(crm.store.contacts) == before + 1
 
 
-def test_a_bad_row_in_a_load(
+def test_bad_row_in_a_load_is_rejected(
     leads: str, tmp_path: Path, crm: Sandbox, example: Callable[..., Any], run_dag: RunDag
 ) -> None:
     dag = example("crm_by_load")
@@ -135,7 +137,7 @@ def test_a_bad_row_in_a_load(
 
 
 @pytest.mark.parametrize(("name", "task"), [("crm_by_sensor", "wait"), ("crm_by_hook", "status")])
-def test_the_other_examples_run(
+def test_other_migration_examples_run(
     name: str, task: str, crm: Sandbox, example: Callable[..., Any], run_dag: RunDag
 ) -> None:
     assert run_dag(example(name))[task].state == "success"

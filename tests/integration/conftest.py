@@ -1,4 +1,4 @@
-"""What the tests of task outcomes share: a CRM that costs no time, and an Airflow that does not wait."""
+"""Fixtures for tests with real tasks: a sandbox without a rate limit, and an Airflow that does not wait."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """The sandbox behind ``crm_default``: no rate limit, no pacing, and one attempt in each call.
+    """The sandbox behind ``crm_default``: no rate limit, no pacing, and one attempt per call.
 
-    How often one call is sent is the client's subject: with one attempt, one fault is one failed try or check.
+    With one attempt, one fault means one failed try or check. Tests of the client cover its retries.
     """
     from crm_provider.client import retry
 
@@ -37,11 +37,11 @@ def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def hasty(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of a connection whose clock goes on by ten seconds with each read: only what comes in drops is too slow.
+def fast_clock(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a connection whose clock advances by ten seconds on each read, so that only dripped responses time out.
 
-    However slow this machine is: other answers take two or three reads, and the time is that of ten. For one call at
-    a time.
+    The timeout equals ten reads, and other responses take two or three, so the machine's speed does not matter.
+    The clock supports one call at a time.
     """
     from crm_provider.client import http_session
 
@@ -52,13 +52,13 @@ def hasty(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
         return real(settings, **keywords, **clock)
 
     monkeypatch.setattr(http_session, "HttpSession", session_of)
-    monkeypatch.setenv("AIRFLOW_CONN_CRM_HASTY", crm.connection_json(rate_store="off", timeout=timeout))
-    return "crm_hasty"
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_FAST_CLOCK", crm.connection_json(rate_store="off", timeout=timeout))
+    return "crm_fast_clock"
 
 
 @pytest.fixture
 def run_task(run_dag: Callable[..., Any]) -> Callable[..., Any]:
-    """Run one task: ``run_task(operator, **arguments)``, with ``retries=1`` by default; returns how it ended."""
+    """Run one task with ``run_task(operator, **arguments)``, by default with ``retries=1``, and return its result."""
     from airflow.sdk import DAG
 
     def run(operator: type, **arguments: Any) -> Any:
@@ -71,7 +71,7 @@ def run_task(run_dag: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def users(airflow_db: Path, monkeypatch: pytest.MonkeyPatch) -> Users:
-    """Users of Airflow, in front of the page CRM; they may do everything with all DAGs, unless a test says else."""
+    """Airflow users of the page CRM. They have all rights on all DAGs, unless a test removes some."""
     from airflow.api_fastapi.app import init_auth_manager
     from page_users import Users
 
@@ -89,7 +89,7 @@ def users(airflow_db: Path, monkeypatch: pytest.MonkeyPatch) -> Users:
 
 @pytest.fixture
 def waits() -> Iterator[dict[str, list[float]]]:
-    """Makes time fly: what Airflow would wait for is due at once, and has been waited for as far as Airflow knows.
+    """Skips Airflow's waits: each task is due at once, and Airflow records the wait as over.
 
     :return: the seconds of each wait, by task instance
     """
@@ -102,7 +102,7 @@ FAST = 100.0
 
 @pytest.fixture
 def fast_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds of a poll pass in a hundredth of the time, and a look is one call."""
+    """Triggers wait a hundredth of their poke interval, and each check is one call."""
     from crm_provider.client.retry import RetryBudget
     from crm_provider.triggers import connection, poll
     from crm_provider.waiting.poller import Poller

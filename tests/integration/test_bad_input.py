@@ -1,4 +1,4 @@
-"""What is wrong before any call is made: a clear error that names the field and the fix, and no try is wasted on it."""
+"""Input that is invalid before the first call: an error with the field and the fix, without a retry."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ KEY = "a-key-that-no-message-may-show"
 
 
 def typed(error: BaseException | None) -> CrmError:
-    """The typed error, itself or as the cause of Airflow's (below 3.3)."""
+    """The typed error: the error itself, or below Airflow 3.3 its cause."""
     found = error if isinstance(error, CrmError) else getattr(error, "__cause__", None)
     assert isinstance(found, CrmError), f"not a typed error: {error!r}"
     return found
 
 
 def missing(parts: Sequence[str], error: CrmError) -> list[str]:
-    """The parts that a message lacks; a sentence may begin with a capital."""
+    """The parts that a message does not contain, ignoring the case of the first letter."""
     return [part for part in parts if part.lower() not in str(error).lower()]
 
 
@@ -69,7 +69,7 @@ def test_connection(wrong: str, crm: Sandbox, run_task: RunTask, monkeypatch: py
 
 
 @pytest.mark.parametrize("operator", ["operator", "sensor in mode poke", "sensor in mode reschedule"])
-def test_missing_connection(operator: str, crm: Sandbox, run_task: RunTask) -> None:
+def test_missing_connection_fails_without_a_retry(operator: str, crm: Sandbox, run_task: RunTask) -> None:
     if operator == "operator":
         task = run_task(CrmUpsertContactOperator, crm_conn_id="crm_other", contact_email="ada@example.com")
     else:
@@ -93,7 +93,7 @@ NO_UUID = ["not a UUID", "copy the id from the CRM"]
 VALUES = {
     # problem: (operator, arguments, parts of the message)
     "empty email": (CrmUpsertContactOperator, {**UPSERT, "contact_email": ""}, ["email is empty"]),
-    "an attribute that JSON does not have": (
+    "an attribute that is not valid JSON": (
         CrmUpsertContactOperator,
         {**UPSERT, "attributes": {"scores": [1.5, float("nan")]}},
         ["attributes['scores'][1] is not a finite number", "correct it, or leave it empty"],
@@ -119,7 +119,7 @@ VALUES = {
         ["webhook_id must be text, not empty"],
     ),
     "target without a format": (CrmExtractContactsOperator, {"target": "contacts.xlsx"}, ["does not show its format"]),
-    "a bad email among others": (
+    "one invalid email of two": (
         CrmListMembershipSensor,
         {"emails": ["ada@example.com", "bad"], "list_id": ids.list_id("Newsletter")},
         ["email"],
@@ -128,7 +128,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("wrong", VALUES)
-def test_value(wrong: str, crm: Sandbox, run_task: RunTask) -> None:
+def test_invalid_value_fails_without_a_retry(wrong: str, crm: Sandbox, run_task: RunTask) -> None:
     operator, arguments, says = VALUES[wrong]
     waiting = {"timeout": 1, "poke_interval": 0.2} if operator in (CrmListSensor, CrmListMembershipSensor) else {}
     task = run_task(operator, **arguments, **waiting)

@@ -1,7 +1,7 @@
-"""Tasks, loads, extracts and sensors when the network to the CRM breaks: final states, lost and duplicated records.
+"""Final states of tasks, and lost or duplicated records, when the network to the CRM breaks.
 
-Real tasks (``dag.test``). What all broken ways do to one call is in ``tests/unit/test_broken_ways.py``; here are the
-most telling ones. Each line of the table that this makes is in ``docs/reliability.md``.
+Real tasks (``dag.test``) with one fault of each kind. ``tests/unit/test_broken_ways.py`` applies every fault to one
+call. ``docs/reliability.md`` contains the table of the results.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ RunDag = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts follow each other without a wait, and rows are sent one after the other."""
+    """Retries do not wait, and a load sends one row at a time."""
     plain_environment(monkeypatch)
     monkeypatch.setattr(retry, "RetryBudget", partial(retry.RetryBudget, first_delay=0.0))
     monkeypatch.setattr("crm_provider.load.workers.width_for", lambda rate, latency: 1)
 
 
 def dag_of(hits: Iterable[str], folder: Path, on_start: Callable[[str], None] = lambda _: None) -> DAG:
-    """One DAG with a task for each, one after the other, whatever the ends are."""
+    """A DAG with one task for each name. They run one after the other, even if one fails."""
     with DAG("broken", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         tasks = []
         for hit in hits:
@@ -61,7 +61,7 @@ def dag_of(hits: Iterable[str], folder: Path, on_start: Callable[[str], None] = 
 
 
 def end_of(task: Any) -> str:
-    """In the words of the table."""
+    """The result of a task, in the words of the table."""
     tries = sum(1 for state in task.states if state not in ("deferred", "up_for_reschedule"))
     if task.state == "success":
         return "success"
@@ -70,7 +70,7 @@ def end_of(task: Any) -> str:
 
 @dataclass
 class Table:
-    """Lines of one fault; what was hit in the same way shares one."""
+    """Rows of one fault. Tasks with the same result share a row."""
 
     observed: Callable[..., None]
     lines: dict[str, tuple[dict[str, Any], list[str]]] = field(default_factory=dict)
@@ -81,19 +81,19 @@ class Table:
 
     def write(self) -> None:
         if not HAS_RETRY_POLICY:
-            return  # the table is that of the newest Airflow; what counts is asserted with all
+            return  # The table shows the newest Airflow. The assertions hold on all versions.
         for seen, hits in self.lines.values():
             self.observed(hits=", ".join(hits), **seen)
 
 
-# -- nothing gets to the CRM ---------------------------------------------------------------------------------
+# -- no request reaches the CRM ------------------------------------------------------------------------------
 
 ADVICE = {"the proxy asks for a password (407)": "check HTTPS_PROXY and the credentials in it"}
-"""What the message itself says to do, if it is about the connection or Airflow's configuration."""
+"""Advice that is part of the message, for errors of the connection or of Airflow's configuration."""
 
 
 @pytest.mark.parametrize("fault", UNREACHED)
-def test_nothing_gets_to_the_crm(
+def test_unreachable_crm_fails_all_tasks(
     fault: str, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, observed: Callable[..., None]
 ) -> None:
     expected, end = UNREACHED[fault]
@@ -111,7 +111,7 @@ def test_nothing_gets_to_the_crm(
         assert type(error) is expected
         assert error.outcome_known is True
         advice = ADVICE[fault] if error.message_has_advice else error.suggested_action[1:]
-        assert advice in str(error), "the message says what to do"
+        assert advice in str(error), "the message contains the advice"
         table.add(hit, fault=fault, ends=end, requests=0, data="nothing was sent", error=error)
     table.write()
 
@@ -125,7 +125,7 @@ def table_error(task: Any) -> e.CrmError:
     return error
 
 
-# -- it breaks once ------------------------------------------------------------------------------------------
+# -- faults of one request -----------------------------------------------------------------------------------
 
 
 @dataclass
@@ -137,7 +137,7 @@ class Scene:
     starts: list[tuple[str, int]] = field(default_factory=list)
 
     def add_faults(self, hit: str) -> None:
-        """Just before a task runs; a deferred sensor looks on the worker first, and comes to run once more."""
+        """Set the fault just before a task runs. A deferred sensor runs a second time after its trigger."""
         again = any(hit == earlier for earlier, _ in self.starts)
         self.starts.append((hit, len(self.crm.journal())))
         if again:
@@ -158,14 +158,14 @@ def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def a_second_for_each_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock on which each look at it takes a second: no test depends on how quick this machine is."""
+def one_second_per_clock_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that advances by one second on each read, so that the machine's speed does not matter."""
     ticks, real = itertools.count(), http_session.HttpSession
     monkeypatch.setattr(http_session, "HttpSession", partial(real, clock=lambda: float(next(ticks))))
 
 
 def check_nothing_lost(crm: Sandbox, before: list[str], target: Path) -> None:
-    """All that was to be written is there, and all that was to be read was read, each once."""
+    """Check that each row was written once and each contact extracted once."""
     names = {email: contact.attributes["name"] for email, contact in crm.store.contacts.items()}
     written = {email: name for email, name in names.items() if email not in before}
     assert written == {NEW: "New", **{row["email"]: row["name"] for row in ROWS}}
@@ -174,11 +174,11 @@ def check_nothing_lost(crm: Sandbox, before: list[str], target: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", PASSING)
-def test_what_breaks_once_is_repaired_within_the_try(
+def test_single_network_fault_is_retried_within_the_try(
     fault: str,
     crm: Sandbox,
     run_dag: RunDag,
-    a_second_for_each_read: None,
+    one_second_per_clock_read: None,
     fast_triggers: None,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -190,7 +190,7 @@ def test_what_breaks_once_is_repaired_within_the_try(
     assert run.states() == dict.fromkeys(run.states(), "success")
     assert {task.try_number for task in run.tasks.values()} == {1}
     affected = [entry for entry in crm.journal() if entry.fault and not entry.fault.startswith("garbage")]
-    assert len(affected) == len(TASKS), "each task met it once"
+    assert len(affected) == len(TASKS), "each task has one failed request"
     assert_no_duplicates(crm)
     check_nothing_lost(crm, before, tmp_path / "contacts.jsonl")
     for hit in TASKS:
@@ -205,11 +205,11 @@ def test_what_breaks_once_is_repaired_within_the_try(
     table.write()
 
 
-# -- it does not get better ----------------------------------------------------------------------------------
+# -- faults of all requests ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", LASTING)
-def test_what_does_not_get_better_fails_and_is_made_good_by_the_next_run(
+def test_lasting_network_fault_fails_and_the_next_run_completes_the_work(
     fault: str,
     crm: Sandbox,
     run_dag: RunDag,
@@ -222,7 +222,7 @@ def test_what_does_not_get_better_fails_and_is_made_good_by_the_next_run(
     run = run_dag(dag_of(TASKS, tmp_path, scene.add_faults))
     written = [email for email in crm.store.contacts if email not in before]
     assert_no_duplicates(crm)
-    assert not (tmp_path / "contacts.jsonl").exists(), "no half of a file"
+    assert not (tmp_path / "contacts.jsonl").exists(), "no partial file"
     for hit in TASKS:
         task = run[hit.replace(" ", "_")]
         assert end_of(task) == end, hit
@@ -247,6 +247,6 @@ def _words(wanted: list[str] | None, written: list[str]) -> str:
     return f"{done} of {len(wanted)} written, reported as uncertain; the next run duplicates nothing"
 
 
-def test_every_line_of_the_table_has_its_test() -> None:
+def test_network_table_lists_exactly_the_tested_faults() -> None:
     faults = {fault for fault, _ in reliability.tables(reliability.DOCUMENT)["network"]}
     assert faults == {*UNREACHED, *(f"{fault}, once" for fault in PASSING), *LASTING}

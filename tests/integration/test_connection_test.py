@@ -1,4 +1,4 @@
-"""What the test of a connection says: each way in which it can fail has words of its own, none of them secret."""
+"""Messages of the connection test: a specific one for each kind of failure, without secrets."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "broken": ({"error": "INTERNAL_SERVER_ERROR"}, ["INTERNAL_SERVER_ERROR (500)", "try again later"]),
     "away": ({"error": "unavailable"}, ["SERVICE_UNAVAILABLE (503)", "try again later"]),
     "a refused key": ({"error": "FORBIDDEN"}, ["FORBIDDEN (403)", "check the API key"]),
-    "a page of a proxy": ({"effect": "html", "status": 200}, ["HTTP_200", "HTML"]),
+    "a proxy's HTML page": ({"effect": "html", "status": 200}, ["HTTP_200", "HTML"]),
     "a broken proxy": ({"effect": "html", "status": 502}, ["BAD_GATEWAY (502)", "HTML"]),
-    "a login elsewhere": ({"effect": "redirect"}, ["HTTP_302"]),
-    "a line that breaks": ({"effect": "drop"}, ["CONNECTION", "broke"]),
+    "a redirect to a login page": ({"effect": "redirect"}, ["HTTP_302"]),
+    "a broken connection": ({"effect": "drop"}, ["CONNECTION", "broke"]),
 }
-"""What goes wrong at the CRM -> the sandbox's fault, and what is said."""
+"""Failure -> the sandbox's fault, and parts of the expected message."""
 
 SILENCE = ["TIMEOUT", "in time"]
 
 
 def said(monkeypatch: pytest.MonkeyPatch, crm: Sandbox, **fields: Any) -> str:
-    """What the test of a connection that fails says."""
+    """The message of a failed connection test."""
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm.connection_json(**fields.pop("extra", {})))
     from airflow.models.connection import Connection
 
@@ -48,7 +48,9 @@ def said(monkeypatch: pytest.MonkeyPatch, crm: Sandbox, **fields: Any) -> str:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_said_of_an_answer(fault: str, crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_test_explains_each_error_response(
+    fault: str, crm: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     effect, expected = FAULTS[fault]
     crm.add_fault(**{"effect": "error", **effect})
     text = said(monkeypatch, crm)
@@ -56,7 +58,7 @@ def test_what_is_said_of_an_answer(fault: str, crm: Sandbox, monkeypatch: pytest
     assert crm.counters().total == 1, "one call, and no retries"
 
 
-def test_what_is_said_of_silence(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_test_explains_a_timeout(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hook_module, "TEST_TIMEOUT", 0.2)
     with RawServer(hangs) as server:
         text = said(monkeypatch, crm, host=server.base_url)
@@ -65,14 +67,18 @@ def test_what_is_said_of_silence(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) 
     assert len(server.requests) == 1, "one call, and no retries"
 
 
-def test_a_certificate_that_nobody_trusts(tmp_path: Path, crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_test_names_the_ca_bundle_for_an_untrusted_certificate(
+    tmp_path: Path, crm: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with RawServer(closes, tls=server_context(make_certificate(tmp_path, "127.0.0.1"))) as server:
         text = said(monkeypatch, crm, host=f"https://127.0.0.1:{server.port}/v2")
     assert text.startswith("TLS on GET /segments: the certificate is not trusted: ")
     assert "REQUESTS_CA_BUNDLE" in text
 
 
-def test_an_expired_certificate_is_distinguished(tmp_path: Path, crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_test_reports_an_expired_certificate(
+    tmp_path: Path, crm: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     certificate = make_certificate(tmp_path, "localhost", expired=True)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     monkeypatch.setattr("crm_provider.client.settings.Settings.is_local", False)
@@ -80,7 +86,7 @@ def test_an_expired_certificate_is_distinguished(tmp_path: Path, crm: Sandbox, m
         assert "certificate has expired" in said(monkeypatch, crm, host=f"https://localhost:{server.port}/v2")
 
 
-def test_ways_that_lead_nowhere(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_test_explains_wrong_hosts_paths_and_keys(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -97,7 +103,7 @@ def test_ways_that_lead_nowhere(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def test_the_guide_explains_each_answer() -> None:
+def test_connection_guide_explains_each_error_type() -> None:
     section = (ROOT / "docs" / "connection.md").read_text("utf-8").partition("## Test it")[2].partition("### ")[0]
     explained = set(re.findall(r"[A-Z][A-Z_]*[A-Z_0-9]{2,}", section))
     said_of_all = [*(parts for _, parts in FAULTS.values()), SILENCE]

@@ -1,4 +1,4 @@
-"""A listing as a table, in SQLite: each mode, tries, and what is refused. Real servers: ``tests/system``."""
+"""Listings written to SQLite: modes, retries and rejected arguments. ``tests/system`` has real servers."""
 
 from __future__ import annotations
 
@@ -34,36 +34,36 @@ def transfer(crm: Sandbox, run_dag: RunDag, database: SqliteTarget) -> Transfers
     return Transfers(run_dag, crm)
 
 
-def test_replace(transfer: Transfers, database: SqliteTarget) -> None:
+def test_replace_mode_in_sqlite(transfer: Transfers, database: SqliteTarget) -> None:
     scenes.check_replace(transfer, database, "people")
     assert database.types("people")["createdAt"] == "TIMESTAMP"
     assert database.rows("SELECT name FROM sqlite_master WHERE name LIKE 'crm%'") == []
 
 
-def test_append(transfer: Transfers, database: SqliteTarget) -> None:
+def test_append_mode_in_sqlite(transfer: Transfers, database: SqliteTarget) -> None:
     scenes.check_append(transfer, database, "history")
 
 
-def test_merge(transfer: Transfers, database: SqliteTarget) -> None:
+def test_merge_mode_in_sqlite(transfer: Transfers, database: SqliteTarget) -> None:
     scenes.check_merge(transfer, database, "people")
 
 
-def test_changes(transfer: Transfers, database: SqliteTarget, tmp_path: Path) -> None:
+def test_changes_in_sqlite(transfer: Transfers, database: SqliteTarget, tmp_path: Path) -> None:
     scenes.check_changes(transfer, database, "people", str(tmp_path / "seen"))
 
 
-def test_changes_whose_state_was_not_saved(
+def test_changes_without_a_saved_state_in_sqlite(
     transfer: Transfers, database: SqliteTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenes.check_changes_whose_state_was_not_saved(transfer, database, "log", str(tmp_path / "seen"), monkeypatch)
 
 
-def test_changes_of_an_older_run(transfer: Transfers, database: SqliteTarget, tmp_path: Path) -> None:
+def test_changes_of_an_older_run_in_sqlite(transfer: Transfers, database: SqliteTarget, tmp_path: Path) -> None:
     scenes.check_changes_of_an_older_run(transfer, database, "log", str(tmp_path / "seen"))
 
 
 class UnknownConnection:
-    """A connection of a driver that nobody has heard of."""
+    """A connection of an unknown driver."""
 
     def __init__(self, path: str) -> None:
         self._inner = sqlite3.connect(path)
@@ -72,7 +72,7 @@ class UnknownConnection:
 
 
 class UnknownHook(TargetHook):
-    """A hook with an ``insert_rows`` of its own, and quotes of its own."""
+    """A hook with its own ``insert_rows`` and its own quoting."""
 
     placeholder = "?"
     escape_word_format = "[{}]"
@@ -93,10 +93,10 @@ class UnknownHook(TargetHook):
         self.inserted += len(rows)
 
 
-def test_any_other_database(
+def test_unknown_database_uses_insert_rows_and_standard_sql(
     transfer: Transfers, database: SqliteTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its rows go in by its hook, and its table is updated in the words that every database knows."""
+    """Rows are inserted with the hook's ``insert_rows``, and updates use standard SQL only."""
     hook = UnknownHook(database.path)
     monkeypatch.setattr(Connection, "get_hook", lambda self, **_: hook)
     task = transfer(table="unknown", mode="merge", create_table=True, columns=["id"])
@@ -107,8 +107,8 @@ def test_any_other_database(
     assert hook.inserted == 35 + 35 + 2
 
 
-def test_columns_that_sqlite_distinguishes(transfer: Transfers, database: SqliteTarget) -> None:
-    """It ignores the case of ASCII letters only."""
+def test_columns_differ_by_the_case_of_non_ascii_letters(transfer: Transfers, database: SqliteTarget) -> None:
+    """SQLite ignores the case of ASCII letters only."""
     database.run('CREATE TABLE accents (ID TEXT, "attributes_É" TEXT)')
     task = transfer(table="accents", mode="replace", create_table=True, columns=["id", "attributes.é"])
     assert task.result["rows"] == 35
@@ -116,14 +116,14 @@ def test_columns_that_sqlite_distinguishes(transfer: Transfers, database: Sqlite
 
 
 @pytest.mark.parametrize("has_work_directory", [False, True])
-def test_a_retry_continues_after_an_error_of_the_database(
+def test_retry_after_a_database_error_reuses_the_pages(
     has_work_directory: bool,
     transfer: Transfers,
     database: SqliteTarget,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The pages are kept, the staging table is replaced, and no row is there twice. In a pod the place matters."""
+    """Pages are kept, the staging table is replaced, and no row is duplicated. In a pod this needs a work directory."""
     from crm_provider.transfers.sql_table import SqlTable
 
     work = tmp_path / "work"
@@ -163,7 +163,9 @@ def test_a_retry_continues_after_an_error_of_the_database(
         ({"table": "bare", "mode": "merge", "columns": "{{ 'id' }}"}, "columns must be a list of fields"),
     ],
 )
-def test_what_is_refused(arguments: dict[str, Any], message: str, transfer: Transfers, database: SqliteTarget) -> None:
+def test_invalid_table_argument_fails_the_task(
+    arguments: dict[str, Any], message: str, transfer: Transfers, database: SqliteTarget
+) -> None:
     database.run("CREATE TABLE bare (id TEXT)")
     task = transfer(**arguments)
     assert task.states == ["failed"]
@@ -174,7 +176,7 @@ def test_what_is_refused(arguments: dict[str, Any], message: str, transfer: Tran
     assert database.rows("SELECT * FROM bare") == []
 
 
-def test_a_connection_that_is_no_database_is_a_matter_of_configuration(
+def test_connection_without_a_database_is_a_configuration_error(
     transfer: Transfers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection, "get_hook", lambda self, **_: object())
@@ -185,9 +187,7 @@ def test_a_connection_that_is_no_database_is_a_matter_of_configuration(
     assert transfer.crm.journal() == []
 
 
-def test_a_constraint_that_the_rows_break_is_an_error_without_their_values(
-    transfer: Transfers, database: SqliteTarget
-) -> None:
+def test_constraint_violation_is_reported_without_row_values(transfer: Transfers, database: SqliteTarget) -> None:
     database.run("CREATE TABLE strict_people (id TEXT, email TEXT CHECK (length(email) < 3))")
     task = transfer(table="strict_people", mode="replace", columns=["id", "email"])
     assert task.states == ["failed"]
@@ -205,7 +205,7 @@ def test_a_constraint_that_the_rows_break_is_an_error_without_their_values(
         ({"changes_since": "last"}, "needs a state_path"),
     ],
 )
-def test_wrong_arguments_are_errors_at_parse(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_argument_is_an_error_at_parse(arguments: dict[str, Any], message: str) -> None:
     with DAG("bad_table", schedule=None), pytest.raises(ValueError, match=message):
         CrmToSqlOperator(
             task_id="task", **{"listing": "lists", "sql_conn_id": "db", "table": "t", "mode": "merge", **arguments}

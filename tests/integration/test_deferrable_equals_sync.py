@@ -1,8 +1,8 @@
-"""Waiting ends the same in every mode: errors, flags, overrides and time limits.
+"""Sensors end in the same state in every mode: errors, flags, overrides and timeouts.
 
-The expectations are written down here from the design's table of default outcomes. Each task looks three times: at
-first it is not yet so, then the error strikes, then it is so. In mode ``deferrable`` it strikes in the trigger.
-Real tasks (``dag.test``) against the real sandbox; a triggerer's clock runs 100 times as fast.
+The expected results are written by hand from the table of default outcomes in the design. Each sensor makes three
+checks: the condition does not hold, the check fails, the condition holds. A deferred sensor fails in the trigger.
+Real tasks (``dag.test``) run against the real sandbox. The clock of the triggerer runs 100 times as fast.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ FAIL, WAIT = "fail", "wait"
 
 
 class Case(NamedTuple):
-    """An error and what a waiting sensor does about it.
+    """An error, and the outcome of a sensor whose check fails with it.
 
-    :param raised: class and type
-    :param outcome: of every sensor; ``elsewhere`` of those that are not about lists, if it differs
+    :param raised: class and type of the error
+    :param outcome: outcome of each sensor
+    :param elsewhere: outcome of the sensors for contacts and deals, if it differs
     """
 
     fault: Mapping[str, Any]
@@ -44,25 +45,25 @@ class Case(NamedTuple):
     elsewhere: str | None = None
 
 
-def answer(name: str) -> dict[str, Any]:
+def error_response(name: str) -> dict[str, Any]:
     return {"effect": "error", "error": name}
 
 
 CASES = {
-    "key refused": Case(answer("key refused"), ("CrmForbiddenError", "FORBIDDEN"), FAIL),
+    "key refused": Case(error_response("key refused"), ("CrmForbiddenError", "FORBIDDEN"), FAIL),
     "SEGMENTATION_LIST_NOT_FOUND": Case(
-        answer("SEGMENTATION_LIST_NOT_FOUND"),
+        error_response("SEGMENTATION_LIST_NOT_FOUND"),
         ("CrmSegmentationListNotFoundError", "SEGMENTATION_LIST_NOT_FOUND"),
         WAIT,
         elsewhere=FAIL,
     ),
     "quota used up": Case(
-        {**answer("quota used up"), "retry_after": 1}, ("CrmLimitExceededError", "LIMIT_EXCEEDED"), WAIT
+        {**error_response("quota used up"), "retry_after": 1}, ("CrmLimitExceededError", "LIMIT_EXCEEDED"), WAIT
     ),
     "connection dropped": Case({"effect": "drop"}, ("CrmConnectionError", "CONNECTION"), WAIT),
 }
-"""One of each kind: refused, waited for by some sensors, waited through with and without the server's own delay. What
-a sensor does about each other error: ``tests/unit/test_policy.py``."""
+"""One error of each kind: fatal, transient for some sensors, transient with and without ``Retry-After``.
+``tests/unit/test_policy.py`` has all other errors."""
 
 MEMBER = "ada@example.com"
 NEWSLETTER = ids.list_id("Newsletter")
@@ -121,15 +122,15 @@ KINDS = {
 MODES: dict[str, dict[str, Any]] = {
     "poke": {"mode": "poke", "poke_interval": 0.01, "timeout": 300},
     "reschedule": {"mode": "reschedule", "poke_interval": 60, "timeout": 3000},
-    "deferrable": {"deferrable": True, "poke_interval": 10, "timeout": 3_000_000},  # by the fast clock, see below
+    "deferrable": {"deferrable": True, "poke_interval": 10, "timeout": 3_000_000},  # seconds of the fast clock
 }
 
 each_mode = pytest.mark.parametrize("mode", MODES)
 
 
 @dataclass
-class Play:
-    """Sets what the CRM says to each look of a task, just before it runs."""
+class CheckResponses:
+    """Sets the response to each check of a task, just before the task runs."""
 
     crm: Sandbox
     seen: dict[str, int] = field(default_factory=dict)
@@ -137,9 +138,10 @@ class Play:
     def callback(
         self, kind: str, fault: Mapping[str, Any], *, mode: str, once: bool = False, at_once: bool = False
     ) -> Callable[[Any], None]:
-        """At the first look it is not yet so, from then on, or once, the fault applies.
+        """The first check finds that the condition does not hold. The later checks, or only the second one, fail.
 
-        :param at_once: it applies at the first look already
+        :param once: only one check fails
+        :param at_once: the first check fails already
         """
         body = json.dumps({"message": "ok", "data": KINDS[kind].not_yet})
         not_yet = {"effect": "garbage", "status": 200, "body": body, "count": 1}
@@ -148,11 +150,11 @@ class Play:
         def act(context: Any) -> None:
             task = context["ti"].task_id
             turn = self.seen[task] = self.seen.get(task, -1) + 1
-            looks_again = 1 if mode == "reschedule" else 0  # which run of the task has its second look
+            second_check = 1 if mode == "reschedule" else 0  # the run of the task that makes the second check
             self.crm.clear_faults()
             if turn == 0 and not at_once:
                 self.crm.add_fault(**not_yet)
-            if turn == looks_again or (turn > looks_again and not once):
+            if turn == second_check or (turn > second_check and not once):
                 self.crm.add_fault(**trouble)
 
         return act
@@ -163,7 +165,7 @@ def outcome_of(kind: str, case: Case) -> str:
 
 
 def expected_end(kind: str, case: Case) -> dict[str, Any]:
-    """Whatever the mode is."""
+    """The expected end of a sensor in any mode."""
     if outcome_of(kind, case) == WAIT:
         return {"state": "success", "raised": None, "result": KINDS[kind].found, "crm_error": None}
     error, type_ = case.raised
@@ -180,11 +182,13 @@ def actual_end(task: Any, request_ids: set[str]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.skipif(not HAS_RETRY_POLICY, reason="below 3.3 a retry is prevented by another class: test_outcomes.py")
+@pytest.mark.skipif(not HAS_RETRY_POLICY, reason="below 3.3 another exception class prevents a retry: test_outcomes.py")
 @pytest.mark.parametrize("kind", KINDS)
-def test_table(kind: str, crm: Sandbox, run_dag: RunDag, waits: Waits, fast_triggers: None) -> None:
-    """In the triggerer: one sensor with every case, the others where they differ. ``test_outcomes.py`` has the rest."""
-    play, mode = Play(crm), "deferrable"
+def test_deferred_sensor_ends_as_in_the_table(
+    kind: str, crm: Sandbox, run_dag: RunDag, waits: Waits, fast_triggers: None
+) -> None:
+    """Deferred: one sensor with every case, the others where they differ. ``test_outcomes.py`` has the other modes."""
+    play, mode = CheckResponses(crm), "deferrable"
     cases = CASES if kind == "membership" else {name: case for name, case in CASES.items() if case.elsewhere}
     with DAG("waiting", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         for number, case in enumerate(cases.values()):
@@ -198,11 +202,11 @@ def test_table(kind: str, crm: Sandbox, run_dag: RunDag, waits: Waits, fast_trig
     expected = {name: expected_end(kind, case) for name, case in cases.items()}
     assert {name: (end, expected[name]) for name, end in actual.items() if end != expected[name]} == {}
     affected = len([entry for entry in crm.journal() if entry.fault == "trouble"])
-    assert affected == len(cases), "each task met its error once"
+    assert affected == len(cases), "each task has one failed check"
     assert {run[f"task_{n}"].try_number for n in range(len(cases))} == {1}
 
 
-def test_every_sensor_is_in_the_table() -> None:
+def test_mode_table_lists_every_sensor() -> None:
     from crm_provider.errors.on_error import Work
     from crm_provider.errors.policy import OPERATORS
 
@@ -210,7 +214,7 @@ def test_every_sensor_is_in_the_table() -> None:
     assert {kind.sensor.__name__ for kind in KINDS.values()} == sensors
 
 
-# -- the same with flags, overrides and limits ----------------------------------------------------------------
+# -- flags, overrides and timeouts ----------------------------------------------------------------------------
 
 
 ENDS = {
@@ -228,13 +232,15 @@ ENDS = {
 }
 
 
-@pytest.mark.skipif(not HAS_RETRY_POLICY, reason="below 3.3 by other classes, and reschedules are not counted")
+@pytest.mark.skipif(
+    not HAS_RETRY_POLICY, reason="below 3.3 the exception classes differ, and reschedules are not counted"
+)
 @each_mode
 def test_flags_and_overrides(mode: str, crm: Sandbox, run_dag: RunDag, waits: Waits, fast_triggers: None) -> None:
-    play = Play(crm)
+    play = CheckResponses(crm)
     with DAG("flags", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         for number, (error, flags, *_) in enumerate(ENDS.values()):
-            act = play.callback("membership", answer(error), mode=mode)
+            act = play.callback("membership", error_response(error), mode=mode)
             arguments = {**KINDS["membership"].arguments, **MODES[mode], **flags}
             CrmListMembershipSensor(task_id=f"task_{number}", on_execute_callback=act, **arguments)
     run = run_dag(dag)
@@ -255,16 +261,16 @@ FLAGS = {"soft_fail": "skipped", "silent_fail": "failed", "never_fail": "failed"
 
 
 @each_mode
-def test_a_timeout_is_a_skip_under_soft_fail_whatever_the_last_result_was(
+def test_timeout_with_soft_fail_skips_even_after_an_error(
     mode: str, crm: Sandbox, run_dag: RunDag, waits: Waits, fast_triggers: None
 ) -> None:
     last_result = "SERVICE_UNAVAILABLE (503) on GET /segments"
-    play, at_once = Play(crm), mode == "poke"  # there its time may be over after one look
+    play, at_once = CheckResponses(crm), mode == "poke"  # mode poke may reach its timeout after one check
     with DAG("in_vain", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         for flag in ("plain", *FLAGS):
             CrmListSensor(
                 task_id=flag,
-                on_execute_callback=play.callback("list", answer("unavailable"), mode=mode, at_once=at_once),
+                on_execute_callback=play.callback("list", error_response("unavailable"), mode=mode, at_once=at_once),
                 list_name="Never",
                 max_errors_in_a_row=10_000,
                 **IN_VAIN[mode],
@@ -284,10 +290,10 @@ def test_a_timeout_is_a_skip_under_soft_fail_whatever_the_last_result_was(
 
 @pytest.mark.parametrize("mode", ["poke", "deferrable"])
 @pytest.mark.parametrize("flag", ["plain", "soft_fail"])
-def test_the_execution_timeout_ends_a_try(
+def test_execution_timeout_ends_the_try(
     mode: str, flag: str, crm: Sandbox, run_task: RunTask, waits: Waits, fast_triggers: None
 ) -> None:
-    """Also of a wait that Airflow, in the triggerer, does not limit."""
+    """It also ends a deferred wait, which Airflow itself does not limit."""
     task = run_task(
         CrmListSensor,
         list_name="Never",
@@ -302,34 +308,32 @@ def test_the_execution_timeout_ends_a_try(
         assert "execution_timeout of 0:00:03 is over. The last result was: SEGMENTATION_LIST" in str(task.error)
 
 
-# -- only where one defers ------------------------------------------------------------------------------------
+# -- deferrable sensors ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def first_not_yet(crm: Sandbox) -> None:
-    """The first look finds that it is not so yet: what is met later is met in the trigger."""
+def first_check_is_negative(crm: Sandbox) -> None:
+    """The first check finds that the condition does not hold, so that later faults happen in the trigger."""
     body = json.dumps({"message": "ok", "data": KINDS["membership"].not_yet})
     crm.add_fault(effect="garbage", status=200, body=body, count=1)
 
 
-def test_what_is_so_at_once_is_not_deferred(crm: Sandbox, run_task: RunTask) -> None:
+def test_condition_that_holds_at_once_is_not_deferred(crm: Sandbox, run_task: RunTask) -> None:
     task = run_task(CrmListSensor, list_name="Newsletter", deferrable=True)
     assert task.states == ["success"]
     assert len(crm.journal()) == 1
 
 
-def test_retry_after_of_the_first_look_holds_in_the_trigger(crm: Sandbox, run_task: RunTask) -> None:
+def test_trigger_waits_for_retry_after_of_the_first_check(crm: Sandbox, run_task: RunTask) -> None:
     crm.add_fault(effect="error", error="throttled", retry_after=3, count=1)
     task = run_task(CrmListSensor, list_name="Newsletter", deferrable=True, poke_interval=1, timeout=300)
     assert task.states[-1] == "success"
-    refused, asked_again = crm.journal()
-    assert asked_again.at - refused.at >= 3
+    refused, repeated = crm.journal()
+    assert repeated.at - refused.at >= 3
 
 
 @pytest.mark.parametrize("mode", ["poke", "reschedule"])
-def test_a_long_retry_after_of_the_first_look_defers_and_does_not_move_the_deadline(
-    mode: str, crm: Sandbox, run_task: RunTask
-) -> None:
+def test_long_retry_after_defers_without_extending_the_timeout(mode: str, crm: Sandbox, run_task: RunTask) -> None:
     crm.add_fault(effect="error", error="throttled", retry_after=300, count=1)
     task = run_task(CrmListSensor, list_name="Newsletter", deferrable=True, mode=mode, poke_interval=1, timeout=2)
     assert "up_for_reschedule" not in task.states
@@ -337,10 +341,10 @@ def test_a_long_retry_after_of_the_first_look_defers_and_does_not_move_the_deadl
     assert len(crm.journal()) == 1
 
 
-def test_retry_of_a_used_up_quota_frees_the_slot_and_looks_anew(
-    crm: Sandbox, first_not_yet: None, run_task: RunTask, waits: Waits, fast_triggers: None
+def test_used_up_quota_in_the_trigger_reschedules_and_checks_again(
+    crm: Sandbox, first_check_is_negative: None, run_task: RunTask, waits: Waits, fast_triggers: None
 ) -> None:
-    """What was met in the trigger reschedules the task; it starts with a new look, not with the old event."""
+    """The error in the trigger reschedules the task, which then makes a new check."""
     crm.add_fault(effect="error", error="quota used up", retry_after=3600, count=1)
     task = run_task(
         CrmListMembershipSensor,
@@ -354,7 +358,7 @@ def test_retry_of_a_used_up_quota_frees_the_slot_and_looks_anew(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_back_off_of_airflow_that_would_do_nothing_is_reported_at_parse(mode: str) -> None:
+def test_ineffective_airflow_backoff_warns_at_parse(mode: str) -> None:
     with warnings.catch_warnings(record=True) as reported:
         warnings.simplefilter("always")
         CrmListSensor(
@@ -366,10 +370,10 @@ def test_a_back_off_of_airflow_that_would_do_nothing_is_reported_at_parse(mode: 
 
 
 @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
-def test_a_trigger_that_breaks_is_no_skip(
+def test_broken_trigger_fails_instead_of_skipping(
     flag: str, crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Airflow's sensor base would skip the task: nothing to do, it seems."""
+    """Airflow's base class would skip the task."""
     from airflow.sdk.bases import sensor as module
 
     sensor = CrmListSensor(task_id="x", list_name="Late", deferrable=True, **{flag: True})

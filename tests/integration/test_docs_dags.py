@@ -1,4 +1,4 @@
-"""The documentation's examples and parameter tables against Airflow and the operators."""
+"""Examples and parameter tables of the documentation, compared with Airflow and the operators."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ CLASSES: list[type[CrmOperator | CrmSensor]] = [
     CrmLoadDealsOperator, SqlToCrmDealsOperator, CrmDeleteContactsOperator,
     CrmListSensor, CrmListMembershipSensor, CrmContactSensor, CrmDealStageSensor,
 ]  # fmt: skip
-FOR_MAKE_DOCS = "airflow.providers.http"  # what docs/migration.md starts from: it runs in tests/docs
+FOR_MAKE_DOCS = "airflow.providers.http"  # the starting point of docs/migration.md: it runs in tests/docs
 PYTHON = [
     fence
     for document in docs_text.documents()
@@ -87,7 +87,7 @@ def usable(fence: Fence) -> Any:
 
 
 @pytest.mark.parametrize("fence", map(usable, PYTHON))
-def test_every_import_resolves(fence: Fence) -> None:
+def test_imports_in_examples_resolve(fence: Fence) -> None:
     for node in ast.walk(ast.parse(fence.code)):
         if isinstance(node, ast.Import):
             for name in node.names:
@@ -105,7 +105,7 @@ RESULT = {"id": ANY_ID, "contact_id": ANY_ID, "rejects_path": "/data/rejects.jso
 
 
 FILES = [docs_operators.example_of(name).read_text("utf-8") for name in docs_operators.names()]
-"""Examples of the pages of operators, which ``test_operator_examples.py`` starts without a date, and lets work."""
+"""Examples of the operator pages. ``test_operator_examples.py`` runs them completely, without a date."""
 
 
 def is_run_for_real(fence: Fence) -> bool:
@@ -115,13 +115,13 @@ def is_run_for_real(fence: Fence) -> bool:
 @pytest.mark.parametrize(
     "fence", [usable(fence) for fence in PYTHON if "DAG(" in fence.code and not is_run_for_real(fence)]
 )
-def test_every_dag_can_be_imported_and_started_without_a_logical_date(
+def test_example_dag_runs_without_a_logical_date(
     fence: Fence, crm_quick: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``airflow dags trigger`` sets none, so that ``{{ ds }}`` is undefined; every other start defines more dates.
+    """``airflow dags trigger`` sets no date, so that ``{{ ds }}`` is undefined. Every other start sets more dates.
 
-    A schedule gives no conf: a DAG with one must do without. Where there is none, the UI and the command line give it.
-    Operators of this package return a result without doing their work, so that every template is rendered.
+    A scheduled run has no conf, so a DAG with a schedule must not need one.
+    Operators of this package return a result without doing their work, but render every template.
     """
     for cls in CLASSES:
         monkeypatch.setattr(cls, "execute", lambda self, context: RESULT)
@@ -132,12 +132,12 @@ def test_every_dag_can_be_imported_and_started_without_a_logical_date(
     assert {name: str(task.error) for name, task in run.tasks.items() if isinstance(task.error, UndefinedError)} == {}
 
 
-def test_every_dag_of_the_documents_has_an_id_of_its_own() -> None:
+def test_example_dag_ids_are_unique() -> None:
     ids = [name for fence in PYTHON for name in re.findall(r"\bDAG\(\s*\"(\w+)\"", fence.code)]
     assert sorted(set(ids)) == sorted(ids)
 
 
-def test_the_script_with_the_hook_runs(crm: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hook_script_of_the_docs_runs(crm: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
     (script,) = [fence for fence in docs_text.fences(DOCS / "hook.md", "python") if "DAG(" not in fence.code]
     exec(compile(script.code, script.name, "exec"), {"__name__": "example"})
     created, error = capsys.readouterr().out.splitlines()
@@ -155,14 +155,14 @@ def airflow_lines() -> list[str]:
 
 
 @pytest.mark.parametrize("line", airflow_lines())
-def test_airflow_understands_every_command(line: str) -> None:
+def test_airflow_commands_of_the_docs_are_valid(line: str) -> None:
     from airflow.cli.cli_parser import get_parser
 
     words = shlex.split(line)[1:]
-    assert get_parser().parse_args(words).subcommand == words[1]  # an option that it does not know ends with SystemExit
+    assert get_parser().parse_args(words).subcommand == words[1]  # an unknown option raises SystemExit
 
 
-def test_the_connection_as_a_uri_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_uri_of_the_docs_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     (uri,) = re.findall(r"='(crm://[^']+)'", (DOCS / "connection.md").read_text("utf-8"))
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", uri.replace("<your API key>", "the-key"))
     expected = Settings(api_key="the-key", timeout=10, developer_mode=True)
@@ -175,7 +175,7 @@ BASES: dict[str, type[CrmOperator | CrmSensor]] = {"operators.md": CrmOperator, 
 
 
 def parameter_table(text: str) -> dict[str, tuple[str, str]]:
-    """Parameter -> default and whether it is templated, as the first table of parameters says."""
+    """Parameter -> default and whether it is templated, from the first parameter table."""
     head = "| Parameter | Default | Templated | Meaning |\n"
     lines = text[text.index(head) + len(head) :].splitlines()[1:]
     rows = [line.split(" | ") for line in lines[: lines.index("")]]
@@ -183,9 +183,9 @@ def parameter_table(text: str) -> dict[str, tuple[str, str]]:
 
 
 def parameters(cls: type, *, whole: bool) -> dict[str, tuple[str, str]]:
-    """The same of a class.
+    """The parameters of a class, in the same form.
 
-    :param whole: with what its bases of this package add
+    :param whole: include the parameters of base classes in this package
     """
     found: dict[str, tuple[str, str]] = {}
     for owner in cls.__mro__ if whole else [cls]:
@@ -197,10 +197,10 @@ def parameters(cls: type, *, whole: bool) -> dict[str, tuple[str, str]]:
             default = '"' + parameter.default + '"' if isinstance(parameter.default, str) else str(parameter.default)
             if name == "retry_policy":
                 default = "DEFAULT_RETRY_POLICY"
-            if name == "deferrable":  # as Airflow's configuration says
+            if name == "deferrable":  # the default of Airflow's configuration
                 default += "`, or `[operators] default_deferrable"
             if parameter.default is inspect.Parameter.empty or name == "contact_email":
-                default = "required"  # contact_email is None only so that `email` may stand for it
+                default = "required"  # the signature has None, but the parameter is required
             found.setdefault(name, (default, "yes" if name in cls.template_fields else "no"))
     return found
 
@@ -211,28 +211,28 @@ def section_of(page: str, heading: str) -> str:
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_the_parameters_of_an_operator_are_described(cls: type) -> None:
-    """The page is generated from the source text; this compares it with the Python objects."""
+def test_docs_describe_all_parameters_of_an_operator(cls: type) -> None:
+    """The page is generated from source text. This test compares it with the Python objects."""
     page = docs_operators.page_of(cls.__name__).read_text("utf-8")
     assert parameter_table(page) == parameters(cls, whole=True)
 
 
 @pytest.mark.parametrize(("page", "base"), BASES.items())
-def test_the_parameters_of_all_are_described(page: str, base: type) -> None:
+def test_docs_describe_the_common_parameters(page: str, base: type) -> None:
     assert parameter_table(section_of(page, "Common parameters")) == parameters(base, whole=False)
 
 
-def test_every_operator_is_described() -> None:
+def test_docs_describe_every_operator() -> None:
     assert {cls.__name__ for cls in CLASSES} == set(docs_operators.names())
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_the_example_imports_the_operator_from_its_module(cls: type) -> None:
+def test_example_imports_the_operator_from_its_module(cls: type) -> None:
     page = docs_operators.page_of(cls.__name__).read_text("utf-8")
     assert re.search(rf"^from {cls.__module__} import .*\b{cls.__name__}\b", page, re.MULTILINE)
 
 
-def test_the_waits_are_those_of_the_code() -> None:
+def test_documented_waits_equal_the_constants() -> None:
     section = section_of("errors.md", "Retries")
     assert f"a wait of {LONG_WAIT:g} seconds or more" in section
     assert f"the wait is\n{QUOTA_DELAY / 60:g} minutes" in section

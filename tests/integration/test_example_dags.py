@@ -1,18 +1,17 @@
-"""The example DAGs: they parse without a warning, name ids of the sandbox, and end as documented.
+"""The example DAGs contain ids of the sandbox and end as documented. ``test_parsing.py`` parses them.
 
-Each also runs without a logical date, as ``airflow dags trigger`` starts it: ``{{ ds }}`` is undefined then.
+Each also runs without a logical date, as after ``airflow dags trigger``, where ``{{ ds }}`` is undefined.
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from demo import EXPECTED  # scripts/demo.py, what `make demo` checks
+from demo import EXPECTED  # scripts/demo.py: the expectations of `make demo`
 from outcomes import Row, differences, why
 
 from crm_provider.sandbox import Sandbox, ids
@@ -26,13 +25,13 @@ FILES = sorted(FOLDER.glob("*.py"))
 
 @pytest.fixture
 def crm(crm_quick: Sandbox) -> Sandbox:
-    """In place of the folder's, where a call is sent once: here calls are repeated as often as by default."""
+    """In place of the fixture of this folder: calls have their default number of attempts."""
     return crm_quick
 
 
 @pytest.fixture
 def dag_named(airflow_db: Path) -> Callable[[str], Any]:
-    """A DAG of the folder, parsed as Airflow parses it."""
+    """A DAG of the folder ``example_dags``, parsed by Airflow."""
 
     def named(dag_id: str) -> Any:
         bag = dag_bag(str(FOLDER))
@@ -43,27 +42,7 @@ def dag_named(airflow_db: Path) -> Callable[[str], Any]:
     return named
 
 
-def test_files_parse_without_a_warning_of_our_own(airflow_db: Path) -> None:
-    script = (
-        "import runpy, sys, warnings\n"
-        "from airflow.sdk import DAG\n"
-        "paid = 'requests' in sys.modules  # by Airflow 3.1.0 itself\n"
-        "with warnings.catch_warnings(record=True) as caught:\n"
-        "    warnings.simplefilter('always')\n"
-        "    for file in sys.argv[1:]:\n"
-        "        runpy.run_path(file)\n"
-        "ours = [str(w.message) for w in caught if 'crm_provider' in w.filename or w.filename in sys.argv]\n"
-        "assert not ours, ours\n"
-        "assert 'crm_provider.sandbox' not in sys.modules, 'a DAG in production must not load the sandbox'\n"
-        "assert paid or 'requests' not in sys.modules, 'parsing must not pay for it'\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *FILES], capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_every_dag_has_a_file_and_an_expectation(dag_named: Callable[[str], Any]) -> None:
+def test_each_example_dag_has_its_own_file(dag_named: Callable[[str], Any]) -> None:
     assert {file.stem for file in FILES} == {
         "crm_lead_pipeline", "crm_list_watcher", "crm_load", "crm_load_alerts", "crm_loads", "crm_quickstart",
     }  # fmt: skip
@@ -71,12 +50,12 @@ def test_every_dag_has_a_file_and_an_expectation(dag_named: Callable[[str], Any]
         assert dag_named(file.stem).dag_id == file.stem
 
 
-def test_the_examples_of_pages_are_not_loaded_with_the_folder(airflow_db: Path) -> None:
-    """``make demo`` and users of the whole folder do not parse them: ``.airflowignore``."""
+def test_examples_of_operator_pages_are_not_parsed_with_the_folder(airflow_db: Path) -> None:
+    """``.airflowignore`` excludes them from ``make demo`` and for users of the whole folder."""
     assert set(dag_bag(str(FOLDER)).dags) == {file.stem for file in FILES}
 
 
-def test_the_watchers_ids_are_the_sandboxes(dag_named: Callable[[str], Any]) -> None:
+def test_ids_of_the_list_watcher_exist_in_the_sandbox(dag_named: Callable[[str], Any]) -> None:
     module = sys.modules[dag_named("crm_list_watcher").get_task("newcomers").python_callable.__module__]
     assert {name: value for name, value in vars(module).items() if name.isupper() and name != "DAG"} == {
         "TRIAL_USERS": ids.list_id("Trial users"),
@@ -85,7 +64,7 @@ def test_the_watchers_ids_are_the_sandboxes(dag_named: Callable[[str], Any]) -> 
     }
 
 
-def test_the_pipelines_ids_are_the_sandboxes(dag_named: Callable[[str], Any]) -> None:
+def test_ids_of_the_lead_pipeline_exist_in_the_sandbox(dag_named: Callable[[str], Any]) -> None:
     module = sys.modules[dag_named("crm_lead_pipeline").get_task("read_leads").python_callable.__module__]
     assert {name: value for name, value in vars(module).items() if name.endswith("_ID")} == {
         "PIPELINE_ID": ids.pipeline_id("Sales"),
@@ -96,7 +75,7 @@ def test_the_pipelines_ids_are_the_sandboxes(dag_named: Callable[[str], Any]) ->
     }
 
 
-def test_the_quickstarts_ids_are_the_sandboxes(dag_named: Callable[[str], Any]) -> None:
+def test_ids_of_the_quickstart_exist_in_the_sandbox(dag_named: Callable[[str], Any]) -> None:
     params = dag_named("crm_quickstart").params
     assert {name: params[name] for name in params if name.endswith("_id")} == {
         "pipeline_id": ids.pipeline_id("Sales"),
@@ -106,7 +85,7 @@ def test_the_quickstarts_ids_are_the_sandboxes(dag_named: Callable[[str], Any]) 
 
 
 def rows_of(run: Any) -> list[Row]:
-    """The lines of the demo's table."""
+    """The rows of the demo's table."""
     return [
         Row(
             task=name,
@@ -122,12 +101,12 @@ def rows_of(run: Any) -> list[Row]:
     ]
 
 
-def test_the_lead_pipeline_ends_as_its_table_says_and_may_run_again(
+def test_lead_pipeline_ends_as_documented_twice(
     dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, waits: dict[str, list[float]]
 ) -> None:
     run = run_dag(dag_named("crm_lead_pipeline"))
     assert differences(rows_of(run), EXPECTED["crm_lead_pipeline"]) == []
-    assert run.state == "success", "one task fails to show how that looks; the last one reports it"
+    assert run.state == "success", "one task fails as an example, and the last task reports it"
     members = {
         email for email, contact in crm.store.contacts.items() if ids.list_id("Trial users") in contact.memberships
     }
@@ -143,7 +122,7 @@ def test_the_lead_pipeline_ends_as_its_table_says_and_may_run_again(
 
 
 @pytest.mark.parametrize("date", [{}, {"logical_date": None}], ids=["with date", "without date"])
-def test_a_newcomer_who_has_a_deal_does_not_skip_what_follows(
+def test_list_watcher_continues_if_a_newcomer_has_a_deal(
     dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, date: dict[str, None]
 ) -> None:
     has_deal, new = crm.store.contacts["ada@example.com"], crm.store.contacts["barbara@example.com"]
@@ -154,13 +133,13 @@ def test_a_newcomer_who_has_a_deal_does_not_skip_what_follows(
     assert (run["count"].state, run["count"].result) == ("success", 1)
 
 
-def test_no_newcomer(dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag) -> None:
+def test_list_watcher_without_newcomers_skips(dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag) -> None:
     dag = dag_named("crm_list_watcher")
     dag.get_task("newcomers").python_callable = list
     assert run_dag(dag).states() == {"newcomers": "success", "create_deal": "skipped", "count": "success"}
 
 
-def test_the_quickstart_succeeds(dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag) -> None:
+def test_quickstart_succeeds(dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag) -> None:
     run = run_dag(dag_named("crm_quickstart"), run_conf={"email": "grace+1@example.com"})
     assert run.states() == {"upsert_contact": "success", "create_deal": "success", "move_deal": "success"}
     deal = crm.store.deal_of(crm.store.contacts["grace+1@example.com"].id)
@@ -168,7 +147,7 @@ def test_the_quickstart_succeeds(dag_named: Callable[[str], Any], crm: Sandbox, 
     assert deal.stage_id == ids.stage_id("Sales", "Qualified")
 
 
-def test_the_quickstart_a_second_time_skips_what_is_there(
+def test_second_quickstart_skips_the_existing_deal(
     dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag
 ) -> None:
     run_dag(dag_named("crm_quickstart"))
@@ -176,7 +155,7 @@ def test_the_quickstart_a_second_time_skips_what_is_there(
     assert run.states() == {"upsert_contact": "success", "create_deal": "skipped", "move_deal": "skipped"}
 
 
-def test_the_load_ends_as_its_data_says_and_costs_nothing_the_second_time(
+def test_example_load_sends_nothing_the_second_time(
     dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, tmp_path: Path
 ) -> None:
     crm.reset(crm.settings)
@@ -207,7 +186,7 @@ def test_the_load_ends_as_its_data_says_and_costs_nothing_the_second_time(
     ],
     ids=["rejects", "too many rejects", "an error", "no rejects"],
 )
-def test_people_hear_of_a_load_that_failed_or_rejected_rows(
+def test_load_alerts_report_failures_and_rejects(
     dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch,
     changed: dict[str, Any], state: str, subject: str | None, says: str,
 ) -> None:  # fmt: skip
@@ -223,10 +202,10 @@ def test_people_hear_of_a_load_that_failed_or_rejected_rows(
     assert [mail.subject for mail in mails] == ([f"crm_load_alerts / load: {subject}"] if subject else [])
     for mail in mails:
         assert says in mail.html_content
-        assert "example.com" not in mail.html_content, "no value of a row"
+        assert "example.com" not in mail.html_content, "a mail contains no row value"
 
 
-def test_the_loads_end_as_the_demo_expects(
+def test_example_loads_end_as_the_demo_expects(
     dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, tmp_path: Path, waits: dict[str, list[float]]
 ) -> None:
     run = run_dag(dag_named("crm_loads"), run_conf={"folder": str(tmp_path / "crm")}, logical_date=None)

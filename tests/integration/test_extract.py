@@ -1,4 +1,4 @@
-"""Extract operators in real tasks: tries, waits and clears, targets, and what is left behind."""
+"""Extract operators in real tasks: retries, targets, changes, and leftover files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def emails_in(path: Path) -> list[str]:
     return [json.loads(line)["email"] for line in path.read_text("utf-8").splitlines()]
 
 
-def test_parquet_with_types(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_parquet_extract_infers_column_types(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     target = tmp_path / "contacts.parquet"
     assert run_task(CrmExtractContactsOperator, target=target, column_types="inferred").states == ["success"]
     schema = pyarrow.parquet.read_schema(target)
@@ -52,7 +52,7 @@ def test_parquet_with_types(many: Sandbox, run_task: RunTask, tmp_path: Path) ->
         CrmExtractContactsOperator(task_id="extract", target="contacts.csv.gz", column_types="inferred")
 
 
-def test_xcom_and_file(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_extract_writes_the_file_and_its_xcom(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     target = tmp_path / "new" / "contacts.jsonl"
     task = run_task(CrmExtractContactsOperator, target=str(target))
     assert task.states == ["success"]
@@ -71,30 +71,32 @@ def test_xcom_and_file(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None
     assert "@example.com" not in task.log.replace("Updating RenderedTaskInstanceFields", "")
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(str, id="text"),
-        pytest.param(lambda path: f"file://{path}", id="URL"),
-        pytest.param(lambda path: ObjectStoragePath(f"file://{path}"), id="ObjectStoragePath"),
-        pytest.param(lambda path: path, id="Path"),
-        pytest.param(lambda path: f"{path.parent}/{{{{ 'contacts' }}}}.csv", id="template"),
-    ],
-)
-def test_targets(make: Callable[[Path], Any], many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
-    target = tmp_path / "contacts.csv"
-    task = run_task(CrmExtractContactsOperator, target=make(target), fields=["{{ 'email' }}"])
-    assert task.states == ["success"]
-    assert target.read_text().splitlines() == ["email", *many.store.contacts]
+TARGETS: dict[str, Callable[[Path], Any]] = {
+    "text": str,
+    "url": lambda path: f"file://{path}",
+    "object": lambda path: ObjectStoragePath(f"file://{path}"),
+    "path": lambda path: path,
+    "template": lambda path: f"{path.parent}/{{{{ 'template' }}}}.csv",
+}
 
 
-def test_the_next_try_goes_on(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_extract_accepts_each_kind_of_target(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    with DAG("targets", schedule=None) as dag:
+        for name, make in TARGETS.items():
+            target = make(tmp_path / f"{name}.csv")
+            CrmExtractContactsOperator(task_id=name, target=target, fields=["{{ 'email' }}"])
+    assert run_dag(dag).states() == dict.fromkeys(TARGETS, "success")
+    for name in TARGETS:
+        assert (tmp_path / f"{name}.csv").read_text().splitlines() == ["email", *many.store.contacts], name
+
+
+def test_retry_of_an_extract_continues_after_the_saved_pages(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     many.add_fault(effect="error", error="INTERNAL_SERVER_ERROR", after=2, count=1)
     task = run_task(CrmExtractContactsOperator, target=str(tmp_path / "contacts.jsonl"))
     assert task.states == ["up_for_retry", "success"]
     assert (task.result["records"], task.result["pages"]) == (35, 4)
     assert task.result["calls"] < 4
-    assert 4 <= pages_read(many) < 4 + AT_ONCE, "what was on its way with the one that failed is read again"
+    assert 4 <= pages_read(many) < 4 + AT_ONCE, "only pages in flight with the failed one are read again"
     assert names(tmp_path) == ["contacts.jsonl"]
 
 
@@ -106,7 +108,7 @@ def test_the_next_try_goes_on(many: Sandbox, run_task: RunTask, tmp_path: Path) 
         pytest.param("unavailable", {}, ["up_for_retry", "failed"], id="no tries left"),
     ],
 )
-def test_nothing_is_left_behind_when_nobody_goes_on(
+def test_final_failure_of_an_extract_leaves_no_files(
     fault: str, arguments: dict[str, Any], states: list[str], many: Sandbox, run_task: RunTask, tmp_path: Path
 ) -> None:
     many.add_fault(effect="error", error=fault, after=2)
@@ -115,7 +117,7 @@ def test_nothing_is_left_behind_when_nobody_goes_on(
     assert names(tmp_path) == []
 
 
-def test_a_listing_that_changed_is_a_matter_of_the_ordinary_retries(
+def test_changed_listing_is_read_again_by_a_retry(
     many: Sandbox, run_task: RunTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bulk_client = CrmHook.bulk_client
@@ -126,7 +128,7 @@ def test_a_listing_that_changed_is_a_matter_of_the_ordinary_retries(
         page = client._page
 
         def read(route: str, number: int, **arguments: Any) -> Any:
-            with lock:  # pages are read beside each other: the first is from before, all others from after
+            with lock:  # Pages are read in parallel. Delete the contact after the first page and before all others.
                 if number and left:
                     many.store.delete_contact(left.pop())
             return page(route, number, **arguments)
@@ -141,7 +143,7 @@ def test_a_listing_that_changed_is_a_matter_of_the_ordinary_retries(
     assert task.result["records"] == 34
 
 
-def test_mapped(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+def test_mapped_extract_writes_one_file_per_instance(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     with DAG("mapped_extract", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         CrmExtractContactsOperator.partial(task_id="task", fields=["email"]).expand(
             target=[str(tmp_path / name) for name in ("a.jsonl", "b.csv.gz", "c.parquet")]
@@ -151,7 +153,7 @@ def test_mapped(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.jsonl", "b.csv.gz", "c.parquet"]
 
 
-def test_changes_since_the_last_run(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+def test_extract_of_changes_since_the_last_run(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     with DAG("changes", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         CrmExtractContactsOperator(
             task_id="task",

@@ -1,4 +1,4 @@
-"""Loads and extracts onto a full disk as real tasks: failed for a retry, with the reason, the books and a report."""
+"""Loads and extracts on a full disk, as real tasks: they fail with the reason, counts and a report, and are retried."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ SOURCE = [{"email": f"p{number}@example.com"} for number in range(1, 9)]
 
 
 class Disk:
-    """Full for this many writes of a kind; then there is space.
+    """A disk that rejects some writes of one module and then has space again.
 
-    :param fits: writes that fit before it is full
+    :param fits: writes that succeed before the disk is full
+    :param full: writes that fail before there is space
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any, *, fits: int, full: int) -> None:
@@ -45,7 +46,7 @@ class Disk:
         self._write(*arguments)
 
 
-def test_a_load(
+def test_load_on_a_full_disk_is_retried(
     crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, observed: Observed
 ) -> None:
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p3@example.com")
@@ -74,7 +75,7 @@ def test_a_load(
 
 
 @pytest.mark.usefixtures("crm")
-def test_a_load_without_a_retry_leaves_its_books(
+def test_load_on_a_full_disk_without_retries_keeps_its_counts(
     run_task: RunTask, crm: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p3@example.com")
@@ -87,17 +88,17 @@ def test_a_load_without_a_retry_leaves_its_books(
     assert NO_SPACE in Path(task.result["report_path"]).read_text("utf-8")
 
 
-def test_an_extract(
+def test_extract_on_a_full_disk_is_retried(
     crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, observed: Observed
 ) -> None:
     crm.reset(SandboxSettings(seed="contacts:35", rate=None))
-    Disk(monkeypatch, journal, fits=3, full=1)  # a head and two pages
+    Disk(monkeypatch, journal, fits=3, full=1)  # the header and two pages
     target = tmp_path / "contacts.jsonl"
     task = run_task(CrmExtractContactsOperator, target=str(target), retries=1)
     assert task.states == ["up_for_retry", "success"]
     assert f"ExtractUnsaved: {target}.part-" in task.log
     assert f" {NO_SPACE}. 2 pages of contacts are kept beside contacts.jsonl" in task.log
-    assert task.result["calls"] == 2, "pages that were kept are not read again"
+    assert task.result["calls"] == 2, "saved pages are not read again"
     assert [path.name for path in tmp_path.iterdir()] == ["contacts.jsonl"]
     observed(
         fault="the disk is full until somebody frees space",

@@ -1,4 +1,4 @@
-"""Loads as tasks: every kind of source, every end of a load, and the next try."""
+"""Loads as tasks: sources, final states and retries."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ from crm_provider.hooks.load_run import time_limit
 from crm_provider.load import dispatch
 from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.rows import NoSuchFile
-from crm_provider.load.state.checkpoint import NoCheckpoints
 from crm_provider.load.workers import WorkerPool
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.sandbox import CrmStore, Sandbox, SandboxSettings
-from crm_provider.tasks.state import TaskStateCheckpoints
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]
@@ -46,13 +44,13 @@ def crm(crm: Sandbox) -> Sandbox:
 
 @pytest.fixture
 def resuming(tmp_path: Path) -> dict[str, str]:
-    """What a load needs to be resumed: nothing where Airflow has a task state store."""
+    """Arguments that make a load resumable: none if Airflow has a task state store."""
     return {} if HAS_RETRY_POLICY else {"checkpoint_path": str(tmp_path / "checkpoint")}
 
 
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are sent one after the other: errors in a row are those of rows in a row."""
+    """Send one row at a time, so that errors in a row come from consecutive rows."""
     monkeypatch.setattr("crm_provider.load.workers.width_for", lambda rate, latency: 1)
 
 
@@ -70,9 +68,9 @@ def as_csv(path: Path, given: Iterable[Row]) -> str:
 
 
 def counts(result: dict[str, Any]) -> dict[str, int]:
-    """The outcomes that there were."""
+    """The counts that are not zero."""
     names = ("created", "updated", "unchanged", "skipped", "rejected", "suppressed", "left")
-    assert sum(result[name] for name in names) == result["rows"], "the books do not add up"
+    assert sum(result[name] for name in names) == result["rows"], "the counts do not add up"
     return {name: result[name] for name in names if result[name]}
 
 
@@ -81,7 +79,7 @@ def names_in(crm: Sandbox) -> dict[str, Any]:
 
 
 def loaded(given: Iterable[Row]) -> dict[str, Any]:
-    """What the CRM has once these rows are loaded."""
+    """The names in the CRM after these rows are loaded."""
     return {row["mail"]: row["first"] for row in given}
 
 
@@ -120,7 +118,7 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def test_every_kind_of_source(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+def test_load_accepts_each_kind_of_source(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     with DAG("sources", schedule=None) as dag:
         for number, make in enumerate(SOURCES.values()):
             folder = tmp_path / str(number)
@@ -135,11 +133,11 @@ def test_every_kind_of_source(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("one_by_one")
-def test_all_files_may_be_on_an_object_store(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+def test_load_with_all_files_in_an_object_store(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     from airflow.sdk.io import attach
     from fsspec.implementations.memory import MemoryFileSystem
 
-    attach(protocol="memory", fs=MemoryFileSystem())  # what the provider of a cloud does for s3:// and others
+    attach(protocol="memory", fs=MemoryFileSystem())  # cloud providers do the same for s3:// and others
     folder = ObjectStoragePath(f"memory://{tmp_path.name}/load")
     for number, part in enumerate((rows(4), rows(5, first=5))):
         with (folder / f"in-{number}.csv").open("wb") as file:
@@ -173,11 +171,11 @@ def test_all_files_may_be_on_an_object_store(crm: Sandbox, run_dag: RunDag, tmp_
     assert left == {"in-0.csv", "in-1.csv", "rejects.jsonl", "rejects.jsonl.report.md", "state.gz"}
 
 
-# -- what Airflow stores and shows ----------------------------------------------------------------------------
+# -- rendered fields and logs ---------------------------------------------------------------------------------
 
 
 def stored_fields(dag_id: str) -> dict[str, str]:
-    """The rendered fields that Airflow has stored, by task instance."""
+    """Rendered fields in Airflow's database, by task instance."""
     from airflow.models.renderedtifields import RenderedTaskInstanceFields
     from airflow.utils.session import create_session
     from sqlalchemy import select
@@ -187,7 +185,7 @@ def stored_fields(dag_id: str) -> dict[str, str]:
         return {f"{row.task_id}[{row.map_index}]": json.dumps(row.rendered_fields) for row in found}
 
 
-def test_rows_are_neither_stored_nor_shown_nor_logged(crm: Sandbox, run_dag: RunDag) -> None:
+def test_row_values_are_neither_stored_nor_logged(crm: Sandbox, run_dag: RunDag) -> None:
     secret = [{"mail": "hidden.person@example.com", "first": "Hidden"}]
 
     with DAG("secrecy", schedule=None, render_template_as_native_obj=True) as dag:
@@ -218,15 +216,15 @@ def test_rows_are_neither_stored_nor_shown_nor_logged(crm: Sandbox, run_dag: Run
     }
     assert len(stored) == 7
     for name, fields in stored.items():
-        assert '"1 rows"' in fields, name
-        assert '"1 addresses"' in fields, name
+        assert '"1 row"' in fields, name
+        assert '"1 address"' in fields, name
         assert "hidden" not in fields.lower(), name
     own = "".join(run[name].log for name in dag_tasks)
     assert "hidden.person" not in own
     assert "hidden.other" not in own
 
 
-def test_values_of_rows_are_never_taken_for_templates(crm: Sandbox, run_dag: RunDag) -> None:
+def test_row_values_are_not_rendered_as_templates(crm: Sandbox, run_dag: RunDag) -> None:
     given = {"mail": "p1@example.com", "first": "{{ 1 + 1 }} {{ nothing.at.all }}"}
     with DAG("values", schedule=None) as dag:
 
@@ -249,7 +247,7 @@ def test_values_of_rows_are_never_taken_for_templates(crm: Sandbox, run_dag: Run
     assert names_in(crm) == {f"p{number}@example.com": given["first"] for number in (1, 2, 3, 4)}
 
 
-def test_a_template_that_makes_a_text_of_rows_says_so_and_shows_none(crm: Sandbox, run_dag: RunDag) -> None:
+def test_rows_rendered_to_text_are_an_error_without_values(crm: Sandbox, run_dag: RunDag) -> None:
     with DAG("text_of_rows", schedule=None) as dag:
 
         @task
@@ -263,22 +261,22 @@ def test_a_template_that_makes_a_text_of_rows_says_so_and_shows_none(crm: Sandbo
     assert "hidden" not in stored_fields("text_of_rows")["as_text[-1]"]
 
 
-# -- arguments, when the DAG is read --------------------------------------------------------------------------
+# -- arguments at DAG parse -----------------------------------------------------------------------------------
 
 
-def test_a_wrong_argument_of_partial_is_an_error_when_the_dag_is_read() -> None:
+def test_invalid_partial_argument_is_an_error_at_parse() -> None:
     with pytest.raises(ValueError, match="mapping has no 'email'"):
         CrmLoadContactsOperator.partial(task_id="load", mapping={"name": "first"})
 
 
-def test_what_the_other_half_of_a_mapped_task_brings_is_no_error_yet() -> None:
+def test_arguments_missing_in_partial_are_accepted_at_parse() -> None:
     with DAG("halves", schedule=None):
         CrmLoadContactsOperator.partial(task_id="load", full_refresh=True).expand_kwargs(
             [{"source": "a.csv", "state_path": "a"}, {"source": "b.csv", "state_path": "b"}]
         )
 
 
-def test_templates_are_checked_when_they_are_known(crm: Sandbox, run_dag: RunDag) -> None:
+def test_templated_arguments_are_checked_after_rendering(crm: Sandbox, run_dag: RunDag) -> None:
     later = {
         "mapping": {"email": "{{ 'mail' }}", "phone": {"constant": "{{ 'no phone' }}", "type": "phone"}},
         "list_ids": "{{ 'newsletter' }}",
@@ -289,14 +287,16 @@ def test_templates_are_checked_when_they_are_known(crm: Sandbox, run_dag: RunDag
         for name, value in later.items():
             CrmLoadContactsOperator(task_id=name, source=rows(1), **{name: value})
     run = run_dag(dag)
-    states = {name: ["failed"] for name in later} | {"suppression": ["up_for_retry", "failed"]}  # it may arrive
+    states = {name: ["failed"] for name in later} | {
+        "suppression": ["up_for_retry", "failed"]
+    }  # the file may arrive later
     assert {name: run[name].states for name in later} == states
     for name in later:
         assert name.partition("_")[0] in str(run[name].error), name
     assert not crm.journal()
 
 
-def test_a_file_that_is_not_there_yet_is_worth_a_retry(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_missing_source_file_is_retried(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     end = run_task(CrmLoadContactsOperator, source=str(tmp_path / "later-*.csv"))
     assert end.states == ["up_for_retry", "failed"]
     assert isinstance(end.error, NoSuchFile)
@@ -307,12 +307,14 @@ def test_a_file_that_is_not_there_yet_is_worth_a_retry(crm: Sandbox, run_task: R
 # -- rejects --------------------------------------------------------------------------------------------------
 
 
-def test_rejected_rows_fail_the_task_after_all_others_are_done(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_rejected_rows_fail_the_task_after_the_other_rows_are_sent(
+    crm: Sandbox, run_task: RunTask, tmp_path: Path
+) -> None:
     given = [*rows(8), {"mail": "no address", "first": "Zoe"}]
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p3@example.com")
     path = tmp_path / "rejects.jsonl"
     end = run_task(CrmLoadContactsOperator, source=given, mapping=MAPPING, rejects_path=path)
-    assert end.states == ["failed"], "the same rows would be refused again"
+    assert end.states == ["failed"], "a retry would get the same rejects"
     assert counts(end.result) == {"created": 7, "rejected": 2}
     assert end.result["errors"] == {"INVALID_INPUT": 1, "INVALID_VALUE": 1}
     assert end.result["rejects_path"] == str(path)
@@ -329,7 +331,7 @@ def test_rejected_rows_fail_the_task_after_all_others_are_done(crm: Sandbox, run
     assert "CrmRetryRejectsOperator" in message
     report = (tmp_path / "rejects.jsonl.report.md").read_text(encoding="utf-8")
     assert end.result["report_path"] == str(tmp_path / "rejects.jsonl.report.md")
-    resend = f"params={{\"rejects\": '{path}'}}"
+    resend = f'"rejects": "{path}"'
     for part in ("2 of 9 rows were rejected", "| rejected | 2 | 22.2% |", "`INVALID_INPUT` | 1 |", resend):
         assert part in report
     for text in (message, report, end.log):
@@ -361,7 +363,7 @@ def test_dry_run_writes_nothing(crm: Sandbox, run_task: RunTask, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["rejects_path", "state_path", "checkpoint_path"])
-def test_a_path_that_cannot_be_written_is_named_before_the_first_call(
+def test_unwritable_path_is_reported_before_the_first_call(
     name: str, crm: Sandbox, run_task: RunTask, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -375,7 +377,7 @@ def test_a_path_that_cannot_be_written_is_named_before_the_first_call(
 # -- modes and plans ------------------------------------------------------------------------------------------
 
 
-def test_a_state_file_saves_all_calls_but_those_for_changes(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_load_with_a_state_file_sends_changed_rows_only(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     state = tmp_path / "state"
     arguments = {"source": str(path), "mapping": MAPPING, "state_path": str(state)}
@@ -397,41 +399,44 @@ def test_a_state_file_saves_all_calls_but_those_for_changes(crm: Sandbox, run_ta
     assert counts(third.result) == {"updated": 20}
 
 
-def test_a_load_that_cannot_end_in_time_does_not_start(
+def test_load_that_exceeds_the_execution_timeout_does_not_start(
     crm: Sandbox, run_task: RunTask, resuming: dict[str, str]
 ) -> None:
-    load = {"source": rows(400), "mapping": MAPPING, "plan": "learned"}  # takes 121 s at 5 calls per second
-    timeout = {"execution_timeout": timedelta(seconds=100)}
+    load = {"source": rows(100), "mapping": MAPPING, "plan": "learned"}  # takes 31 s at 5 calls per second
+    timeout = {"execution_timeout": timedelta(seconds=25)}
     end = run_task(CrmLoadContactsOperator, **load, **timeout, **resuming, retries=0)
     assert end.states == ["failed"]
     assert "raise execution_timeout or retries, or load less" in str(end.error)
     assert not crm.journal()
+    foreseen = run_task(CrmLoadContactsOperator, **load, **timeout, dry_run=True, retries=0)
+    assert (foreseen.state, foreseen.result["would_fail"]) == ("success", True)
+    assert str(end.error) in foreseen.result["ending"]
     end = run_task(CrmLoadContactsOperator, **load, **timeout, **resuming, retries=1)
-    assert end.state == "success", "a retry would finish it; the sandbox has no rate limit here"
+    assert end.state == "success", "the load starts, because it could finish in a retry"
 
 
 @pytest.mark.parametrize(
-    ("try_number", "checkpoints", "seconds"),
+    ("try_number", "resumes", "seconds"),
     [
-        (1, TaskStateCheckpoints({}), 300.0),  # this try and two retries
-        (3, TaskStateCheckpoints({}), 100.0),
-        (4, TaskStateCheckpoints({}), 100.0),  # after a clear
-        (1, NoCheckpoints(), 100.0),  # a retry would begin with the first row
+        (1, True, 300.0),  # this try and two retries
+        (3, True, 100.0),
+        (4, True, 100.0),  # after a clear
+        (1, False, 100.0),  # a retry would begin with the first row
     ],
 )
-def test_what_execution_timeout_leaves_for_a_load(try_number: int, checkpoints: Any, seconds: float) -> None:
+def test_time_limit_counts_the_remaining_tries(try_number: int, resumes: bool, seconds: float) -> None:
     ti = SimpleNamespace(max_tries=2, try_number=try_number)
-    assert time_limit(timedelta(seconds=100), ti, checkpoints) == seconds
+    assert time_limit(timedelta(seconds=100), ti, resumes=resumes) == seconds
 
 
-def test_without_execution_timeout_there_is_no_limit() -> None:
-    assert time_limit(None, SimpleNamespace(max_tries=2, try_number=1), NoCheckpoints()) is None
+def test_time_limit_without_execution_timeout_is_none() -> None:
+    assert time_limit(None, SimpleNamespace(max_tries=2, try_number=1), resumes=False) is None
 
 
-# -- people who have said no ----------------------------------------------------------------------------------
+# -- suppression ----------------------------------------------------------------------------------------------
 
 
-def test_the_suppression_list_is_never_written_to(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_suppressed_contacts_are_not_sent(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     listed = tmp_path / "no.txt"
     listed.write_text(f"P1@example.com\n{hashlib.sha256(b'p2@example.com').hexdigest()}\n", encoding="utf-8")
     end = run_task(CrmLoadContactsOperator, source=rows(5), mapping=MAPPING, suppression=str(listed))
@@ -439,10 +444,10 @@ def test_the_suppression_list_is_never_written_to(crm: Sandbox, run_task: RunTas
     assert names_in(crm).keys() == {"p3@example.com", "p4@example.com", "p5@example.com"}
 
 
-# -- later tries ----------------------------------------------------------------------------------------------
+# -- retries --------------------------------------------------------------------------------------------------
 
 
-def test_a_used_up_quota_frees_the_slot_and_goes_on_in_the_same_try(
+def test_used_up_quota_reschedules_the_load_within_the_try(
     crm: Sandbox, run_task: RunTask, waits: Waits, resuming: dict[str, str]
 ) -> None:
     crm.add_fault(effect="error", error="quota used up", after=10, count=4)
@@ -458,7 +463,7 @@ def test_a_used_up_quota_frees_the_slot_and_goes_on_in_the_same_try(
 
 
 @pytest.mark.usefixtures("one_by_one")
-def test_a_retry_goes_on_where_the_last_try_stopped(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_retry_of_a_load_continues_after_the_sent_rows(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p2@example.com")
     crm.add_fault(effect="error", error="unavailable", after=20, count=3, method="POST")
@@ -469,12 +474,12 @@ def test_a_retry_goes_on_where_the_last_try_stopped(crm: Sandbox, run_task: RunT
     assert end.states == ["up_for_retry", "success"]
     assert counts(end.result) == {"created": 39, "rejected": 1}
     assert end.result["resumed_at"] >= 15
-    assert calls(crm)["POST /contacts"] == 40 + 3, "what was done is not sent again"
+    assert calls(crm)["POST /contacts"] == 40 + 3, "rows that were sent are not sent again"
     assert [row["row"] for row in rejected(path)] == [2]
 
 
 @pytest.mark.usefixtures("one_by_one")
-def test_a_checkpoint_file_serves_where_airflow_has_no_store(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_retry_of_a_load_continues_from_a_checkpoint_file(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     seen: list[bool] = []
     crm.add_fault(effect="error", error="unavailable", after=20, count=3)
@@ -485,22 +490,22 @@ def test_a_checkpoint_file_serves_where_airflow_has_no_store(crm: Sandbox, run_t
     )  # fmt: skip
     assert end.states == ["up_for_retry", "success"]
     assert end.result["resumed_at"] >= 15
-    assert seen == [True], "kept between the tries, without an address"
-    assert not path.exists(), "removed once all is done"
+    assert seen == [True], "the file exists between the tries and contains no address"
+    assert not path.exists(), "the file is removed after the load"
 
 
 @pytest.fixture
-def own_signals() -> Iterator[None]:
-    """Airflow's task runner takes SIGTERM, here in pytest's own process."""
+def restored_sigterm() -> Iterator[None]:
+    """Restore the SIGTERM handler of pytest, which Airflow's task runner replaces."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_terminated_task_saves_and_the_retry_goes_on(
+def test_retry_continues_after_sigterm(
     crm: Sandbox,
     run_task: RunTask,
-    own_signals: None,
+    restored_sigterm: None,
     resuming: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -522,18 +527,18 @@ def test_a_terminated_task_saves_and_the_retry_goes_on(
 
 
 def codes(frame: FrameType | None) -> Iterator[CodeType]:
-    """What is running, from the innermost on."""
+    """Code objects of the call stack, innermost first."""
     while frame is not None:
         yield frame.f_code
         frame = frame.f_back
 
 
 @pytest.fixture
-def cut_off_once(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Airflow's time-out strikes once: when rows are done, and the load waits for answers that may come when they do.
+def one_timeout(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Airflow's timeout happens once, while the load waits for responses and at least 20 rows are done.
 
-    Before, a slow machine would get nothing done. Between a response and its entry in the books the row would be sent
-    again: that is in ``tests/unit/load/test_job.py``.
+    Earlier, no row would be done on a slow machine. ``tests/unit/load/test_job.py`` covers an interruption between a
+    response and the record of its row.
     """
     install, before, left = signal.signal, signal.getsignal(signal.SIGALRM), [1]
     waiting = {Dispatcher.run.__code__, WorkerPool._wait.__code__}
@@ -555,8 +560,8 @@ def cut_off_once(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     install(signal.SIGALRM, before)
 
 
-def test_a_task_that_times_out_saves_and_the_retry_goes_on(
-    crm: Sandbox, run_task: RunTask, resuming: dict[str, str], cut_off_once: None
+def test_retry_continues_after_a_task_timeout(
+    crm: Sandbox, run_task: RunTask, resuming: dict[str, str], one_timeout: None
 ) -> None:
     crm.add_fault(effect="latency", latency=0.1, method="POST", count=60)
     end = run_task(
@@ -564,7 +569,7 @@ def test_a_task_that_times_out_saves_and_the_retry_goes_on(
         source=rows(100),
         mapping=MAPPING,
         execution_timeout=timedelta(seconds=1),
-        retries=50,  # 30 s at 5 calls per second are more than one try may take
+        retries=50,  # the load takes 30 s at 5 calls per second: more than one try has
         **resuming,
     )
     assert end.states == ["up_for_retry", "success"]
@@ -574,7 +579,7 @@ def test_a_task_that_times_out_saves_and_the_retry_goes_on(
     assert calls(crm)["POST /contacts"] == 100, "no row was sent twice"
 
 
-def test_a_state_file_in_use_is_worth_a_retry(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_locked_state_file_is_retried(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     from crm_provider.files.lock import FileLock
 
     held = FileLock(tmp_path / "state.lock", "the state file")
@@ -590,10 +595,10 @@ def test_a_state_file_in_use_is_worth_a_retry(crm: Sandbox, run_task: RunTask, t
     assert "another run is using" in end.log
 
 
-# -- rejects, sent again --------------------------------------------------------------------------------------
+# -- resending rejects ----------------------------------------------------------------------------------------
 
 
-def test_rejects_are_sent_again(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+def test_retry_rejects_sends_the_rejected_rows(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     first, second, third = (tmp_path / f"{name}.csv" for name in ("first", "second", "third"))
     crm.add_fault(effect="error", error="unavailable", email="p2@example.com", count=1)
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p4@example.com", count=2)
@@ -625,8 +630,8 @@ def test_rejects_are_sent_again(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -
     assert [(row["mail"], row["first"], row["_original_row"]) for row in kept] == [("p4@example.com", "N4", "4")]
 
 
-def test_each_instance_of_a_mapped_load_keeps_its_own_files(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
-    """Three files with a bad row each: in a shared file each instance would remove the row of the one before."""
+def test_each_instance_of_a_mapped_load_has_its_own_files(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    """Three files with one bad row each. In a shared file each instance would remove the previous instance's row."""
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p[147]@example.com", count=3)
     sources = [as_csv(tmp_path / f"in-{first}.csv", rows(3, first=first)) for first in (1, 4, 7)]
     folder = tmp_path / "out"
@@ -663,7 +668,7 @@ def test_each_instance_of_a_mapped_load_keeps_its_own_files(crm: Sandbox, run_da
     assert {f"{path.name}.report.md" for path in written} <= names
 
 
-def test_rejects_that_fail_again_need_a_file_of_their_own(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_retry_rejects_needs_another_rejects_path(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     path = str(tmp_path / "r.jsonl")
     with pytest.raises(ValueError, match="a file of their own"):
         CrmRetryRejectsOperator(task_id="resend", rejects=path, rejects_path=path)
@@ -673,9 +678,9 @@ def test_rejects_that_fail_again_need_a_file_of_their_own(crm: Sandbox, run_task
     assert "a file of their own" in str(end.error)
 
 
-# -- beside the load ------------------------------------------------------------------------------------------
+# -- other ----------------------------------------------------------------------------------------------------
 
 
-def test_airflows_own_dry_run_still_works() -> None:
-    """``airflow tasks test --dry-run`` calls the method of the operator's base."""
+def test_dry_run_method_of_airflow_works() -> None:
+    """``airflow tasks test --dry-run`` calls ``dry_run()`` of the base class."""
     CrmLoadContactsOperator(task_id="load", source="in.csv", dry_run=True).dry_run()

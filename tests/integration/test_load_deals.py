@@ -1,4 +1,4 @@
-"""Loads of deals and deletions of contacts as tasks: one case for each action."""
+"""Loads of deals and deletions of contacts as tasks: one test per action."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CREATE = {
 
 @pytest.fixture
 def crm(crm: Sandbox) -> Sandbox:
-    """Five contacts. The first three have a deal: two are new, one is lost."""
+    """Five contacts. The first three have a deal: two in stage New, one in stage Lost."""
     crm.reset(SandboxSettings(seed="empty", rate=None))
     crm.store.add_pipeline("Sales", ["New", "Won", "Lost"])
     crm.store.add_list("Newsletter")
@@ -72,11 +72,11 @@ def counts(result: dict[str, Any]) -> dict[str, int]:
 
 
 def calls(crm: Sandbox, seen: int = 0) -> Counter[str]:
-    """The calls after those that were seen."""
+    """The calls after the first ones."""
     return Counter(f"{entry.method} {entry.route}" for entry in crm.journal()[seen:])
 
 
-def test_move(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_load_moves_deals(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     outcomes = tmp_path / "outcomes.jsonl"
     rows = [{"deal": deal_of(crm, email).id, "stage": WON} for email in PEOPLE[:3]]
     done = run_task(
@@ -89,7 +89,7 @@ def test_move(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     assert {line["deal_id"] for line in lines if line["outcome"] != "rejected"} == {row["deal"] for row in rows}
 
 
-def test_update_keeps_every_digit(crm: Sandbox, run_task: RunTask) -> None:
+def test_load_of_deal_updates_keeps_all_digits(crm: Sandbox, run_task: RunTask) -> None:
     deal = deal_of(crm, PEOPLE[0]).id
     mapping = {"deal_id": "deal", "pb_amount": "worth", "custom_field": "note"}
     row = {"deal": deal, "worth": "12345678901234567890.10", "note": {"a": [1]}}
@@ -102,9 +102,7 @@ def test_update_keeps_every_digit(crm: Sandbox, run_task: RunTask) -> None:
     assert calls(crm, seen) == {"GET /deals": 2}
 
 
-def test_create_leaves_contacts_with_a_deal_alone_and_rejects_can_be_sent_again(
-    crm: Sandbox, run_task: RunTask, tmp_path: Path
-) -> None:
+def test_load_creates_deals_and_resends_rejects(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     rows = [{"mail": email, "stage": NEW, "name": "N", "worth": "1.50"} for email in PEOPLE]
     rows[4]["stage"] = NO_STAGE
     rejects = tmp_path / "rejects.jsonl"
@@ -122,7 +120,7 @@ def test_create_leaves_contacts_with_a_deal_alone_and_rejects_can_be_sent_again(
     assert deal_of(crm, PEOPLE[4]).attributes == {"pb_name": "N", "pb_amount": "1.50"}
 
 
-def test_upsert_finds_the_deal_of_a_contact(crm: Sandbox, run_task: RunTask) -> None:
+def test_load_upserts_the_existing_deal_of_a_contact(crm: Sandbox, run_task: RunTask) -> None:
     rows = [{"mail": email, "stage": WON, "name": "N", "worth": "1"} for email in PEOPLE]
     assert counts(run_task(CrmLoadDealsOperator, source=rows, mapping=CREATE).result) == {"created": 2, "updated": 3}
     seen = len(crm.journal())
@@ -131,7 +129,7 @@ def test_upsert_finds_the_deal_of_a_contact(crm: Sandbox, run_task: RunTask) -> 
 
 
 @pytest.mark.parametrize("constant", [True, False])
-def test_a_stage_that_is_not_there(crm: Sandbox, run_task: RunTask, constant: bool) -> None:
+def test_load_of_deals_rejects_unknown_stages(crm: Sandbox, run_task: RunTask, constant: bool) -> None:
     stage: Any = {"constant": NO_STAGE} if constant else "stage"
     rows = [{"deal": deal_of(crm, email).id, "stage": NO_STAGE} for email in PEOPLE[:3]]
     done = run_task(CrmLoadDealsOperator, source=rows, mapping={**MOVE, "stage_id": stage}, mode="move", max_rejects=3)
@@ -140,7 +138,7 @@ def test_a_stage_that_is_not_there(crm: Sandbox, run_task: RunTask, constant: bo
     assert stages(crm)[:3] == [NEW, NEW, LOST]
 
 
-def test_a_creation_whose_answer_was_lost_makes_one_deal(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_lost_response_to_a_creation_makes_one_deal(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     crm.add_fault(effect="lost", method="POST", count=1)
     rows = [{"mail": email, "stage": NEW, "name": email, "worth": "1"} for email in PEOPLE[3:]]
     resuming = {} if HAS_RETRY_POLICY else {"checkpoint_path": str(tmp_path / "checkpoint")}
@@ -152,7 +150,7 @@ def test_a_creation_whose_answer_was_lost_makes_one_deal(crm: Sandbox, run_task:
     assert len(crm.store.deals) == 5
 
 
-def test_a_task_of_its_own(crm: Sandbox, run_dag: Callable[..., Any]) -> None:
+def test_load_deals_in_a_task_function(crm: Sandbox, run_dag: Callable[..., Any]) -> None:
     rows = [{"deal": deal_of(crm, email).id, "stage": WON} for email in PEOPLE[:2]]
     with DAG("crm_own_load_of_deals") as dag:
 
@@ -166,7 +164,7 @@ def test_a_task_of_its_own(crm: Sandbox, run_dag: Callable[..., Any]) -> None:
         CrmHook().load_deals(rows, only_from_stage=NEW)
 
 
-def test_contacts_are_deleted_in_every_spelling(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_delete_contacts_ignores_the_case_of_addresses(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     crm.store.create_contact("P0@Example.com")
     report = tmp_path / "report.md"
     rows = [{"email": PEOPLE[0]}, {"email": "gone@example.com"}]
@@ -188,7 +186,7 @@ def deletion(
     report: Path | None = None,
     **given: Any,
 ) -> LoadRun:
-    """A deletion in a task of Airflow 3.2, which has no task state store."""
+    """A deletion on Airflow 3.2, which has no task state store."""
     ti = SimpleNamespace(
         dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=retries, try_number=1, stats_tags={},
         get_first_reschedule_date=lambda context: datetime.now(timezone.utc) if rescheduled else None,
@@ -209,7 +207,7 @@ def deletion(
         ({"rescheduled": True}, r"for the time after this task was rescheduled; set checkpoint_path, [^=]*report_path"),
     ],
 )
-def test_deletions_do_not_go_on_without_a_place_for_their_count(
+def test_deletion_with_retries_needs_a_file_for_its_count(
     task: dict[str, Any], said: str, crm: Sandbox, tmp_path: Path
 ) -> None:
     seen = len(crm.journal())
@@ -223,12 +221,12 @@ def test_deletions_do_not_go_on_without_a_place_for_their_count(
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
 
 
-def test_deletions_without_retries_need_no_place(crm: Sandbox) -> None:
+def test_deletion_without_retries_needs_no_file(crm: Sandbox) -> None:
     assert counts(deletion().run()) == {"deleted": 1}
     assert sorted(crm.store.contacts) == PEOPLE[1:]
 
 
-def test_the_count_of_deletions_beside_the_report_outlives_a_try(crm: Sandbox, tmp_path: Path) -> None:
+def test_deletion_count_is_kept_between_tries(crm: Sandbox, tmp_path: Path) -> None:
     crm.add_fault(effect="error", error="UNAUTHORIZED", method="DELETE", after=2)
     with pytest.raises(LoadStopped):
         deletion(PEOPLE[:3], retries=1, max_deletes=3, report=tmp_path / "try-1.md").run()
@@ -240,7 +238,7 @@ def test_the_count_of_deletions_beside_the_report_outlives_a_try(crm: Sandbox, t
 
 
 @pytest.mark.parametrize(("resubscribe", "each"), [(True, 1), (False, 2)])
-def test_an_audience_costs_no_call_for_a_member(crm: Sandbox, run_task: RunTask, resubscribe: bool, each: int) -> None:
+def test_audience_sync_makes_no_call_per_member(crm: Sandbox, run_task: RunTask, resubscribe: bool, each: int) -> None:
     for email in PEOPLE[:3]:
         crm.store.add_to_lists(email, [NEWSLETTER])
     seen = len(crm.journal())
@@ -250,5 +248,5 @@ def test_an_audience_costs_no_call_for_a_member(crm: Sandbox, run_task: RunTask,
     )  # fmt: skip
     assert counts(done.result) == {"unchanged": 3, "updated": 2}
     found = calls(crm, seen)
-    assert found.pop("GET /contacts") == 2  # how many there are, and their one page
+    assert found.pop("GET /contacts") == 2  # the number of contacts, and their one page
     assert sum(found.values()) == 2 * each

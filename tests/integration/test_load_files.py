@@ -1,4 +1,4 @@
-"""Files as programs export them, loaded by operators: what arrives in the CRM, and what no log shows."""
+"""Exported files of other programs, loaded by operators: values in the CRM, and no values in logs."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def attributes(crm: Sandbox) -> dict[str, Any]:
     return {email: dict(contact.attributes) for email, contact in crm.store.contacts.items()}
 
 
-def test_a_row_of_a_wrong_form_is_rejected_until_it_was_corrected(
-    crm: Sandbox, run_dag: RunDag, tmp_path: Path
-) -> None:
+def test_malformed_row_is_rejected_until_it_is_corrected(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     rejects = [str(tmp_path / f"{number}.jsonl") for number in range(3)]
     with DAG("ragged") as dag:
         load = CrmLoadContactsOperator(
@@ -57,8 +55,8 @@ def test_a_row_of_a_wrong_form_is_rejected_until_it_was_corrected(
     )
 
 
-def test_the_outcome_of_every_row_of_a_mapped_load(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
-    """Each instance has a file of its own, and the retry of the rejects another."""
+def test_mapped_load_writes_the_outcome_of_each_row(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    """Each instance has its own outcomes file, and so has the task that resends rejects."""
     crm.add_fault(effect="error", error="INVALID_INPUT", email="b1@*", count=1)
     for name in "ab":
         rows = [{"email": f"{name}{n}@ex.co", "lead": f"{name}-{n}"} for n in (1, 2)]
@@ -88,7 +86,7 @@ def test_the_outcome_of_every_row_of_a_mapped_load(crm: Sandbox, run_dag: RunDag
     }
 
 
-def test_a_file_without_a_header_line_shows_nothing(crm: Sandbox, run_task: RunTask) -> None:
+def test_file_without_a_header_is_reported_without_values(crm: Sandbox, run_task: RunTask) -> None:
     end = run_task(CrmLoadContactsOperator, source=str(DATA / "no_header.csv"), mapping={"email": "E-mail"})
     assert end.states == ["failed"]
     assert "header line" in str(end.error)
@@ -98,12 +96,12 @@ def test_a_file_without_a_header_line_shows_nothing(crm: Sandbox, run_task: RunT
     assert not crm.journal()
 
 
-def test_an_extract_loads_back(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+def test_extract_can_be_loaded_again(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     given = [
         {"email": "a@ex.co", "name": "Ana", "note": 'a "quote",\r\nand a line'},
         {"email": "b@ex.co", "name": "Bia", "note": "x" * 140_000},
     ]
-    first = tmp_path / "first.jsonl"  # what stands in the DAG file is a template, which changes line ends
+    first = tmp_path / "first.jsonl"  # a literal in the DAG file is a template, and rendering changes line ends
     first.write_text("".join(f"{json.dumps(row)}\n" for row in given), encoding="utf-8")
     with DAG("back") as dag:
         load = CrmLoadContactsOperator(task_id="load", source=str(first))

@@ -1,7 +1,6 @@
-"""Every possible end of a row with an error: the outcome of the row and of the load.
+"""Outcomes of a row with an error, and of its load.
 
-The expectations are written here from the design's table of default outcomes (column "row of a load"), not taken from
-the package.
+The expected results are written by hand from the table of default outcomes in the design (column "row of a load").
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ Waits = dict[str, list[float]]
 
 
 class End(NamedTuple):
-    """How a load of three rows ends whose second one meets an error.
+    """The end of a load of three rows, of which the second one fails.
 
     :param states: after each run, with ``retries=1``
     :param counts: created, rejected and left rows in the XCom
-    :param retryable: what the rejects file says of the row
-    :param decided: the action in the XCom ``crm_error``, None if no error has ended the load
+    :param retryable: the field of this name in the rejects file
+    :param decided: the action in the XCom ``crm_error``; None if the load did not end with an error
     """
 
     states: list[str]
@@ -51,24 +50,24 @@ RETRY = End(["up_for_retry", "failed"], (1, 0, 2), decided="retry")
 RESCHEDULE = End(["up_for_reschedule", "success"], (3, 0, 0))
 
 
-def answer(name: str) -> dict[str, Any]:
+def error_response(name: str) -> dict[str, Any]:
     return {"effect": "error", "error": name}
 
 
 CASES: Mapping[str, tuple[Mapping[str, Any], End]] = {
-    "FORBIDDEN": (answer("FORBIDDEN"), STOP),
-    "INVALID_INPUT": (answer("INVALID_INPUT"), REJECT),
-    "TOO_MANY_REQUESTS": (answer("TOO_MANY_REQUESTS"), RETRY),
-    "LIMIT_EXCEEDED": (answer("quota used up"), RESCHEDULE),
-    "BAD_GATEWAY": (answer("bad gateway"), REJECT_RETRYABLE),
+    "FORBIDDEN": (error_response("FORBIDDEN"), STOP),
+    "INVALID_INPUT": (error_response("INVALID_INPUT"), REJECT),
+    "TOO_MANY_REQUESTS": (error_response("TOO_MANY_REQUESTS"), RETRY),
+    "LIMIT_EXCEEDED": (error_response("quota used up"), RESCHEDULE),
+    "BAD_GATEWAY": (error_response("bad gateway"), REJECT_RETRYABLE),
     "TIMEOUT": ({"effect": "drip", "latency": 0.02}, REJECT_RETRYABLE),
     "broken JSON": ({"effect": "garbage", "status": 200, "body": '{"data": {"id": "'}, STOP),
 }
 
-"""One case for each end. That every other error has one of these ends is in ``tests/unit/test_policy.py``."""
+"""One case per end. ``tests/unit/test_policy.py`` maps all other errors to these ends."""
 
 
-def test_every_load_operator_is_tested_here_or_beside() -> None:
+def test_each_load_operator_has_outcome_tests() -> None:
     tested = {
         CrmLoadContactsOperator, CrmRetryRejectsOperator, SqlToCrmContactsOperator,
         CrmLoadDealsOperator, SqlToCrmDealsOperator, CrmDeleteContactsOperator,  # test_load_deals.py
@@ -77,8 +76,8 @@ def test_every_load_operator_is_tested_here_or_beside() -> None:
     assert {operator.__name__ for operator in tested} == loads
 
 
-def sabotage(crm: Sandbox, name: str) -> Callable[[Any], None]:
-    """Set the fault of a case just before its first try; the first and third row meet none."""
+def set_fault(crm: Sandbox, name: str) -> Callable[[Any], None]:
+    """Set the fault of a case just before its first try. It affects the second row only."""
     fault, end = CASES[name]
 
     def callback(context: Any) -> None:
@@ -102,20 +101,20 @@ def actual(task: Any) -> End:
     return End(task.states, counts, None, error and error["action"])
 
 
-def test_table(
-    crm: Sandbox, hasty: str, run_dag: RunDag, waits: Waits, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+def test_load_ends_as_in_the_table(
+    crm: Sandbox, fast_clock: str, run_dag: RunDag, waits: Waits, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crm.reset(SandboxSettings(seed="empty", rate=None))
-    # one after the other, so that nothing is on its way when the load stops
+    # one row at a time, so that no row is in flight when the load stops
     monkeypatch.setattr("crm_provider.load.workers.width_for", lambda rate, latency: 1)
     with DAG("load_outcomes", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         for name, number in numbers.items():
             CrmLoadContactsOperator(
                 task_id=f"load_{number}",
-                crm_conn_id=hasty if name == "TIMEOUT" else "crm_default",
+                crm_conn_id=fast_clock if name == "TIMEOUT" else "crm_default",
                 source=[{"email": f"{letter}{number}@example.com", "name": "N"} for letter in "abc"],
                 rejects_path=str(tmp_path / f"{number}.jsonl"),
-                on_execute_callback=sabotage(crm, name),
+                on_execute_callback=set_fault(crm, name),
             )
     run = run_dag(dag)
     found = {}

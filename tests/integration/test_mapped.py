@@ -1,4 +1,4 @@
-"""Mapped operators, and Airflow's own ``email`` beside the contact's address."""
+"""Mapped operators, and Airflow's argument ``email`` next to the contact's address."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.sandbox import Sandbox, ids
 from crm_provider.tasks import CrmRetryPolicy
 
-# Airflow's own argument: deprecated, and still what many DAGs have in their default_args
+# Airflow's own argument: deprecated, but still in the default_args of many DAGs
 pytestmark = pytest.mark.filterwarnings("ignore:Setting email")
 
 RunDag = Callable[..., Any]
 Waits = dict[str, list[float]]
 
 ALERTS = "alerts@example.org"
-"""Where Airflow would send mail about failed tasks."""
+"""The address for Airflow's mails about failed tasks."""
 
 ADA, ALAN, BARBARA = "ada@example.com", "alan@example.com", "barbara@example.com"
 NAME = {"name": "New name"}
@@ -36,15 +36,15 @@ def dag_of(**default_args: Any) -> DAG:
 
 
 def renamed(crm: Sandbox) -> set[str]:
-    """The contacts that got the new name."""
+    """Contacts with the new name."""
     return {email for email, contact in crm.store.contacts.items() if contact.attributes.get("name") == NAME["name"]}
 
 
 # -- mapping ------------------------------------------------------------------------------------------------
 
 
-def test_the_default_retry_policy_survives_mapping(crm: Sandbox, run_dag: RunDag, waits: Waits) -> None:
-    """One index fails at once, one is retried, one succeeds: what the default policy says about each."""
+def test_mapped_tasks_keep_the_default_retry_policy(crm: Sandbox, run_dag: RunDag, waits: Waits) -> None:
+    """The default policy fails the first index at once and retries the second. The third succeeds."""
     crm.add_fault(effect="error", error="INVALID_INPUT", email=ADA)
     crm.add_fault(effect="error", error="unavailable", email=ALAN, retry_after=20, count=1)
     with dag_of() as dag:
@@ -63,8 +63,8 @@ def test_the_default_retry_policy_survives_mapping(crm: Sandbox, run_dag: RunDag
 
 @pytest.mark.skipif(not HAS_RETRY_POLICY, reason="retry policies came with Airflow 3.3")
 @pytest.mark.parametrize("place", ["operator", "partial", "default_args, partial", "default_args of partial"])
-def test_a_retry_policy_of_ones_own_replaces_the_default(place: str, crm: Sandbox, run_dag: RunDag) -> None:
-    """This one retries what the default fails. Another object of the same class shows that it is asked and not ours."""
+def test_custom_retry_policy_replaces_the_default(place: str, crm: Sandbox, run_dag: RunDag) -> None:
+    """A custom policy retries an error that the default policy fails."""
     crm.add_fault(effect="error", error="INVALID_INPUT")
 
     class Own(CrmRetryPolicy):
@@ -87,17 +87,17 @@ def test_a_retry_policy_of_ones_own_replaces_the_default(place: str, crm: Sandbo
     assert end.states == ["up_for_retry", "failed"]
 
 
-def test_a_bad_row_skips_only_its_own_index(crm: Sandbox, run_dag: RunDag) -> None:
+def test_bad_row_skips_only_its_index(crm: Sandbox, run_dag: RunDag) -> None:
     with dag_of() as dag:
         rows = [{"contact_email": ADA}, {"contact_email": "not-an-email"}, {"contact_email": ALAN, "attributes": NAME}]
         CrmUpsertContactOperator.partial(task_id="task", on_error={"CrmDataError": "skip"}).expand_kwargs(rows)
     run = run_dag(dag)
     assert run.states() == {"task[0]": "success", "task[1]": "skipped", "task[2]": "success"}
     assert run["task[1]"].xcoms["crm_error"]["type"] == "INVALID_VALUE"
-    assert len(crm.journal()) == 4, "two upserts of contacts that exist, and nothing for the bad row"
+    assert len(crm.journal()) == 4, "two updates, and no call for the bad row"
 
 
-def test_rows_may_come_from_a_task(crm: Sandbox, run_dag: RunDag) -> None:
+def test_mapped_rows_from_a_task(crm: Sandbox, run_dag: RunDag) -> None:
     with dag_of() as dag:
 
         @task
@@ -109,7 +109,7 @@ def test_rows_may_come_from_a_task(crm: Sandbox, run_dag: RunDag) -> None:
     assert renamed(crm) == {"new@example.org"}
 
 
-def test_the_result_is_at_hand_for_the_name_in_the_grid(crm: Sandbox, run_dag: RunDag) -> None:
+def test_map_index_template_can_use_the_result(crm: Sandbox, run_dag: RunDag) -> None:
     template = "{{ crm_result.outcome if crm_result is defined else 'row ' ~ ti.map_index }}"
     with dag_of() as dag:
         CrmUpsertContactOperator.partial(
@@ -149,7 +149,7 @@ def partial(**arguments: Any) -> Any:
         ),
     ],
 )
-def test_contact_email_is_the_contacts_and_email_is_airflows(
+def test_contact_email_and_airflow_email_are_separate(
     make: Callable[[], Any], alerts: str | None, crm: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent_to: list[Any] = []
@@ -165,19 +165,19 @@ def test_contact_email_is_the_contacts_and_email_is_airflows(
     assert sent_to == [alerts]
 
 
-def test_email_alone_is_not_the_contacts() -> None:
+def test_email_does_not_replace_contact_email() -> None:
     with dag_of(), pytest.raises(TypeError, match="missing keyword argument 'contact_email'"):
         operator(email=ADA)
 
 
 @pytest.mark.parametrize("kind", [CrmUpsertContactOperator, CrmAddContactToListsOperator])
-def test_alerts_in_default_args_are_not_taken_for_a_missing_contact(kind: type) -> None:
+def test_email_in_default_args_is_accepted(kind: type) -> None:
     arguments = {"list_ids": [TRIAL_USERS_ID]} if kind is CrmAddContactToListsOperator else {"attributes": NAME}
     with dag_of(email=ALERTS), pytest.raises(TypeError, match="contact_email"):
         kind(task_id="task", **arguments)
 
 
-def test_a_contact_that_is_rendered_to_nothing_is_an_error(crm: Sandbox, run_dag: RunDag) -> None:
+def test_contact_email_rendered_to_empty_text_is_an_error(crm: Sandbox, run_dag: RunDag) -> None:
     with dag_of(email=ALERTS) as dag:
         operator(contact_email="{{ params.get('nobody', '') }}")
     end = run_dag(dag)["task"]

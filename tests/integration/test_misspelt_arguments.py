@@ -1,4 +1,4 @@
-"""Arguments of operators and sensors that are misspelt: reported when the DAG is parsed, without their values."""
+"""Misspelt arguments, and switches given as text, are reported at DAG parse, without their values."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from airflow.sdk import DAG
 
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.deals import CrmMoveDealStageOperator
-from crm_provider.operators.load import CrmLoadContactsOperator
+from crm_provider.operators.extract import CrmExtractListsOperator
+from crm_provider.operators.load import CrmDeleteContactsOperator, CrmLoadContactsOperator
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.lists import CrmListSensor
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
+from crm_provider.triggers.watch import CrmListJoinedTrigger
 
 VALUE = "ada@example.com"
 
@@ -35,25 +38,25 @@ def dag() -> Iterator[DAG]:
         (CrmListSensor, {"list_id": "x"}, "poke_intervall", "poke_interval"),
     ],
 )
-def test_the_nearest_argument_is_named_and_no_value(operator: Any, given: Any, wrong: str, meant: str) -> None:
+def test_misspelt_argument_is_reported_with_the_nearest_name(operator: Any, given: Any, wrong: str, meant: str) -> None:
     with pytest.raises(TypeError) as refused:
         operator(task_id="task", **given, **{wrong: VALUE})
     assert str(refused.value) == f"{operator.__name__} has no argument {wrong!r} (did you mean {meant!r}?)"
 
 
 @pytest.mark.parametrize("gone", ["compare", "changed_only", "check_timeout"])
-def test_an_argument_that_is_gone_is_an_unknown_one(gone: str) -> None:
+def test_removed_argument_is_reported_as_unknown(gone: str) -> None:
     with pytest.raises(TypeError, match=f"CrmLoadContactsOperator has no argument '{gone}'"):
         CrmLoadContactsOperator(task_id="task", source="x.csv", **{gone: VALUE})  # type: ignore[arg-type]
 
 
-def test_so_it_is_where_tasks_are_mapped() -> None:
+def test_misspelt_argument_of_a_mapped_task_is_reported() -> None:
     with pytest.raises(TypeError, match=r"'attribute' \(did you mean 'attributes'\?\)") as refused:
         CrmUpsertContactOperator.partial(task_id="task", attribute={"name": VALUE})
     assert VALUE not in str(refused.value)
 
 
-def test_what_an_operator_of_your_own_takes_for_itself_is_its_own(dag: DAG) -> None:
+def test_subclass_may_have_its_own_arguments(dag: DAG) -> None:
     class OwnOperator(CrmUpsertContactOperator):
         def __init__(self, **kwargs: Any) -> None:
             self.attribute = kwargs.pop("attribute")
@@ -63,18 +66,58 @@ def test_what_an_operator_of_your_own_takes_for_itself_is_its_own(dag: DAG) -> N
     assert dag.task_ids == ["task"]
 
 
-def test_an_operator_of_your_own_without_an_init_has_the_arguments_of_its_base() -> None:
+def test_subclass_without_init_has_the_arguments_of_its_base() -> None:
     class OwnOperator(CrmUpsertContactOperator):
-        """With the arguments of its base."""
+        """An operator with the arguments of its base class."""
 
     with pytest.raises(TypeError, match=r"OwnOperator has no argument 'contact_emial' \(did you mean 'contact_email'"):
         OwnOperator(task_id="task", contact_emial=VALUE)  # type: ignore[call-arg]
 
 
-def test_what_an_operator_of_your_own_hands_on_is_checked() -> None:
+def test_arguments_that_a_subclass_passes_on_are_checked() -> None:
     class OwnOperator(CrmUpsertContactOperator):
         def __init__(self, *, shop: str, **kwargs: Any) -> None:
             super().__init__(contact_email=f"{shop}@example.com", **kwargs)
 
     with pytest.raises(TypeError, match=r"OwnOperator has no argument 'attribute' \(did you mean 'attributes'\?\)"):
         OwnOperator(task_id="task", shop="north", attribute=1)
+
+
+@pytest.mark.parametrize(
+    ("operator", "given", "switch"),
+    [
+        (CrmLoadContactsOperator, {"source": [], "list_ids": "00000000-0000-4000-8000-000000000001"}, "resubscribe"),
+        (CrmLoadContactsOperator, {"source": []}, "dry_run"),
+        (CrmLoadContactsOperator, {"source": [], "state_path": "state"}, "full_refresh"),
+        (CrmLoadContactsOperator, {"source": []}, "lowercase_email"),
+        (CrmDeleteContactsOperator, {"source": [], "max_deletes": 1, "rejects_path": "r.jsonl"}, "every_spelling"),
+        (CrmExtractListsOperator, {"target": "lists.csv"}, "formula_guard"),
+        (CrmToSqlOperator, {"listing": "lists", "sql_conn_id": "db", "table": "t", "mode": "replace"}, "create_table"),
+        (CrmListSensor, {"list_name": "Trial"}, "deferrable"),
+        (CrmListSensor, {"list_name": "Trial"}, "share_poll"),
+    ],
+)
+def test_a_switch_is_true_or_false_and_not_a_text_that_counts_as_true(operator: Any, given: Any, switch: str) -> None:
+    operator(task_id="right", **given, **{switch: False})
+    texts = {"false": "of type str", "{{ params.on }}": "of type str; templates are not", None: "None"}
+    for number, (value, kind) in enumerate(texts.items()):
+        with pytest.raises(ValueError, match=f"{switch} must be True or False but is {kind}"):
+            operator(task_id=f"wrong_{number}", **given, **{switch: value})
+
+
+def test_so_is_a_switch_from_default_args_and_in_a_mapped_task() -> None:
+    with (
+        DAG("switches", default_args={"dry_run": "{{ params.dry_run }}"}),
+        pytest.raises(ValueError, match="dry_run must be True or False"),
+    ):
+        CrmLoadContactsOperator(task_id="task", source=[])
+    with pytest.raises(ValueError, match="resubscribe must be True or False"):
+        CrmLoadContactsOperator.partial(task_id="mapped", resubscribe="no")  # type: ignore[arg-type]
+
+
+def test_a_watch_of_existing_members_is_switched_by_true_or_false() -> None:
+    with pytest.raises(ValueError, match="include_existing must be True or False"):
+        CrmListJoinedTrigger(
+            list_id="00000000-0000-4000-8000-000000000001",
+            include_existing="false",  # type: ignore[arg-type]
+        )

@@ -1,4 +1,4 @@
-"""Traces of tasks for operations: extra links, asset events, metrics, reports, and the site's defaults."""
+"""Observability of tasks: extra links, asset events, metrics, reports and site defaults."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["too many rejects", "stopped"])
-def test_a_load_has_buttons_to_what_it_left_also_if_it_failed(
+def test_extra_links_open_the_files_of_a_load_even_after_failure(
     crm: Sandbox, run_task: RunTask, tmp_path: Path, site: Callable[..., None], stopped: bool
 ) -> None:
     site(file_links={f"{tmp_path}/": "https://files.example.com/"})
@@ -70,7 +70,7 @@ def events_of(run: Any) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_a_load_passes_its_counts_to_who_waits_for_the_contacts(crm: Sandbox, run_dag: RunDag, dry_run: bool) -> None:
+def test_asset_event_of_a_load_has_its_counts(crm: Sandbox, run_dag: RunDag, dry_run: bool) -> None:
     outlets = [create_asset(), Asset(uri="file:///tmp/other")]
     with DAG("loads", schedule=None) as dag:
         CrmLoadContactsOperator(task_id="load", source=ROWS[:2], outlets=outlets, dry_run=dry_run)
@@ -89,7 +89,7 @@ def test_a_load_passes_its_counts_to_who_waits_for_the_contacts(crm: Sandbox, ru
         }  # fmt: skip
 
 
-def test_an_extract_passes_its_counts_to_who_waits_for_the_file(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+def test_asset_event_of_an_extract_has_its_counts(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     crm.store.create_contact("ada@example.com")
     file = Asset(uri="file:///data/contacts.jsonl")
     with DAG("extracts", schedule=None) as dag:
@@ -119,7 +119,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     return stats
 
 
-def test_rows_are_counted_by_outcome(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_count_rows_by_outcome(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
     stats = counted(monkeypatch)
     run_task(CrmLoadContactsOperator, source=ROWS, retries=0)
     tags = {"dag_id": "one_task", "task_id": "task"}
@@ -130,7 +130,7 @@ def test_rows_are_counted_by_outcome(crm: Sandbox, run_task: RunTask, monkeypatc
     ]
 
 
-def test_rows_of_a_load_that_stopped_are_counted_when_it_has_come_to_its_end(
+def test_metrics_count_a_stopped_load_at_its_end(
     crm: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, waits: Any, tmp_path: Path
 ) -> None:
     stats = counted(monkeypatch)
@@ -145,7 +145,7 @@ def test_rows_of_a_load_that_stopped_are_counted_when_it_has_come_to_its_end(
     ]
 
 
-def test_a_dry_run_is_not_counted(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_ignore_dry_runs(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
     stats = counted(monkeypatch)
     run_task(CrmLoadContactsOperator, source=ROWS, dry_run=True)
     assert stats.counts == []
@@ -154,7 +154,7 @@ def test_a_dry_run_is_not_counted(crm: Sandbox, run_task: RunTask, monkeypatch: 
 # -- the site's defaults ------------------------------------------------------------------------------------
 
 
-def test_a_report_goes_where_the_site_says(
+def test_report_is_written_to_the_folder_of_the_site(
     crm: Sandbox, run_task: RunTask, tmp_path: Path, site: Callable[..., None]
 ) -> None:
     site(report_directory=str(tmp_path / "reports"))

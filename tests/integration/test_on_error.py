@@ -1,4 +1,4 @@
-"""``on_error``: what a DAG author may write, where, and what a task then does."""
+"""``on_error``: where a DAG author may write it, and its effect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RunDag = Callable[..., Any]
 NO_DEAL = "00000000-0000-4000-8000-000000000000"
 STAGE = ids.stage_id("Sales", "Won")
 MOVE = {"task_id": "task", "deal_id": NO_DEAL, "stage_id": STAGE}
-"""Arguments of a task that meets DEAL_NOT_FOUND."""
+"""Arguments of a task that fails with DEAL_NOT_FOUND."""
 
 
 def dag_of(default_args: dict[str, Any] | None = None) -> DAG:
@@ -28,7 +28,7 @@ def dag_of(default_args: dict[str, Any] | None = None) -> DAG:
     )
 
 
-# -- where it may be written --------------------------------------------------------------------------------
+# -- places -------------------------------------------------------------------------------------------------
 
 
 def in_the_operator(on_error: Any) -> DAG:
@@ -95,25 +95,25 @@ each_place = pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__
 
 
 @each_place
-def test_it_takes_effect_in_each_place(place: Callable[[Any], DAG], crm: Sandbox, run_dag: RunDag) -> None:
+def test_on_error_takes_effect_in_each_place(place: Callable[[Any], DAG], crm: Sandbox, run_dag: RunDag) -> None:
     (task,) = run_dag(place({"DEAL_NOT_FOUND": "skip"})).tasks.values()
     assert task.states == ["skipped"]
     assert task.xcoms["crm_error"]["origin"] == "on_error[DEAL_NOT_FOUND]"
 
 
 @each_place
-def test_it_is_checked_at_parse_in_each_place(place: Callable[[Any], DAG]) -> None:
+def test_on_error_is_checked_at_parse_in_each_place(place: Callable[[Any], DAG]) -> None:
     with pytest.raises(ValueError, match="Did you mean 'DEAL_NOT_FOUND'"):
         place({"DEAL_NOT_FUOND": "skip"})
 
 
-def test_the_operators_own_replaces_that_of_default_args(crm: Sandbox, run_dag: RunDag) -> None:
+def test_on_error_of_the_operator_replaces_default_args(crm: Sandbox, run_dag: RunDag) -> None:
     with dag_of({"on_error": {"DEAL_NOT_FOUND": "skip"}}) as dag:
         CrmMoveDealStageOperator(**MOVE, on_error={"CrmTransientError": "fail"})
     assert run_dag(dag)["task"].states == ["failed"]
 
 
-def test_default_args_may_hold_lines_that_one_operator_never_meets(crm: Sandbox, run_dag: RunDag) -> None:
+def test_on_error_in_default_args_may_name_errors_of_other_operators(crm: Sandbox, run_dag: RunDag) -> None:
     with dag_of({"on_error": {"CONTACT_ALREADY_EXISTS": "fail", "DEAL_NOT_FOUND": "skip"}}) as dag:
         CrmMoveDealStageOperator(**MOVE)
         CrmUpsertContactOperator(task_id="upsert", contact_email="ada@example.com", mode="create")

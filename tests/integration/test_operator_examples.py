@@ -1,4 +1,4 @@
-"""The examples of the pages of operators and sensors: they run, make the calls and return what their page says."""
+"""Examples of the operator and sensor pages: they run, and make the documented calls and results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from crm_provider.testing import FinishedRun, assert_dag_ends, load_dag
 
 @pytest.fixture
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the examples take for granted: variables, and a warehouse."""
+    """The environment of the examples: variables and a warehouse."""
     for name in ("webhook_id", "channel_uid", "workflow_id"):
         monkeypatch.setenv(f"AIRFLOW_VAR_CRM_{name.upper()}", f"the-{name}")
     path = str(tmp_path / "warehouse.db")
@@ -43,19 +43,19 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS: dict[str, Any] = {
-    "CrmRetryRejectsOperator": {  # one row fails for the CRM's sake in the load, and does not in the task after it
+    "CrmRetryRejectsOperator": {  # one row fails in the load because of the CRM, and succeeds in the next task
         "effect": "error", "error": "INTERNAL_SERVER_ERROR", "email": "joao.silva@example.com", "count": 5,
     },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("operator", docs_operators.names())
-def test_an_example_does_what_its_page_says(
+def test_operator_example_gives_the_documented_result(
     operator: str, crm_quick: Sandbox, surroundings: None, tmp_path: Path
 ) -> None:
     dag = load_dag(docs_operators.example_of(operator))
     conf = {"folder": str(tmp_path)} if "folder" in dag.params else {}
-    without_date: dict[str, Any] = {"run_conf": conf, "logical_date": None}  # as `airflow dags trigger` starts it
+    without_date: dict[str, Any] = {"run_conf": conf, "logical_date": None}  # like `airflow dags trigger`
     run = assert_dag_ends(dag, sandbox=crm_quick, fault=FAULTS.get(operator), **without_date)
     page = docs_operators.page_of(operator)
     shown = json.loads(docs_text.fences(page, "json")[0].code)
@@ -65,11 +65,11 @@ def test_an_example_does_what_its_page_says(
 
 
 FOR_THE_PAGE = {"ending", "resend", "samples", "error_policy"}
-"""Parts of a load's result for the page CRM: words and paths."""
+"""Parts of a load's result that only the page CRM uses."""
 
 
 def steady(result: dict[str, Any]) -> dict[str, Any]:
-    """An XCom without what differs from run to run: figures of time, paths, and the calls of a load, which learns."""
+    """An XCom without values that differ between runs: times, paths, and the number of calls of a load."""
     varying = {"seconds", "budget_used", "plan", *(("calls", "calls_saved") if "plan" in result else ())}
     paths = {name for name in result if name == "path" or name.endswith("_path")}
     plain = {name: value for name, value in result.items() if name not in varying | paths | FOR_THE_PAGE}
@@ -77,14 +77,14 @@ def steady(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def result_of(run: FinishedRun, page: Path) -> dict[str, Any]:
-    """The XCom of the task that the page is about: it has the page's name."""
+    """The XCom of the task that has the page's name."""
     result = run[page.stem.replace("-", "_")].result
     assert isinstance(result, dict)
     return result
 
 
-def test_pages_say_how_many_calls_their_example_makes() -> None:
-    """Those of loads do not: what they cost is a matter of the plan."""
+def test_operator_pages_give_the_number_of_calls() -> None:
+    """Pages of loads do not: their calls depend on the plan."""
     silent = [
         name
         for name in docs_operators.names()

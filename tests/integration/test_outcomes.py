@@ -1,7 +1,7 @@
-"""Every outcome of an error, with every operator and sensor: how the task ends.
+"""Final states of tasks: every outcome of an error, with every operator and sensor.
 
-The expectations are written here from the design's table of default outcomes, not taken from the package. Real tasks
-(``dag.test``) against the real sandbox; each task meets one fault, which is set just before it runs.
+The expected results are written by hand from the table of default outcomes in the design. Real tasks (``dag.test``)
+run against the real sandbox. Each task has one fault, which is set just before it runs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ FAIL, RETRY, SKIP, WAIT, RESCHEDULE = "fail", "retry", "skip", "wait", "reschedu
 
 
 class Case(NamedTuple):
-    """The failure of every call of a task, and the end of the task.
+    """A fault, its error and its outcomes.
 
     :param error: class and type of the error
     :param task: outcome in an operator
@@ -64,39 +64,41 @@ class Case(NamedTuple):
     sensor: str
 
 
-def answer(name: str) -> dict[str, Any]:
+def error_response(name: str) -> dict[str, Any]:
     return {"effect": "error", "error": name}
 
 
 CASES = {
     "CONTACT_NOT_FOUND": Case(
-        answer("CONTACT_NOT_FOUND"), ("CrmContactNotFoundError", "CONTACT_NOT_FOUND"), FAIL, WAIT
+        error_response("CONTACT_NOT_FOUND"), ("CrmContactNotFoundError", "CONTACT_NOT_FOUND"), FAIL, WAIT
     ),
     "SEGMENTATION_LIST_NOT_FOUND": Case(
-        answer("SEGMENTATION_LIST_NOT_FOUND"),
+        error_response("SEGMENTATION_LIST_NOT_FOUND"),
         ("CrmSegmentationListNotFoundError", "SEGMENTATION_LIST_NOT_FOUND"),
         FAIL,
         FAIL,
     ),
     "CONTACT_ALREADY_EXISTS": Case(
-        answer("CONTACT_ALREADY_EXISTS"), ("CrmContactAlreadyExistsError", "CONTACT_ALREADY_EXISTS"), FAIL, FAIL
+        error_response("CONTACT_ALREADY_EXISTS"), ("CrmContactAlreadyExistsError", "CONTACT_ALREADY_EXISTS"), FAIL, FAIL
     ),
     "CONTACT_ASSOCIATED_WITH_A_DEAL": Case(
-        answer("CONTACT_ASSOCIATED_WITH_A_DEAL"),
+        error_response("CONTACT_ASSOCIATED_WITH_A_DEAL"),
         ("CrmContactAssociatedWithADealError", "CONTACT_ASSOCIATED_WITH_A_DEAL"),
         FAIL,
         FAIL,
     ),
-    "quota used up": Case(answer("quota used up"), ("CrmLimitExceededError", "LIMIT_EXCEEDED"), RESCHEDULE, WAIT),
+    "quota used up": Case(
+        error_response("quota used up"), ("CrmLimitExceededError", "LIMIT_EXCEEDED"), RESCHEDULE, WAIT
+    ),
     "no response in time": Case({"effect": "drip", "latency": 0.02}, ("CrmTimeoutError", "TIMEOUT"), RETRY, WAIT),
 }
-"""One case for each outcome. That every other error has one of these outcomes is in
-``tests/unit/test_policy.py``, and which answer is which error in ``tests/unit/test_responses.py``."""
+"""One case per outcome. ``tests/unit/test_policy.py`` maps all other errors to these outcomes, and
+``tests/unit/test_responses.py`` maps responses to errors."""
 
 DIFFERENT = {
     ("upsert, mode create", "CONTACT_ALREADY_EXISTS"): SKIP,
     ("delete", "CONTACT_NOT_FOUND"): SKIP,
-    # after a lost response nobody knows whether the automation was started: not repeated
+    # not repeated: after a lost response the automation may have been started
     **{
         ("automation", name): FAIL
         for name, case in CASES.items()
@@ -105,7 +107,7 @@ DIFFERENT = {
     ("create deal", "CONTACT_ASSOCIATED_WITH_A_DEAL"): SKIP,
     **{(f"{sensor} sensor", "SEGMENTATION_LIST_NOT_FOUND"): WAIT for sensor in ("list", "membership")},
 }
-"""Where an operator differs from the column of its kind."""
+"""Outcomes of operators that differ from their column of the table."""
 
 NEWSLETTER_ID = ids.list_id("Newsletter")
 MEMBER = "contact-0000001@example.com"
@@ -177,18 +179,18 @@ KINDS = {
 
 
 def outcome_of(kind: str, case: str) -> str:
-    """The outcome that the design's table gives."""
+    """The outcome in the table of the design."""
     column = CASES[case].sensor if issubclass(KINDS[kind].operator, CrmSensor) else CASES[case].task
     return DIFFERENT.get((kind.removesuffix(", rescheduled"), case), column)
 
 
 EVERY_OUTCOME = ("upsert", "list sensor", "list sensor, rescheduled")
-"""An operator, and a sensor in each mode, with every outcome. All others decide in the same place, so of each it is
-shown that it does: where it differs from these, or where it fails."""
+"""One operator, and one sensor in each mode, are tested with every outcome. All others share the same code, so each
+is tested with the outcomes that differ, or else with one."""
 
 
 def cases_of(kind: str) -> list[str]:
-    """One case for each outcome that a kind of task has; where it differs from others goes before."""
+    """One case per outcome of a kind of task, preferably one with an outcome of its own."""
     differs = {case for of, case in DIFFERENT if of == kind.removesuffix(", rescheduled")}
     names = sorted(CASES, key=lambda case: case not in differs)
     found = list({outcome_of(kind, case): case for case in reversed(names)}.values())
@@ -196,35 +198,36 @@ def cases_of(kind: str) -> list[str]:
 
 
 @dataclass
-class Saboteur:
-    """Sets a task's fault just before it runs.
+class TaskFaults:
+    """Sets the fault of a task just before it runs.
 
-    What ends the task strikes every call of every try; what a task waits through strikes its first call only.
+    A fault that ends the task affects every call of every try. A fault that the task waits for affects the first call
+    only.
     """
 
     crm: Sandbox
-    met: set[str] = field(default_factory=set)
+    planned: set[str] = field(default_factory=set)
 
     def callback(self, case: Case, outcome: str) -> Callable[[Any], None]:
-        def sabotage(context: Any) -> None:
+        def set_fault(context: Any) -> None:
             name = f"{context['ti'].task_id}, try {context['ti'].try_number}"
             self.crm.clear_faults()
             if outcome not in (WAIT, RESCHEDULE):
                 self.crm.add_fault(**case.fault, name=name)
-            elif name not in self.met:
+            elif name not in self.planned:
                 self.crm.add_fault(**case.fault, name=name, count=1)
-            self.met.add(name)
+            self.planned.add(name)
 
-        return sabotage
+        return set_fault
 
     def affected(self) -> set[str]:
-        """The tries that hit their fault."""
+        """Tries with at least one faulty response."""
         return {entry.fault for entry in self.crm.journal() if entry.fault}
 
 
 @pytest.fixture
-def crm_of_tables(crm: Sandbox, hasty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """A contact for each case, one of them in a list and with a deal; and a database."""
+def crm_of_tables(crm: Sandbox, fast_clock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """A contact per case, of which one has a list and a deal, and a database."""
     get_hook = Connection.get_hook
     monkeypatch.setenv("AIRFLOW_CONN_DB", '{"conn_type": "generic"}')
     database = TargetHook(str(tmp_path / "warehouse.db"))
@@ -253,7 +256,7 @@ def expected_end(kind: str, case: str, *, policy: bool) -> tuple[Any, ...]:
 
 
 def actual_end(task: Any) -> tuple[Any, ...]:
-    """The same of a task that was run."""
+    """The same fields of a finished task."""
     raised = None
     if task.error is not None:
         cause = task.error.__cause__
@@ -263,18 +266,18 @@ def actual_end(task: Any) -> tuple[Any, ...]:
 
 
 def differences(run: Any, expected: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
-    """The tasks that ended otherwise, with both ends; the n-th task is the n-th case."""
+    """Cases with an unexpected end, with both ends. The n-th task belongs to the n-th case."""
     actual = {case: actual_end(run[f"task_{number}"]) for number, case in enumerate(expected)}
     return {case: {"is": actual[case], "should be": end} for case, end in expected.items() if actual[case] != end}
 
 
-def dag_of_cases(kind: str, saboteur: Saboteur, **arguments: Any) -> DAG:
+def dag_of_cases(kind: str, task_faults: TaskFaults, **arguments: Any) -> DAG:
     with DAG("outcomes", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         for number, name in enumerate(cases_of(kind)):
             KINDS[kind].operator(
                 task_id=f"task_{number}",
-                crm_conn_id="crm_hasty" if name == "no response in time" else "crm_default",
-                on_execute_callback=saboteur.callback(CASES[name], outcome_of(kind, name)),
+                crm_conn_id="crm_fast_clock" if name == "no response in time" else "crm_default",
+                on_execute_callback=task_faults.callback(CASES[name], outcome_of(kind, name)),
                 **KINDS[kind].arguments(number),
                 **arguments,
             )
@@ -283,53 +286,51 @@ def dag_of_cases(kind: str, saboteur: Saboteur, **arguments: Any) -> DAG:
 
 @pytest.fixture
 def run_cases(crm_of_tables: Sandbox, run_dag: RunDag, waits: Waits, monkeypatch: pytest.MonkeyPatch) -> RunCases:
-    """Run all cases with one kind of task: ``run_cases(kind, **arguments)``; the differences to the table."""
+    """Run all cases with ``run_cases(kind, **arguments)`` and return the differences from the table."""
 
     def run(kind: str, *, policy: bool, **arguments: Any) -> dict[str, Any]:
         pokes = "sensor" in kind and not kind.endswith("rescheduled")
-        monkeypatch.setattr(waiting, "QUOTA_DELAY", 0.01 if pokes else 900.0)  # in real time only while it pokes
-        saboteur = Saboteur(crm_of_tables)
-        finished = run_dag(dag_of_cases(kind, saboteur, **arguments))
-        assert saboteur.affected() == saboteur.met, "a try was not struck by its fault: it shows nothing"
+        monkeypatch.setattr(waiting, "QUOTA_DELAY", 0.01 if pokes else 900.0)  # mode poke really waits
+        task_faults = TaskFaults(crm_of_tables)
+        finished = run_dag(dag_of_cases(kind, task_faults, **arguments))
+        assert task_faults.affected() == task_faults.planned, "a try had no faulty response, so it tests nothing"
         return differences(finished, {case: expected_end(kind, case, policy=policy) for case in cases_of(kind)})
 
     return run
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_table(kind: str, run_cases: RunCases) -> None:
+def test_task_ends_as_in_the_table(kind: str, run_cases: RunCases) -> None:
     assert run_cases(kind, policy=HAS_RETRY_POLICY) == {}
 
 
 @pytest.mark.skipif(not HAS_RETRY_POLICY, reason="retry policies came with Airflow 3.3")
 @pytest.mark.parametrize("kind", ["upsert", "list sensor, rescheduled"])
-def test_table_with_retry_policy_none(kind: str, run_cases: RunCases) -> None:
+def test_task_without_retry_policy_ends_as_in_the_table(kind: str, run_cases: RunCases) -> None:
     assert run_cases(kind, policy=False, retry_policy=None) == {}
 
 
-# -- the tables above leave nothing out ---------------------------------------------------------------------
+# -- completeness -------------------------------------------------------------------------------------------
 
 
-def test_every_operator_is_in_the_table() -> None:
+def test_outcome_table_lists_every_operator() -> None:
     in_table = {kind.operator.__name__ for kind in KINDS.values()}
     loads = {name for name, work in OPERATORS.items() if work is Work.LOAD}  # test_load_outcomes.py
     assert in_table == {name.partition("(")[0] for name in OPERATORS.keys() - loads}
 
 
-# -- what a call does by itself -----------------------------------------------------------------------------
+# -- retries within a call ----------------------------------------------------------------------------------
 
 
-def test_upsert_of_a_contact_that_exists_updates_it(crm: Sandbox, run_task: RunTask) -> None:
+def test_upsert_task_updates_an_existing_contact(crm: Sandbox, run_task: RunTask) -> None:
     task = run_task(CrmUpsertContactOperator, contact_email="ada@example.com", **ANN)
     assert task.states == ["success"]
     assert task.result == {"id": ids.contact_id("ada@example.com"), "outcome": "updated"}
     assert crm.store.contacts["ada@example.com"].attributes["name"] == "Ann"
 
 
-def test_what_a_call_resolves_by_itself_costs_no_try(
-    crm_sandbox: Sandbox, crm_connection: str, run_dag: RunDag
-) -> None:
-    """In real time, with pacing and the default budget of a call."""
+def test_retries_within_a_call_use_no_task_retry(crm_sandbox: Sandbox, crm_connection: str, run_dag: RunDag) -> None:
+    """In real time, with pacing and the default attempts of a call."""
     with DAG("outcomes", schedule=None) as dag:
         for name in ("lost", "throttled"):
             CrmUpsertContactOperator(task_id=name, contact_email=f"{name}@sandbox.test", **ANN)

@@ -1,4 +1,4 @@
-"""Loads that a user's own code runs: ``CrmHook.load_contacts`` in a task and in a script, and tables as sources."""
+"""Loads in user code: ``CrmHook.load_contacts`` in a task and in a script, and tables as sources."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def crm(crm: Sandbox) -> Sandbox:
 
 @pytest.fixture
 def run_function(run_dag: RunDag) -> Callable[..., Any]:
-    """Run a function as a task with ``retries=1``; returns how it ended."""
+    """Run a function as a task with ``retries=1`` and return its result."""
 
     def run(function: Callable[[], Any], **arguments: Any) -> Any:
         with DAG("own_load", schedule=None) as dag:
@@ -54,11 +54,11 @@ MAPPING = {"email": "mail", "name": "first"}
 
 
 def outage(crm: Sandbox) -> None:
-    """One row fails once for the server's sake."""
+    """A server error stops the load once."""
     crm.add_fault(effect="error", error="unavailable", email="p7@*", method="POST", count=1)
 
 
-def test_a_load_of_ones_own_resumes_and_returns_the_summary(
+def test_hook_load_resumes_and_returns_the_summary(
     crm: Sandbox, run_function: Callable[..., Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "outcomes.jsonl"
@@ -100,7 +100,7 @@ def no_file() -> Any:
         (no_file, ["up_for_retry", "failed"], "there is no file /no/such/file.csv"),
     ],
 )
-def test_how_a_load_of_ones_own_ends(
+def test_hook_load_error_sets_the_task_state(
     crm: Sandbox, run_function: Callable[..., Any], load: Callable[[], Any], states: list[str], message: str
 ) -> None:
     def guarded() -> Any:
@@ -112,9 +112,7 @@ def test_how_a_load_of_ones_own_ends(
     assert message in str(end.error)
 
 
-def test_each_load_of_a_task_has_a_checkpoint_and_an_index_its_own_files(
-    crm: Sandbox, run_dag: RunDag, tmp_path: Path
-) -> None:
+def test_each_hook_load_of_a_task_has_its_own_files(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     with DAG("own_loads_mapped") as dag:
 
         @task
@@ -130,7 +128,7 @@ def test_each_load_of_a_task_has_a_checkpoint_and_an_index_its_own_files(
     assert sorted(path.name for path in tmp_path.glob("*.csv")) == ["outcomes.0.csv", "outcomes.1.csv"]
 
 
-def test_a_script_goes_on_with_its_checkpoint(crm: Sandbox, tmp_path: Path) -> None:
+def test_script_resumes_from_its_checkpoint(crm: Sandbox, tmp_path: Path) -> None:
     outage(crm)
     settings: dict[str, Any] = {
         "mapping": MAPPING, "plan": "learned", "errors_in_a_row": 1, "checkpoint_path": str(tmp_path / "checkpoint"),
@@ -144,25 +142,25 @@ def test_a_script_goes_on_with_its_checkpoint(crm: Sandbox, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_script_learns_of_its_rejects(crm: Sandbox) -> None:
+def test_script_load_raises_for_rejects(crm: Sandbox) -> None:
     with pytest.raises(TooManyRejects, match="1 of 1 row was rejected") as many:
         too_many()
     assert many.value.result["rejected"] == 1
 
 
-def test_arguments_of_a_load_of_ones_own_are_checked() -> None:
-    with pytest.raises(TypeError, match=r"a load has no argument 'max_reject'. Did you mean 'max_rejects'\?"):
+def test_hook_load_rejects_unknown_arguments() -> None:
+    with pytest.raises(TypeError, match=r"a load has no argument 'max_reject' \(did you mean 'max_rejects'\?\)"):
         CrmHook().load_contacts([], max_reject=1)
     with pytest.raises(SourceError, match="outcome_keys needs outcomes_path"):
         CrmHook().load_contacts([], outcome_keys="a")
 
 
-def test_a_stream_of_arrow_is_read_through_arrow(crm: Sandbox) -> None:
+def test_arrow_stream_is_a_source(crm: Sandbox) -> None:
     table = pyarrow.table({"mail": ["s1@ex.co", "s2@ex.co"], "first": ["S1", "S2"]})
     assert CrmHook().load_contacts(table.to_reader(), mapping=MAPPING)["created"] == 2
 
 
-def test_a_table_as_the_source_of_an_operator(crm: Sandbox, run_dag: RunDag) -> None:
+def test_dataframe_is_a_source_of_an_operator(crm: Sandbox, run_dag: RunDag) -> None:
     table = pyarrow.table({"mail": ["p1@ex.co", "p2@ex.co"], "first": ["P1", "P2"]})
     with DAG("own_table") as dag:
         CrmLoadContactsOperator(task_id="load", source=table, mapping=MAPPING)

@@ -1,4 +1,4 @@
-"""Tasks that have a pod of their own: what they write must not be on its disk, which is deleted after each try."""
+"""Tasks in their own pod: they must not write to the pod's disk, which is deleted after each try."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = [{"email": "ada@example.com"}]
 
 @pytest.fixture(autouse=True)
 def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only volume of the pod."""
+    """The only volume that is mounted in the pod."""
     folder = tmp_path / "volume"
     folder.mkdir()
     monkeypatch.setattr(config, "runs_in_own_pod", lambda: True)
@@ -42,7 +42,7 @@ def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (CrmRetryRejectsOperator, "rejects", "rejects.jsonl"),
     ],
 )
-def test_files_on_its_disk_are_refused_before_the_first_call(
+def test_files_on_the_disk_of_a_pod_are_rejected(
     operator: type, name: str, file: str, crm: Sandbox, run_task: RunTask, tmp_path: Path
 ) -> None:
     own: dict[type, dict[str, Any]] = {
@@ -56,20 +56,20 @@ def test_files_on_its_disk_are_refused_before_the_first_call(
 
 
 @pytest.mark.usefixtures("crm")
-def test_files_on_a_volume_are_not(run_task: RunTask, volume: Path) -> None:
+def test_files_on_a_volume_are_accepted(run_task: RunTask, volume: Path) -> None:
     end = run_task(CrmLoadContactsOperator, source=ROWS, outcomes_path=str(volume / "outcomes.jsonl"))
     assert end.states == ["success"]
     assert (volume / "outcomes.jsonl").exists()
 
 
 @pytest.mark.usefixtures("crm")
-def test_a_dry_run_writes_none(run_task: RunTask, tmp_path: Path) -> None:
+def test_dry_run_in_a_pod_needs_no_volume(run_task: RunTask, tmp_path: Path) -> None:
     end = run_task(CrmLoadContactsOperator, source=ROWS, rejects_path=str(tmp_path / "r.jsonl"), dry_run=True)
     assert end.states == ["success"]
 
 
 @pytest.mark.usefixtures("crm")
-def test_a_task_of_ones_own_may_use_them_itself(
+def test_task_function_may_use_files_on_the_disk_of_its_pod(
     run_dag: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "outcomes.jsonl"

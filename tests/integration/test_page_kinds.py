@@ -1,4 +1,4 @@
-"""What the page CRM shows of each kind of sync, and the DAG that sends rejected rows again."""
+"""The page CRM for each kind of sync, and the DAG that resends rejected rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEW, WON = (ids.stage_id("Sales", name) for name in ("New", "Won"))
 NO_DEAL = "99999999-0000-4000-8000-000000000001"
 PEOPLE = [f"p{number}@example.com" for number in range(3)]
 NUMBERS = itertools.count()
-"""Of DAGs: Airflow's database remembers those of other tests."""
+"""Numbers for DAG ids, because Airflow's database contains the DAGs of other tests."""
 
 SYNCS: Mapping[str, tuple[type, dict[str, Any], dict[str, str], tuple[str, ...]]] = {
     "deals": (
@@ -46,7 +46,7 @@ SYNCS: Mapping[str, tuple[type, dict[str, Any], dict[str, str], tuple[str, ...]]
         {"source": "DEALS", "mapping": {"deal_id": "deal", "stage_id": "stage"}, "mode": "move", "max_rejects": 1,
          "rejects_path": "FOLDER/deals.jsonl"},
         {"list": "3 updated, 1 rejected", "state": "success with rejects"},
-        ("DEAL_NOT_FOUND", "kind='deals',", "mode='move',", "Move each deal"),
+        ("DEAL_NOT_FOUND", 'kind="deals",', 'mode="move",', "Move each deal"),
     ),
     "deletions": (
         CrmDeleteContactsOperator,
@@ -67,7 +67,7 @@ SYNCS: Mapping[str, tuple[type, dict[str, Any], dict[str, str], tuple[str, ...]]
         ("Table</dt><dd>people", "Calls"),
     ),
 }  # fmt: skip
-"""Sync -> operator, arguments, what the list shows, what the page of the run shows."""
+"""Sync -> operator, arguments, texts in the list, texts on the page of the run."""
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def crm(crm: Sandbox) -> Sandbox:
 
 
 @pytest.mark.parametrize("name", SYNCS)
-def test_each_kind_of_sync(
+def test_page_shows_each_kind_of_sync(
     users: Users, crm: Sandbox, run_dag: RunDag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     operator, arguments, listed, shown = SYNCS[name]
@@ -107,12 +107,12 @@ def test_each_kind_of_sync(
     text = unescape(client.get("/run", params={**sync, "run_id": done.dag_run.run_id}).text)
     for expected in shown:
         assert expected in text, expected
-    assert "@example.com" not in text and NO_DEAL not in text, "no value of a row"
+    assert "@example.com" not in text and NO_DEAL not in text, "the page contains no row value"
 
 
 @pytest.fixture
 def rejected(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> Any:
-    """A load two of whose rows were rejected, and now would not be; the later one first."""
+    """A load with two rejected rows, of which the later one was rejected first. A second load would not reject them."""
     crm.add_fault(effect="error", error="INVALID_INPUT", email="refused*")
     rows = [{"mail": "one@example.com"}, {"mail": "none"}, {"mail": "refused@example.com"}]
     with DAG(f"page_rejects_{next(NUMBERS)}", schedule=None) as dag:
@@ -132,13 +132,13 @@ def run_page(users: Users, done: Any, name: str = "ann") -> str:
 
 
 def in_folder(dag_id: str, *, found: bool = True) -> None:
-    """Airflow's DAG processor has found a DAG, or no longer finds it; DAGs that only tests run were never found."""
+    """Mark a DAG as found, or no longer found, by the DAG processor, which does not parse the DAGs of tests."""
     with create_session() as session:
         session.execute(update(DagModel).where(DagModel.dag_id == dag_id).values(is_stale=not found))
 
 
 def resend_of(done: Any) -> DAG:
-    """The DAG that the result shows, as Airflow reads it."""
+    """The DAG from the code in the result of a load."""
     code = done["load"].result["resend"].replace("\n):\n", "\n) as dag:\n", 1)
     names: dict[str, Any] = {}
     exec(compile(code, "resend.py", "exec"), names)
@@ -146,7 +146,7 @@ def resend_of(done: Any) -> DAG:
     return dag
 
 
-def test_the_dag_on_the_page_works_as_it_is(users: Users, crm: Sandbox, run_dag: RunDag, rejected: Any) -> None:
+def test_resend_dag_of_the_page_runs_unchanged(users: Users, crm: Sandbox, run_dag: RunDag, rejected: Any) -> None:
     dag = resend_of(rejected)
     assert dag.dag_id == f"{rejected.dag_run.dag_id}__load__resend"
     assert [type(task) for task in dag.tasks] == [CrmRetryRejectsOperator]
@@ -157,19 +157,19 @@ def test_the_dag_on_the_page_works_as_it_is(users: Users, crm: Sandbox, run_dag:
     assert set(crm.store.contacts) == {*PEOPLE, "one@example.com", "refused@example.com"}
 
 
-def test_addresses_that_are_not_shown_are_to_be_filled_in() -> None:
+def test_resend_dag_needs_the_suppressed_addresses() -> None:
     code = str(resend_dag(Path("/data/r.jsonl"), {"suppression": ["someone@example.com"]}))
     with pytest.raises(SourceError, match=r"^suppression is \.\.\., a place to fill in: give the addresses"):
         exec(compile(code, "resend.py", "exec"), {})
 
 
-def test_rejected_rows_are_in_the_order_of_the_source(users: Users, rejected: Any) -> None:
+def test_page_shows_rejected_rows_in_the_order_of_the_source(users: Users, rejected: Any) -> None:
     assert [sample["row"] for sample in rejected["load"].result["samples"]] == [2, 3]
     text = run_page(users, rejected)
     assert text.index('class="number">2<') < text.index('class="number">3<')
 
 
-def test_a_button_starts_the_dag_once_there_is_one(users: Users, run_dag: RunDag, rejected: Any) -> None:
+def test_page_has_a_start_button_once_the_resend_dag_exists(users: Users, run_dag: RunDag, rejected: Any) -> None:
     path = rejected["load"].result["rejects_path"]
     text, dag_id = run_page(users, rejected), f"{rejected.dag_run.dag_id}__load__resend"
     assert "data-start" not in text and f'with DAG(\n    "{dag_id}",' in text
@@ -179,14 +179,14 @@ def test_a_button_starts_the_dag_once_there_is_one(users: Users, run_dag: RunDag
     assert f'data-start="/airflow/api/v2/dags/{dag_id}/dagRuns"' in text
     assert f'data-conf="{json.dumps({"rejects": path})}"' in text
     in_folder(dag_id, found=False)
-    assert "data-start" not in run_page(users, rejected), "a file that is gone"
+    assert "data-start" not in run_page(users, rejected), "the DAG file was deleted"
     in_folder(dag_id)
     users.may = lambda *, method, **_: method == "GET"
     text = run_page(users, rejected)
     assert "You have no right to start it" in text and "data-start" not in text
 
 
-def test_the_newest_run_for_the_file_is_linked(users: Users, run_dag: RunDag, rejected: Any) -> None:
+def test_page_links_the_newest_resend_run_of_the_file(users: Users, run_dag: RunDag, rejected: Any) -> None:
     path, dag = rejected["load"].result["rejects_path"], resend_of(rejected)
     run_dag(dag, run_conf={"rejects": f"{path}.other"})
     in_folder(dag.dag_id)
@@ -196,7 +196,7 @@ def test_the_newest_run_for_the_file_is_linked(users: Users, run_dag: RunDag, re
     href = f"/airflow/dags/{dag.dag_id}/runs/{quote(runs[1], safe='')}"
     text = run_page(users, rejected)
     assert f'<p>Last started for this file: <a href="{href}" data-airflow>{runs[1]}</a></p>' in unescape(text)
-    with create_session() as session:  # as a person or another version of Airflow may have left it
+    with create_session() as session:  # a conf that a user or another version of Airflow may have written
         session.execute(update(DagRun).filter_by(run_id=runs[1]).values(conf=["x"]))
         session.execute(update(DagModel).filter_by(dag_id=dag.dag_id).values(is_paused=True))
     text = run_page(users, rejected)
@@ -204,7 +204,7 @@ def test_the_newest_run_for_the_file_is_linked(users: Users, run_dag: RunDag, re
     assert f'<a href="/airflow/dags/{dag.dag_id}" data-airflow>unpauses it</a>' in text
 
 
-def test_a_dag_of_the_same_name_without_the_tag_is_not_started(users: Users, run_dag: RunDag, rejected: Any) -> None:
+def test_page_does_not_start_a_dag_without_the_tag(users: Users, run_dag: RunDag, rejected: Any) -> None:
     with DAG(f"{rejected.dag_run.dag_id}__load__resend", schedule=None) as dag:
         EmptyOperator(task_id="resend")
     run_dag(dag)
@@ -212,7 +212,7 @@ def test_a_dag_of_the_same_name_without_the_tag_is_not_started(users: Users, run
     assert "data-start" not in run_page(users, rejected)
 
 
-def test_a_load_that_may_go_on_is_not_sent_again_yet(users: Users, run_dag: RunDag, rejected: Any) -> None:
+def test_page_offers_no_resend_before_the_load_has_ended(users: Users, run_dag: RunDag, rejected: Any) -> None:
     run_dag(resend_of(rejected), run_conf={"rejects": rejected["load"].result["rejects_path"]})
     in_folder(f"{rejected.dag_run.dag_id}__load__resend")
     key = {"dag_id": rejected.dag_run.dag_id, "task_id": "load"}

@@ -1,4 +1,4 @@
-"""What Airflow finds when the package is installed, and what its command line does with a connection."""
+"""The installed package as Airflow discovers it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def airflow(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 def python(script: str, *arguments: str, **environment: str) -> str:
-    """What a script prints in an interpreter of its own."""
+    """Run a script in its own interpreter and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         env={**os.environ, **environment},
@@ -66,7 +66,7 @@ def python(script: str, *arguments: str, **environment: str) -> str:
 # -- discovery ----------------------------------------------------------------------------------------------
 
 
-def test_the_entry_point_is_the_providers() -> None:
+def test_entry_point_returns_the_provider_info() -> None:
     (found,) = [
         entry
         for entry in importlib.metadata.entry_points(group="apache_airflow_provider")
@@ -75,8 +75,8 @@ def test_the_entry_point_is_the_providers() -> None:
     assert found.load()() == INFO
 
 
-def test_reading_it_imports_nothing() -> None:
-    """Airflow does so in every one of its processes."""
+def test_provider_info_imports_nothing() -> None:
+    """Airflow reads it in each of its processes."""
     script = (
         "import sys\n"
         "from crm_provider.get_provider_info import get_provider_info\n"
@@ -87,7 +87,7 @@ def test_reading_it_imports_nothing() -> None:
     assert python(script).split() == ["crm_provider", "crm_provider.get_provider_info"]
 
 
-def test_it_is_valid_in_airflows_schema() -> None:
+def test_provider_info_is_valid_in_airflows_schema() -> None:
     from jsonschema import Draft7Validator
 
     schema = json.loads(importlib.resources.files("airflow").joinpath("provider_info.schema.json").read_text())
@@ -95,8 +95,8 @@ def test_it_is_valid_in_airflows_schema() -> None:
     assert set(INFO) - {"package-name"} <= set(schema["properties"]), "a misspelt key would be ignored"
 
 
-def test_its_form_fields_are_of_the_kind_that_airflow_reads() -> None:
-    """3.2+ reads label, description and a JSON schema; the schemas are valid and accept their own defaults."""
+def test_connection_form_fields_have_airflows_format() -> None:
+    """Airflow 3.2+ reads a label, a description and a JSON schema. Each schema is valid and accepts its default."""
     from jsonschema import Draft7Validator
 
     (connection,) = INFO["connection-types"]
@@ -108,11 +108,11 @@ def test_its_form_fields_are_of_the_kind_that_airflow_reads() -> None:
         Draft7Validator(described["schema"]).validate(None)
     behaviour = connection["ui-field-behaviour"]
     assert set(behaviour) == {"hidden-fields", "relabeling", "placeholders"}
-    assert set(behaviour["hidden-fields"]) == {"schema", "login"}, "without a port Airflow 3.3 refuses to test"
+    assert set(behaviour["hidden-fields"]) == {"schema", "login"}, "Airflow 3.3 has no connection test without a port"
     assert behaviour["relabeling"] == {"host": "Base URL", "password": "API key"}
 
 
-def test_the_form_has_a_field_for_each_extra_and_leaves_to_the_site_what_the_site_may_say() -> None:
+def test_connection_form_has_all_extras_without_site_defaults() -> None:
     from crm_provider.client.settings import EXTRAS
     from crm_provider.config import CONNECTION_DEFAULTS
 
@@ -152,25 +152,25 @@ print(json.dumps({
 """
 
 
-def test_the_providers_manager_has_it_without_a_warning() -> None:
+def test_providers_manager_loads_the_provider_without_warnings() -> None:
     found = json.loads(python(MANAGER).splitlines()[-1])
     assert found["version"] == crm_provider.__version__
     assert found["hook"] == ["crm_provider.hooks.crm.CrmHook", "crm", "CRM", True]
-    if found["behaviour"]:  # Airflow 3.1 asks the hook, and only where the form is made
+    if found["behaviour"]:  # Airflow 3.1 reads them from the hook, and only for the form
         assert found["fields"] == sorted(f"extra__crm__{name}" for name in INFO["connection-types"][0]["conn-fields"])
         assert set(found["behaviour"]["hidden_fields"]) == {"schema", "login"}
     assert found["warnings"] == []
 
 
-# -- what it lists ------------------------------------------------------------------------------------------
+# -- listed modules -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("module", sorted(LISTED))
-def test_a_listed_module_can_be_imported(module: str) -> None:
+def test_listed_modules_can_be_imported(module: str) -> None:
     importlib.import_module(module)
 
 
-def test_every_module_with_something_for_users_is_listed() -> None:
+def test_every_public_module_is_listed() -> None:
     found = set()
     for part in ("hooks", "operators", "sensors", "triggers", "transfers"):
         for _, name, _ in pkgutil.iter_modules([str(Path(crm_provider.__file__).parent / part)]):
@@ -184,7 +184,7 @@ def test_every_module_with_something_for_users_is_listed() -> None:
 
 
 def operators() -> Iterator[type]:
-    """All operators and sensors that users may name."""
+    """All public operators and sensors."""
     for module in sorted(LISTED):
         for _, found in inspect.getmembers(importlib.import_module(module), inspect.isclass):
             public = not found.__name__.startswith("_")
@@ -193,7 +193,7 @@ def operators() -> Iterator[type]:
 
 
 @pytest.mark.parametrize("operator", operators(), ids=lambda operator: operator.__name__)
-def test_every_operator_has_a_policy(operator: Any) -> None:
+def test_each_operator_has_a_policy(operator: Any) -> None:
     assert issubclass(operator, (CrmOperator, CrmSensor))
     assert operator.policy_name == operator.__name__
     kinds = {CrmSensor: Work.SENSOR, CrmLoadOperator: Work.LOAD}
@@ -202,7 +202,7 @@ def test_every_operator_has_a_policy(operator: Any) -> None:
     assert "crm_conn_id" in operator.template_fields
 
 
-def test_no_policy_is_of_an_operator_that_is_not_there() -> None:
+def test_each_policy_belongs_to_an_operator() -> None:
     names = {operator.__name__ for operator in operators()}
     assert {name.partition("(")[0] for name in [*OPERATORS, *PRESETS]} == names
     assert set(PRESETS) <= set(OPERATORS)

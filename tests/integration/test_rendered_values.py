@@ -1,4 +1,4 @@
-"""What templates, mapped tasks and files hand over: one DAG for each class of value; the tables are unit tests."""
+"""Values from templates, mapped tasks and files: one DAG per kind of value. Unit tests have the tables."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ NEWSLETTER = ids.list_id("Newsletter")
 
 
 def typed(error: BaseException | None) -> BaseException | None:
-    """The typed error: Airflow below 3.3 gets one around it."""
+    """The typed error, which Airflow's exception wraps below 3.3."""
     return error.__cause__ if error is not None and error.__cause__ is not None else error
 
 
 # -- templates -----------------------------------------------------------------------------------------------
 
 
-def test_texts_stay_texts_where_the_dag_renders_natively(crm: Sandbox, run_dag: RunDag) -> None:
+def test_native_rendering_keeps_text_values(crm: Sandbox, run_dag: RunDag) -> None:
     with DAG("native", schedule=None, render_template_as_native_obj=True, params={"phone": "+5531999999999"}) as dag:
         CrmUpsertContactOperator(
             task_id="task",
@@ -49,7 +49,7 @@ def test_texts_stay_texts_where_the_dag_renders_natively(crm: Sandbox, run_dag: 
 
 
 @pytest.mark.parametrize("conn_id", [None, "{{ params.get('x') }}"])
-def test_no_connection(conn_id: Any, crm: Sandbox, run_task: RunTask) -> None:
+def test_connection_id_rendered_to_none_is_an_error(conn_id: Any, crm: Sandbox, run_task: RunTask) -> None:
     task = run_task(CrmDeleteContactOperator, contact_email=ADA, crm_conn_id=conn_id)
     assert task.states == ["failed"]
     error = typed(task.error)
@@ -57,13 +57,13 @@ def test_no_connection(conn_id: Any, crm: Sandbox, run_task: RunTask) -> None:
     assert crm.journal() == []
 
 
-def test_a_sensor_takes_a_number_and_its_text_for_the_same(crm: Sandbox, run_task: RunTask) -> None:
+def test_sensor_compares_numbers_with_their_text(crm: Sandbox, run_task: RunTask) -> None:
     crm.store.contacts[ADA].attributes["score"] = "5"
     task = run_task(CrmContactSensor, contact_email=f"Ada <{ADA}>;", attributes={"score": 5}, timeout=1)
     assert task.states == ["success"]
 
 
-def test_the_log_says_why_it_is_not_yet_so(crm: Sandbox, run_task: RunTask) -> None:
+def test_sensor_logs_why_the_condition_does_not_hold(crm: Sandbox, run_task: RunTask) -> None:
     crm.store.contacts[ADA].attributes["score"] = [5]
     task = run_task(
         CrmContactSensor, contact_email=ADA, attributes={"score": "secret"}, timeout=0.1, poke_interval=0.05, retries=0
@@ -88,7 +88,7 @@ MAPPED: dict[str, Callable[[dict[str, str] | None], Any]] = {
 
 @pytest.mark.parametrize(("policy", "state"), [(None, "failed"), ({"INVALID_VALUE": "skip"}, "skipped")])
 @pytest.mark.parametrize("case", MAPPED)
-def test_a_bad_value_is_a_problem_of_its_row_and_the_policy_decides(
+def test_invalid_value_of_a_mapped_task_follows_the_policy(
     case: str, policy: dict[str, str] | None, state: str, crm: Sandbox, run_dag: RunDag
 ) -> None:
     with DAG("mapped", schedule=None) as dag:
@@ -97,7 +97,7 @@ def test_a_bad_value_is_a_problem_of_its_row_and_the_policy_decides(
     assert [run[f"task[{n}]"].states for n in (0, 1)] == [["success"], [state]]
 
 
-def test_a_load_checks_the_values_of_a_mapped_task_when_it_runs(crm: Sandbox, run_dag: RunDag) -> None:
+def test_mapped_load_checks_its_values_at_run_time(crm: Sandbox, run_dag: RunDag) -> None:
     with DAG("mapped", schedule=None) as dag:
         CrmLoadContactsOperator.partial(task_id="task", source=[{"email": ADA}], retries=2).expand(
             list_ids=[[NEWSLETTER], ["Newsletter"]]
@@ -109,7 +109,7 @@ def test_a_load_checks_the_values_of_a_mapped_task_when_it_runs(crm: Sandbox, ru
 # -- files ---------------------------------------------------------------------------------------------------
 
 
-def test_addresses_as_they_are_exported(crm: Sandbox, run_task: RunTask) -> None:
+def test_load_accepts_exported_address_formats(crm: Sandbox, run_task: RunTask) -> None:
     task = run_task(
         CrmLoadContactsOperator,
         source=str(DATA / "addresses.csv"),
@@ -135,7 +135,7 @@ def test_addresses_as_they_are_exported(crm: Sandbox, run_task: RunTask) -> None
     ]
 
 
-def test_a_suppression_list_that_is_not_clear_ends_the_load(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_ambiguous_suppression_list_fails_the_load(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     (tmp_path / "no.txt").write_text("a@ex.co\nsecret@ex.co # left in May\n")
     task = run_task(CrmLoadContactsOperator, source=[{"email": ADA}], suppression=str(tmp_path / "no.txt"))
     assert task.states == ["failed"]
@@ -147,7 +147,7 @@ def test_a_suppression_list_that_is_not_clear_ends_the_load(crm: Sandbox, run_ta
 # -- XComs ---------------------------------------------------------------------------------------------------
 
 
-def test_no_xcom_is_pushed_where_none_is_wanted(crm: Sandbox, run_task: RunTask) -> None:
+def test_do_xcom_push_false_pushes_no_xcom(crm: Sandbox, run_task: RunTask) -> None:
     wrong = run_task(CrmUpsertContactOperator, contact_email="ada", do_xcom_push=False)
     rejects = run_task(CrmLoadContactsOperator, source=[{"email": "ada"}], do_xcom_push=False)
     for task in (wrong, rejects):

@@ -1,4 +1,4 @@
-"""When a task runs again: retries, the server's delay, and waits that free the slot and keep the try."""
+"""Repeated runs of a task: retries, ``Retry-After``, and reschedules within a try."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIVE_MINUTES = timedelta(minutes=5)
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
-# -- the slot is freed, the try is kept ---------------------------------------------------------------------
+# -- reschedules within a try -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ NEW_YEAR = datetime(2026, 1, 1, tzinfo=timezone.utc)
     ],
 )
 @pytest.mark.parametrize("retries", [0, 2])
-def test_a_long_wait_frees_the_slot_and_keeps_the_try(
+def test_long_wait_reschedules_within_the_try(
     fault: dict[str, Any], seconds: float, retries: int, crm: Sandbox, run_task: RunTask, waits: Waits
 ) -> None:
     crm.add_fault(effect="error", count=2, **fault)
@@ -45,12 +45,12 @@ def test_a_long_wait_frees_the_slot_and_keeps_the_try(
     assert task.states == ["up_for_reschedule", "up_for_reschedule", "success"]
     assert task.try_number == 1
     assert waits["task"] == pytest.approx([seconds, seconds], abs=5)
-    assert "crm_error" not in task.xcoms, "an error that is over must not be left behind"
+    assert "crm_error" not in task.xcoms, "a resolved error must not remain in the XCom"
     assert "the try is kept" in task.log
 
 
-def test_waiting_has_an_end(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
-    """24 hours in all for each try, then retries apply: 4 waits of 20,000 s fit."""
+def test_reschedules_of_a_try_are_limited(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+    """A try waits at most 24 hours in total, which is 4 waits of 20,000 s. Then retries apply."""
     crm.add_fault(effect="error", error="quota used up", retry_after=20_000)
     task = run_task(CrmUpsertContactOperator, **ADA)
     assert task.states == [*["up_for_reschedule"] * 4, "up_for_retry", *["up_for_reschedule"] * 4, "failed"]
@@ -63,8 +63,8 @@ def test_waiting_has_an_end(crm: Sandbox, run_task: RunTask, waits: Waits) -> No
 
 
 @pytest.mark.skipif(not HAS_RETRY_POLICY, reason="the retry delay can be chosen since Airflow 3.3")
-def test_a_short_retry_after_leaves_airflows_back_off_as_it_is(crm: Sandbox, run_dag: Any, waits: Waits) -> None:
-    """Two tasks of one name and run differ in nothing but the header: the delays are the same to the second."""
+def test_short_retry_after_keeps_airflows_backoff(crm: Sandbox, run_dag: Any, waits: Waits) -> None:
+    """Two tasks with the same ids, one with a short ``Retry-After``, have the same delays."""
     found = []
     for retry_after in (None, 1):
         crm.add_fault(effect="error", count=2, error="unavailable", retry_after=retry_after)
@@ -79,7 +79,7 @@ def test_a_short_retry_after_leaves_airflows_back_off_as_it_is(crm: Sandbox, run
     assert 300 <= airflows[0] < 600 <= airflows[1] < 1200
 
 
-def test_retry_then_success_leaves_no_error_behind(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+def test_success_after_retries_removes_the_error_xcom(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
     crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR", count=2)
     task = run_task(CrmUpsertContactOperator, retries=2, **ADA)
     assert task.states == ["up_for_retry", "up_for_retry", "success"]
@@ -89,10 +89,10 @@ def test_retry_then_success_leaves_no_error_behind(crm: Sandbox, run_task: RunTa
     assert "Worth a retry: the task has 1 left" in task.log
 
 
-# -- a second try knows that there was a first --------------------------------------------------------------
+# -- second tries -------------------------------------------------------------------------------------------
 
 
-def test_a_second_try_finds_the_deal_that_the_first_created(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+def test_second_try_finds_the_created_deal(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
     crm.add_fault(effect="lost", method="POST", path="/deals", count=1)
     task = run_task(CrmCreateDealOperator, **DEAL)
     assert task.states == ["up_for_retry", "success"]
@@ -114,10 +114,10 @@ def test_a_second_try_finds_the_deal_that_the_first_created(crm: Sandbox, run_ta
         pytest.param({"CONTACT_ASSOCIATED_WITH_A_DEAL": "fail"}, "failed", id="to fail"),
     ],
 )
-def test_a_second_try_takes_no_other_deal_for_its_own(
+def test_second_try_does_not_accept_another_deal(
     on_error: dict[str, str], state: str, crm: Sandbox, run_task: RunTask, waits: Waits
 ) -> None:
-    """This contact had a deal before: whichever try finds out, the task ends the same way."""
+    """The contact already has a deal. The task ends in the same state in the first and in the second try."""
     crm.add_fault(effect="error", error="unavailable", method="POST", path="/deals", count=1)
     other = {**DEAL, "contact_id": ids.contact_id("ada@example.com"), "attributes": {"pb_name": "Another"}}
     task = run_task(CrmCreateDealOperator, on_error=on_error, **other)
@@ -125,7 +125,7 @@ def test_a_second_try_takes_no_other_deal_for_its_own(
     assert task.xcoms["crm_error"]["type"] == "CONTACT_ASSOCIATED_WITH_A_DEAL"
 
 
-def test_a_first_try_does_not_read_the_deals(crm: Sandbox, run_task: RunTask) -> None:
+def test_first_try_creates_the_deal_without_reading(crm: Sandbox, run_task: RunTask) -> None:
     task = run_task(CrmCreateDealOperator, **DEAL)
     assert task.result["outcome"] == "created"
     assert crm.counters().calls == {"POST /deals": 1}

@@ -1,4 +1,4 @@
-"""The fixture that other tests rest on shows each way a task can end. Plain operators, no CRM."""
+"""The fixture ``run_dag`` reports each final state of a task. Plain operators without a CRM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("crm_provider.of_this_test")
 
 
 class Ends(BaseOperator):
-    """Ends at each try as configured: returns a value, or raises it if it is an exception."""
+    """Returns the configured value of each try, or raises it if it is an exception."""
 
     def __init__(self, *, ends: Sequence[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -31,8 +31,8 @@ class Ends(BaseOperator):
 
     def execute(self, context: Any) -> Any:
         try_number = context["ti"].try_number
-        self.log.info("the operator tries for the %s. time", try_number)
-        log.warning("the library tries for the %s. time", try_number)
+        self.log.info("the operator is in try %s", try_number)
+        log.warning("the library is in try %s", try_number)
         end = self.ends[try_number - 1]
         if isinstance(end, Exception):
             raise end
@@ -41,7 +41,7 @@ class Ends(BaseOperator):
 
 
 class Postpones(BaseOperator):
-    """Asks for a reschedule as often as there are dates."""
+    """Requests one reschedule per date."""
 
     dates: ClassVar[list[datetime]]
 
@@ -56,34 +56,34 @@ def one_task(operator: type[BaseOperator], **arguments: Any) -> DAG:
     return dag
 
 
-def test_success_shows_the_xcoms_and_both_kinds_of_log(run_dag: RunDag) -> None:
+def test_successful_task_has_xcoms_and_logs(run_dag: RunDag) -> None:
     task = run_dag(one_task(Ends, ends=[{"id": 7}]))["task"]
     assert (task.state, task.try_number, task.states, task.error) == ("success", 1, ["success"], None)
     assert task.xcoms == {"return_value": {"id": 7}, "more": [1]}
-    assert "INFO the operator tries for the 1. time" in task.log
-    assert "WARNING the library tries for the 1. time" in task.log
+    assert "INFO the operator is in try 1" in task.log
+    assert "WARNING the library is in try 1" in task.log
 
 
 @pytest.mark.parametrize(
     ("error", "retries"),
     [
         pytest.param(ValueError("wrong"), 0, id="no retries"),
-        pytest.param(AirflowFailException("wrong"), 3, id="not worth a retry"),
+        pytest.param(AirflowFailException("wrong"), 3, id="AirflowFailException"),
     ],
 )
-def test_fail(run_dag: RunDag, error: Exception, retries: int) -> None:
+def test_failed_task_has_its_error_and_one_attempt(run_dag: RunDag, error: Exception, retries: int) -> None:
     run = run_dag(one_task(Ends, ends=[error], retries=retries))
     assert (run.state, run.states()) == ("failed", {"task": "failed"})
     assert run["task"].error is error
     assert len(run["task"].attempts) == 1
 
 
-def test_a_task_that_goes_in_circles_is_stopped(run_dag: RunDag) -> None:
+def test_endless_reschedules_are_stopped(run_dag: RunDag) -> None:
     Postpones.dates = [datetime.now(timezone.utc)] * 100
     with pytest.raises(pytest.fail.Exception, match=r"task was run \d+ times"):
         run_dag(one_task(Postpones))
 
 
-def test_airflow_has_a_home_of_its_own(airflow_db: Path) -> None:
+def test_airflow_has_its_own_home(airflow_db: Path) -> None:
     assert os.environ["AIRFLOW_HOME"] == str(airflow_db)
     assert airflow_db != Path.home() / "airflow"

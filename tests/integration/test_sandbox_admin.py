@@ -1,4 +1,4 @@
-"""The admin routes, as another process would use them."""
+"""The admin routes of the sandbox over HTTP."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ pytestmark = pytest.mark.crm_sandbox(rate=None)
 
 
 class Admin:
-    """Calls under ``/__sandbox__``."""
+    """Calls routes under ``/__sandbox__``."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._root = f"{sandbox.root_url}/__sandbox__"
 
     def __call__(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
         headers = {"content-type": "application/json"}
-        answer = requests.request(method, self._root + path, json=body, headers=headers, timeout=60)
-        assert answer.status_code == status, answer.text
-        return answer.json()
+        response = requests.request(method, self._root + path, json=body, headers=headers, timeout=60)
+        assert response.status_code == status, response.text
+        return response.json()
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def get(sandbox: Sandbox, path: str = ADA) -> requests.Response:
     return requests.get(sandbox.url + path, headers=KEY, timeout=60)
 
 
-def test_ready(admin: Admin) -> None:
+def test_ready_route_returns_the_version_and_base_path(admin: Admin) -> None:
     assert admin("GET", "/ready") | {"version": ""} == {"ready": True, "version": "", "base_path": "/v2"}
 
 
-def test_seed_reset_and_snapshot(crm_sandbox: Sandbox, admin: Admin) -> None:
+def test_seed_reset_and_snapshot_routes(crm_sandbox: Sandbox, admin: Admin) -> None:
     before = admin("GET", "/snapshot")
     crm_sandbox.store.delete_contact("ada@example.com")
     changed = admin("GET", "/snapshot")
@@ -57,7 +57,7 @@ def test_seed_reset_and_snapshot(crm_sandbox: Sandbox, admin: Admin) -> None:
     )
 
 
-def test_settings(crm_sandbox: Sandbox, admin: Admin) -> None:
+def test_settings_route_changes_the_envelope(crm_sandbox: Sandbox, admin: Admin) -> None:
     shown = admin("PATCH", "/settings", {"envelope": "v2", "rate": 5})
     assert (shown["envelope"], shown["rate"], shown["seed"]) == ("v2", 5, "demo")
     assert shown == admin("GET", "/settings")
@@ -72,25 +72,25 @@ def test_settings(crm_sandbox: Sandbox, admin: Admin) -> None:
         ({"seed": "empty"}, "only be changed by a reset"),
     ],
 )
-def test_impossible_settings(admin: Admin, change: Any, message: str) -> None:
+def test_settings_route_rejects_invalid_changes(admin: Admin, change: Any, message: str) -> None:
     before = admin("GET", "/settings")
     assert message in admin("PATCH", "/settings", change, 422)["detail"]
     assert admin("GET", "/settings") == before
 
 
-def test_a_list_that_appears_later(crm_sandbox: Sandbox, admin: Admin) -> None:
+def test_lists_route_creates_a_delayed_list(crm_sandbox: Sandbox, admin: Admin) -> None:
     assert admin("POST", "/lists", {"name": "Late", "appears_after": 60}, 201)["id"] == ids.list_id("Late")
     assert get(crm_sandbox, "/segments").json()["data"]["total"] == 2
     admin("POST", "/lists", {"name": "Now"}, 201)
     assert get(crm_sandbox, "/segments").json()["data"]["total"] == 3
 
 
-def test_faults(crm_sandbox: Sandbox, admin: Admin) -> None:
+def test_faults_route_adds_and_removes_faults(crm_sandbox: Sandbox, admin: Admin) -> None:
     rule = {"effect": "error", "error": "throttled", "retry_after": 7, "path": "/contacts/*", "count": 1}
     added = admin("POST", "/faults", rule, 201)
     assert {name: added[name] for name in rule} == rule
-    answer = get(crm_sandbox)
-    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
+    response = get(crm_sandbox)
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "7")
     assert get(crm_sandbox).status_code == 200
     (shown,) = admin("GET", "/faults")["faults"]
     assert (shown["name"], shown["hits"], shown["active"]) == (added["name"], 1, False)
@@ -101,7 +101,7 @@ def test_faults(crm_sandbox: Sandbox, admin: Admin) -> None:
     assert get(crm_sandbox).status_code == 200
 
 
-def test_journal(crm_sandbox: Sandbox, admin: Admin) -> None:
+def test_journal_route_filters_and_pages(crm_sandbox: Sandbox, admin: Admin) -> None:
     get(crm_sandbox)
     get(crm_sandbox, "/contacts/no@example.com")
     get(crm_sandbox, "/segments")

@@ -1,4 +1,4 @@
-"""``python -m crm_provider.sandbox`` as a process: what it prints, how it ends."""
+"""``python -m crm_provider.sandbox`` as a process: output, options and exit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMAND = [sys.executable, "-m", "crm_provider.sandbox"]
 
 @contextmanager
 def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and what it printed until it was ready."""
+    """The process and its output until it is ready."""
     process = subprocess.Popen(
         [*COMMAND, "--port", "0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -44,7 +44,7 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.communicate()
 
 
-def test_what_it_holds_survives_a_kill(tmp_path: Path) -> None:
+def test_state_file_survives_a_kill(tmp_path: Path) -> None:
     state, mine = tmp_path / "crm.json", {"x-api-key": "sandbox-key"}
     arguments = ("--no-limit", "--seed", "empty", "--state", str(state))
     with running(*arguments) as (process, printed):
@@ -61,7 +61,7 @@ def test_what_it_holds_survives_a_kill(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "text"), [("{", "cannot be read"), ("[]", "not contain the state of a sandbox")])
-def test_a_state_that_is_none_is_named(tmp_path: Path, content: str, text: str, failure: Callable[..., str]) -> None:
+def test_invalid_state_file_is_named(tmp_path: Path, content: str, text: str, failure: Callable[..., str]) -> None:
     (tmp_path / "crm.json").write_text(content)
     errors = failure("--port", "0", "--state", str(tmp_path / "crm.json"))
     assert text in errors
@@ -69,7 +69,7 @@ def test_a_state_that_is_none_is_named(tmp_path: Path, content: str, text: str, 
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_how_to_use_it_and_stops_cleanly(how: signal.Signals) -> None:
+def test_sandbox_prints_its_connection_and_stops_cleanly(how: signal.Signals) -> None:
     with running("--no-limit", "--api-key", "k'1") as (process, printed):
         line = re.search(r"^  export AIRFLOW_CONN_CRM_DEFAULT=(.*)$", printed, re.MULTILINE)
         assert line
@@ -78,14 +78,14 @@ def test_it_says_how_to_use_it_and_stops_cleanly(how: signal.Signals) -> None:
         assert connection["password"] == "k'1"
         assert connection["host"] in printed.splitlines()[0]
         assert all(row.email in printed for row in MAGIC_EMAILS)
-        answer = requests.get(f"{connection['host']}/contacts", headers={"x-api-key": "k'1"}, timeout=60)
-        assert answer.json()["data"]["total"] == 11
+        response = requests.get(f"{connection['host']}/contacts", headers={"x-api-key": "k'1"}, timeout=60)
+        assert response.json()["data"]["total"] == 11
         process.send_signal(how)
         rest, errors = process.communicate(timeout=60)
         assert (process.returncode, rest, errors) == (0, "", "")
 
 
-def test_its_options_reach_the_sandbox() -> None:
+def test_command_line_options_configure_the_sandbox() -> None:
     options = ["--seed", "contacts:3", "--rate", "2.5", "--burst", "4", "--envelope", "v2", "--success", "flat"]
     allowed = ["--allowed-host", "crm-sandbox", "--allowed-host", "other:9000"]
     with running(*options, *allowed, "--membership-delay", "9", "--no-magic") as (_, printed):
@@ -100,7 +100,7 @@ def test_its_options_reach_the_sandbox() -> None:
 
 @pytest.fixture
 def failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What is said of arguments that cannot be."""
+    """The error output for invalid arguments."""
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(signal, "signal", lambda *_: None)
@@ -122,13 +122,15 @@ def failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["--rate", "0"], "None for no limit"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], message: str, failure: Callable[..., str]) -> None:
+def test_invalid_argument_is_reported_in_one_line(
+    arguments: list[str], message: str, failure: Callable[..., str]
+) -> None:
     errors = failure("--port", "0", *arguments)
     assert message in errors
     assert errors.count("\n") == 1
 
 
-def test_a_port_in_use_is_one_line(crm_sandbox: Sandbox, failure: Callable[..., str]) -> None:
+def test_port_in_use_is_reported_in_one_line(crm_sandbox: Sandbox, failure: Callable[..., str]) -> None:
     port = crm_sandbox.root_url.rpartition(":")[2]
     errors = failure("--port", port)
     assert errors == (

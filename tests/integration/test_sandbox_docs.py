@@ -1,4 +1,4 @@
-"""``docs/sandbox.md`` and the sandbox say the same."""
+"""``docs/sandbox.md`` matches the sandbox."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 
-def test_the_tables_of_magic_emails_and_effects_are_the_sandboxs() -> None:
+def test_docs_list_all_magic_emails_and_effects() -> None:
     rows = [f"| `{row.email}` | {row.does} |" for row in MAGIC_EMAILS]
     rows += [f"| `{effect}` | {does} |" for effect, does in EFFECTS.items()]
     assert [row for row in rows if row not in TEXT] == []
 
 
-def test_all_options_of_the_command_line_are_there() -> None:
+def test_docs_list_all_sandbox_options() -> None:
     options = {option for action in _parser()._actions for option in action.option_strings if option[:2] == "--"}
     assert set(re.findall(r"`(--[a-z-]+)`", TEXT)) >= options - {"--help"}
 
 
-def test_all_admin_routes_are_there() -> None:
+def test_docs_list_all_admin_routes() -> None:
     paths = create_admin_app(Gateway()).openapi()["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     assert [route for route in routes if f"`{route}`" not in TEXT] == []
 
 
-def test_the_seed_in_it_can_be_used(tmp_path: Path) -> None:
+def test_seed_example_of_the_docs_loads(tmp_path: Path) -> None:
     (seed,) = blocks("json")
     path = tmp_path / "seed.json"
     path.write_text(seed, encoding="utf-8")
     assert load_seed(str(path))["contacts"][0]["email"] == "ann@example.com"
 
 
-def test_the_python_in_it_runs() -> None:
+def test_python_examples_of_the_sandbox_docs_run() -> None:
     ids_example, sandbox_example = (block for block in blocks("python") if "import pytest" not in block)
     exec(compile(ids_example, "docs/sandbox.md", "exec"), {})
     exec(compile(sandbox_example, "docs/sandbox.md", "exec"), {})
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples use curl")
-def test_every_curl_example_works(crm_sandbox: Sandbox) -> None:
+def test_curl_examples_of_the_docs_work(crm_sandbox: Sandbox) -> None:
     script = "\n".join(block for block in blocks("bash") if "curl" in block)
     script = re.sub(r"\bcurl\b", "curl --fail --silent --show-error", script)
     script = script.replace("http://127.0.0.1:8000", crm_sandbox.root_url)
@@ -64,5 +64,5 @@ def test_every_curl_example_works(crm_sandbox: Sandbox) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert '"Ada Example"' in done.stdout
-    assert done.stdout.count('"effect":"error"') == 4  # two that were added, shown once more
+    assert done.stdout.count('"effect":"error"') == 4  # two added faults, each printed twice
     assert crm_sandbox.faults() == []

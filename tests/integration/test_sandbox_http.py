@@ -41,7 +41,7 @@ LOOPBACK = ["localhost", *(["::1"] if has_ipv6() else [])]
 
 @pytest.mark.crm_sandbox(seed="empty", rate=None)
 @pytest.mark.parametrize("email", ODD)
-def test_odd_emails_make_the_round_trip(crm_sandbox: Sandbox, email: str) -> None:
+def test_email_with_special_characters_is_stored_unchanged(crm_sandbox: Sandbox, email: str) -> None:
     created = requests.post(f"{crm_sandbox.url}/contacts", json={"email": email}, headers=KEY, timeout=60)
     assert created.json()["data"]["email"] == email
     found = requests.get(f"{crm_sandbox.url}/contacts/{quote(email, safe='')}", headers=KEY, timeout=60)
@@ -49,18 +49,18 @@ def test_odd_emails_make_the_round_trip(crm_sandbox: Sandbox, email: str) -> Non
     assert list(crm_sandbox.store.contacts) == [email]
 
 
-def test_the_third_call_at_once_is_throttled(crm_sandbox: Sandbox) -> None:
-    crm_sandbox.configure(rate=0.001)  # however slow this machine is, three calls are at once
+def test_third_simultaneous_call_is_throttled(crm_sandbox: Sandbox) -> None:
+    crm_sandbox.configure(rate=0.001)  # three calls exceed the limit even on a slow machine
     with requests.Session() as session:
-        answers = [session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60) for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert answers[2].headers["x-amzn-ErrorType"] == "TooManyRequestsException"
-    assert "Retry-After" not in answers[2].headers
+        responses = [session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60) for _ in range(3)]
+    assert [response.status_code for response in responses] == [200, 200, 429]
+    assert responses[2].headers["x-amzn-ErrorType"] == "TooManyRequestsException"
+    assert "Retry-After" not in responses[2].headers
     assert crm_sandbox.counters().throttled == 1
 
 
 @pytest.mark.crm_sandbox(envelope="v2-text", success="flat", api_key="other", rate=None)
-def test_the_marker_chooses_settings(crm_sandbox: Sandbox) -> None:
+def test_sandbox_marker_sets_the_settings(crm_sandbox: Sandbox) -> None:
     def get(email: str) -> requests.Response:
         return requests.get(f"{crm_sandbox.url}/contacts/{email}", headers={"x-api-key": "other"}, timeout=60)
 
@@ -69,8 +69,8 @@ def test_the_marker_chooses_settings(crm_sandbox: Sandbox) -> None:
 
 
 @pytest.mark.crm_sandbox(rate=None)
-def test_answers_on_a_kept_connection_come_at_once(crm_sandbox: Sandbox) -> None:
-    """Without TCP_NODELAY each of them would take 40 ms."""
+def test_kept_alive_connection_has_no_delay(crm_sandbox: Sandbox) -> None:
+    """Without TCP_NODELAY each response would take 40 ms."""
     with requests.Session() as session:
         session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60)
         took = []
@@ -82,7 +82,7 @@ def test_answers_on_a_kept_connection_come_at_once(crm_sandbox: Sandbox) -> None
 
 
 @pytest.mark.crm_sandbox(rate=None)
-def test_a_slow_answer_holds_up_nobody_else_and_its_write_is_done_at_once(crm_sandbox: Sandbox) -> None:
+def test_delayed_response_blocks_no_other_call(crm_sandbox: Sandbox) -> None:
     crm_sandbox.add_fault(effect="latency", latency=3600, method="POST")
     with socket.create_connection(address(crm_sandbox)) as slow:
         host = urlsplit(crm_sandbox.url).netloc
@@ -97,7 +97,7 @@ def test_a_slow_answer_holds_up_nobody_else_and_its_write_is_done_at_once(crm_sa
 
 
 @pytest.mark.crm_sandbox(rate=None)
-def test_calls_from_many_threads_are_all_counted_and_create_once(crm_sandbox: Sandbox) -> None:
+def test_parallel_creations_create_one_contact(crm_sandbox: Sandbox) -> None:
     def create() -> None:
         requests.post(f"{crm_sandbox.url}/contacts", json={"email": "n@example.com"}, headers=KEY, timeout=60)
 
@@ -110,21 +110,21 @@ def test_calls_from_many_threads_are_all_counted_and_create_once(crm_sandbox: Sa
     assert (counters.total, counters.duplicate_contacts) == (8, 7)
 
 
-def answered_or_cut_off(session: requests.Session, url: str) -> None:
-    """A response that is held back goes out when the server stops, unless this machine stands still just then."""
+def get_or_disconnect(session: requests.Session, url: str) -> None:
+    """Send a delayed request. When the server stops it either responds or closes the connection."""
     with suppress(requests.ConnectionError):
         session.get(url, headers=KEY)
 
 
 def until_called(sandbox: Sandbox) -> None:
-    """Wait for a call that another has sent."""
+    """Wait until the sandbox has received a call."""
     deadline = time.monotonic() + 60
     while not sandbox.counters().total:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_start_and_stop_are_quick_quiet_and_free_the_port(
+def test_stop_closes_connections_and_frees_the_port(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, logger="uvicorn"):
@@ -134,12 +134,12 @@ def test_start_and_stop_are_quick_quiet_and_free_the_port(
             half = socket.create_connection(address(sandbox))
             half.sendall(b"POST /v2/contacts HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n12")
             session.get(f"{sandbox.root_url}/__sandbox__/ready", timeout=60)
-            waiting = threading.Thread(target=answered_or_cut_off, args=[session, f"{sandbox.url}/segments"])
+            waiting = threading.Thread(target=get_or_disconnect, args=[session, f"{sandbox.url}/segments"])
             waiting.start()
             until_called(sandbox)
             before = time.perf_counter()
             sandbox.stop()
-            assert time.perf_counter() - before < 30, "it does not wait for delayed responses"
+            assert time.perf_counter() - before < 30, "stop() does not wait for delayed responses"
             waiting.join(60)
             assert not waiting.is_alive()
             assert idle.recv(1) == half.recv(1) == b""
@@ -151,7 +151,7 @@ def test_start_and_stop_are_quick_quiet_and_free_the_port(
         assert again.url == sandbox.url
 
 
-def test_it_starts_only_once_and_not_on_a_port_in_use(crm_sandbox: Sandbox) -> None:
+def test_sandbox_cannot_start_twice_or_on_a_used_port(crm_sandbox: Sandbox) -> None:
     with pytest.raises(RuntimeError, match="running already"):
         crm_sandbox.start()
     with pytest.raises(OSError, match="in use"):
@@ -159,12 +159,12 @@ def test_it_starts_only_once_and_not_on_a_port_in_use(crm_sandbox: Sandbox) -> N
 
 
 @pytest.mark.parametrize("host", LOOPBACK)
-def test_other_loopback_addresses(host: str) -> None:
+def test_sandbox_listens_on_other_loopback_addresses(host: str) -> None:
     with Sandbox(seed="empty", host=host) as sandbox:
         assert requests.get(f"{sandbox.url}/segments", headers=KEY, timeout=60).status_code == 200
 
 
-def test_the_connection_of_the_fixture(crm_sandbox: Sandbox, crm_connection: str) -> None:
+def test_connection_fixture_points_to_the_sandbox(crm_sandbox: Sandbox, crm_connection: str) -> None:
     assert crm_connection == "crm_default"
     assert json.loads(os.environ["AIRFLOW_CONN_CRM_DEFAULT"]) == {
         "conn_type": "crm",
@@ -177,7 +177,7 @@ def test_the_connection_of_the_fixture(crm_sandbox: Sandbox, crm_connection: str
 
 
 @pytest.mark.parametrize("name", ["first", "second"])
-def test_the_fixture_is_fresh_each_time(crm_sandbox: Sandbox, name: str) -> None:
+def test_sandbox_fixture_is_reset_for_each_test(crm_sandbox: Sandbox, name: str) -> None:
     assert crm_sandbox.settings == SandboxSettings()
     assert crm_sandbox.counters().total == 0
     assert crm_sandbox.faults() == []

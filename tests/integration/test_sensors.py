@@ -1,4 +1,4 @@
-"""What a waiting sensor does that Airflow's own flags and timeouts have a say in, in both modes."""
+"""Sensors together with Airflow's own flags and timeouts, in modes poke and reschedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RunTask = Callable[..., Any]
 Waits = dict[str, list[float]]
 
 NEWSLETTER_ID = ids.list_id("Newsletter")
-MEMBER = "ada@example.com"  # of the newsletter
+MEMBER = "ada@example.com"  # a member of the newsletter
 
 MODES = {
     "poke": {"mode": "poke", "poke_interval": 0.01, "timeout": 300},
@@ -27,11 +27,11 @@ each_mode = pytest.mark.parametrize("mode", MODES)
 each_flag = pytest.mark.parametrize("flag", ["soft_fail", "silent_fail", "never_fail"])
 
 
-# -- flags that hide errors (how they end a wait: test_deferrable_equals_sync.py) ----------------------------------
+# -- flags that hide errors (test_deferrable_equals_sync.py covers final states) -----------------------------------
 
 
 @each_flag
-def test_a_long_retry_after_is_waited_for_whatever_flag_is_set(
+def test_long_retry_after_is_waited_for_with_every_flag(
     flag: str, crm: Sandbox, run_task: RunTask, waits: Waits
 ) -> None:
     crm.add_fault(effect="error", error="throttled", retry_after=300, count=1)
@@ -44,7 +44,7 @@ def test_a_long_retry_after_is_waited_for_whatever_flag_is_set(
 
 
 @pytest.mark.skipif(not HAS_RETRY_POLICY, reason="the state store came with Airflow 3.3")
-def test_server_errors_are_counted_over_reschedules(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+def test_server_errors_are_counted_across_reschedules(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
     crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR")
     task = run_task(CrmListSensor, list_name="Newsletter", max_errors_in_a_row=2, **MODES["reschedule"])
     one_try = ["up_for_reschedule", "up_for_reschedule"]
@@ -52,10 +52,10 @@ def test_server_errors_are_counted_over_reschedules(crm: Sandbox, run_task: RunT
     assert isinstance(task.error, CrmInternalServerError)
 
 
-def test_without_a_state_store_the_timeout_is_the_bound(
+def test_server_errors_without_a_state_store_end_at_the_timeout(
     crm: Sandbox, run_task: RunTask, waits: Waits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on Airflow below 3.3."""
+    """Airflow below 3.3 has no state store."""
     crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR")
     task = run_task(
         CrmListSensor,
@@ -69,8 +69,8 @@ def test_without_a_state_store_the_timeout_is_the_bound(
 
 
 @each_mode
-def test_a_proper_answer_ends_the_row(mode: str, crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
-    """Errors, "not yet", errors: a row each, and neither is too long."""
+def test_valid_response_resets_the_count_of_errors(mode: str, crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+    """A negative check between errors starts the count of errors again."""
     for error in ("INTERNAL_SERVER_ERROR", "CONTACT_NOT_FOUND", "INTERNAL_SERVER_ERROR"):
         crm.add_fault(effect="error", error=error, count=1 if error == "CONTACT_NOT_FOUND" else 2)
     task = run_task(CrmListMembershipSensor, emails=MEMBER, list_id=NEWSLETTER_ID, max_errors_in_a_row=2, **MODES[mode])
@@ -78,7 +78,7 @@ def test_a_proper_answer_ends_the_row(mode: str, crm: Sandbox, run_task: RunTask
     assert [entry.status for entry in crm.journal()] == [500, 500, 404, 500, 500, 200]
 
 
-# -- the server says when -----------------------------------------------------------------------------------
+# -- Retry-After --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_proper_answer_ends_the_row(mode: str, crm: Sandbox, run_task: RunTask
         pytest.param("unavailable", 300, 300, id="of a server error"),
     ],
 )
-def test_retry_after_postpones_the_reschedule(
+def test_retry_after_delays_the_reschedule(
     error: str, retry_after: int, seconds: float, crm: Sandbox, run_task: RunTask, waits: Waits
 ) -> None:
     crm.add_fault(effect="error", error=error, retry_after=retry_after, count=2)

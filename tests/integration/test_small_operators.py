@@ -1,4 +1,4 @@
-"""What deleting, verifying and starting an automation do beyond one call: second tries, lost responses, secrets."""
+"""Operators for deletion, verification and automations: second tries, lost responses, secrets."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ except ImportError:  # below 3.3
 # -- delete --------------------------------------------------------------------------------------------------
 
 
-def test_delete(crm: Sandbox, run_task: RunTask) -> None:
+def test_delete_contact_task_deletes_the_contact(crm: Sandbox, run_task: RunTask) -> None:
     task = run_task(CrmDeleteContactOperator, contact_email=ADA)
     assert (task.states, task.result) == (["success"], {"outcome": "deleted"})
     assert ADA not in crm.store.contacts
     assert ADA not in task.log.replace("Updating RenderedTaskInstanceFields", "")
 
 
-def test_a_contact_that_is_gone_skips(crm: Sandbox, run_task: RunTask) -> None:
+def test_delete_of_a_missing_contact_skips(crm: Sandbox, run_task: RunTask) -> None:
     assert run_task(CrmDeleteContactOperator, contact_email="nobody@example.com").states == ["skipped"]
     failing = {"on_error": {"CONTACT_NOT_FOUND": "fail"}}
     assert run_task(CrmDeleteContactOperator, contact_email="nobody@example.com", **failing).states == ["failed"]
 
 
-def test_the_second_try_of_a_delete_that_happened_is_a_success(crm: Sandbox, run_task: RunTask) -> None:
+def test_second_try_after_a_lost_deletion_succeeds(crm: Sandbox, run_task: RunTask) -> None:
     crm.add_fault(effect="lost", method="DELETE", count=1)
     task = run_task(CrmDeleteContactOperator, contact_email=ADA)
     assert (task.states, task.result) == (["up_for_retry", "success"], {"outcome": "gone"})
 
 
-def test_the_second_try_says_what_on_error_says(crm: Sandbox, run_task: RunTask) -> None:
+def test_second_try_after_a_lost_deletion_follows_on_error(crm: Sandbox, run_task: RunTask) -> None:
     crm.add_fault(effect="lost", method="DELETE", count=1)
     task = run_task(CrmDeleteContactOperator, contact_email=ADA, on_error={"CONTACT_NOT_FOUND": "fail"})
     assert task.states == ["up_for_retry", "failed"]
@@ -66,7 +66,7 @@ def test_the_second_try_says_what_on_error_says(crm: Sandbox, run_task: RunTask)
         ('"deliverable"', {"result": "deliverable"}),
     ],
 )
-def test_verify_hands_on_the_answer_without_the_address(
+def test_verify_returns_the_response_without_the_address(
     body: str, answer: dict[str, Any], crm: Sandbox, run_task: RunTask
 ) -> None:
     crm.add_fault(effect="garbage", status=200, body=body)
@@ -76,7 +76,7 @@ def test_verify_hands_on_the_answer_without_the_address(
     assert "ada@" not in str(task.xcoms).lower()
 
 
-def test_verify_bounds_the_xcom(crm: Sandbox, run_task: RunTask) -> None:
+def test_verify_omits_large_values_from_the_xcom(crm: Sandbox, run_task: RunTask) -> None:
     body = '{"data": {"valid": true, "trace": "%s"}}' % ("x" * 10_000)
     crm.add_fault(effect="garbage", status=200, body=body)
     assert run_task(CrmVerifyEmailOperator, contact_email=ADA).result["answer"] == {"valid": True}
@@ -88,7 +88,7 @@ IDS = {"webhook_id": "hook-Zq8x-1", "channel_uid": "channel-Zq8x-2", "workflow_i
 START = {**IDS, "contact_email": ADA, "fields": {"plan": "trial"}}
 
 
-def test_start(crm: Sandbox, run_task: RunTask) -> None:
+def test_start_automation_sends_the_ids(crm: Sandbox, run_task: RunTask) -> None:
     task = run_task(CrmTriggerAutomationOperator, **START)
     assert (task.states, task.result) == (["success"], {"outcome": "started"})
     (started,) = crm.store.automations
@@ -96,7 +96,7 @@ def test_start(crm: Sandbox, run_task: RunTask) -> None:
     assert started.email == ADA
 
 
-def test_the_ids_may_be_templates_and_are_not_shown(
+def test_automation_ids_from_templates_are_not_stored(
     crm: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, airflow_db: Path
 ) -> None:
     monkeypatch.setattr("crm_provider.operators.automations.mask_secret", lambda value: None)
@@ -111,7 +111,7 @@ def test_the_ids_may_be_templates_and_are_not_shown(
     assert {started.webhook_id for started in crm.store.automations} == {IDS["webhook_id"]}
     assert "Zq8x" not in run.log
     stored = everything_stored()
-    assert ADA in stored, "what is searched has the rendered fields"
+    assert ADA in stored, "the searched text contains the rendered fields"
     assert "Zq8x" not in stored
 
 
@@ -128,14 +128,16 @@ def everything_stored() -> str:
 
 
 @pytest.mark.parametrize("effect", ["lost", "drop"])
-def test_a_call_that_may_have_started_it_is_not_repeated(effect: str, crm: Sandbox, run_task: RunTask) -> None:
+def test_automation_call_with_unknown_outcome_is_not_repeated(effect: str, crm: Sandbox, run_task: RunTask) -> None:
     crm.add_fault(effect=effect, method="POST", count=1)
     task = run_task(CrmTriggerAutomationOperator, retries=3, **START)
     assert task.states == ["failed"]
     assert len(crm.journal()) == 1
     message = str(task.error)
     assert "may or may not have happened" in message
-    assert "Check in the CRM whether the automation was started" in message
+    assert message.count("What to do:") == 1
+    assert "What to do: Check in the CRM whether the automation was started, before you clear the task." in message
+    assert task.xcoms["crm_error"]["suggested_action"].startswith("check in the CRM")
     assert "Zq8x" not in message
 
 
@@ -145,7 +147,7 @@ def test_a_call_that_may_have_started_it_is_not_repeated(effect: str, crm: Sandb
     [(None, ["up_for_retry", "failed"], 1), ({"CONNECTION": "retry"}, ["up_for_retry", "success"], 2)],
     ids=["default", "on_error"],
 )
-def test_a_worker_that_died_in_mid_call(
+def test_automation_is_not_started_again_after_a_worker_died(
     on_error: Any, states: list[str], started: int, crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trigger, left = CrmHook.trigger_automation, [1]
@@ -165,7 +167,7 @@ def test_a_worker_that_died_in_mid_call(
         assert "an earlier try was interrupted during the call: nothing was sent now" in str(task.error)
 
 
-def test_a_second_task_run_is_not_held_up_by_the_first(crm: Sandbox, run_dag: RunDag) -> None:
+def test_interrupted_automation_does_not_affect_other_runs(crm: Sandbox, run_dag: RunDag) -> None:
     with DAG("automation_twice", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         CrmTriggerAutomationOperator(task_id="task", **START)
     crm.add_fault(effect="lost", method="POST", count=1)

@@ -1,4 +1,4 @@
-"""Sources of a load on Airflow's own path objects: its files have fewer methods than those of Python."""
+"""Sources of a load as Airflow path objects, whose files have fewer methods than Python's."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ CONTENTS: dict[str, Callable[[], bytes]] = {
 
 @pytest.fixture
 def bucket() -> Any:
-    """A bucket of an object store, reached through a connection."""
+    """A bucket of an object store with a connection."""
     attach("memory", conn_id="store", fs=MemoryFileSystem())
     return ObjectStoragePath(f"memory://store@bucket-{uuid.uuid4().hex}/in")
 
 
 @pytest.mark.parametrize("suffix", CONTENTS)
-def test_files_of_each_format_by_name_and_by_pattern(bucket: Any, suffix: str) -> None:
+def test_object_store_sources_by_name_and_pattern(bucket: Any, suffix: str) -> None:
     for day in ("monday", "tuesday"):
         with (bucket / day / f"leads.{suffix}").open("wb") as file:
             file.write(CONTENTS[suffix]())
@@ -53,6 +53,6 @@ def test_files_of_each_format_by_name_and_by_pattern(bucket: Any, suffix: str) -
         assert [row.number for row in found] == list(range(1, 2 * times + 1))
 
 
-def test_a_missing_object_is_not_found(bucket: Any) -> None:
+def test_missing_object_raises_no_such_file(bucket: Any) -> None:
     with pytest.raises(NoSuchFile, match=f"there is no file {bucket / 'leads.csv'};"):
         list(open_source(bucket / "leads.csv").rows())

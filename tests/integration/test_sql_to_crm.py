@@ -1,4 +1,4 @@
-"""From a database to the CRM: any ``DbApiHook``, streamed."""
+"""Streaming rows from a database to the CRM through any ``DbApiHook``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAPPING = {"email": "mail", "name": "first"}
 
 
 class FileHook(DbApiHook):
-    """SQLite, whose provider need not be installed."""
+    """A hook for SQLite that does not need its provider."""
 
     conn_name_attr = "file_conn_id"
     opened: list[Closing]
@@ -41,7 +41,7 @@ class FileHook(DbApiHook):
 
 
 class Closing(sqlite3.Connection):
-    """Notes that it was closed."""
+    """Records whether the connection was closed."""
 
     closed = False
 
@@ -63,7 +63,7 @@ def database(tmp_path: Path) -> str:
 
 @pytest.fixture
 def hook(database: str, monkeypatch: pytest.MonkeyPatch) -> FileHook:
-    """The hook behind the connection ``db``."""
+    """The hook of the connection ``db``."""
     made = FileHook(database, {})
 
     def get_hook(self: Any, *, hook_params: dict[str, Any] | None = None) -> FileHook:
@@ -81,7 +81,7 @@ def crm(crm: Sandbox) -> Sandbox:
     return crm
 
 
-def test_the_rows_of_a_query_become_contacts(crm: Sandbox, run_task: RunTask, hook: FileHook) -> None:
+def test_query_rows_become_contacts(crm: Sandbox, run_task: RunTask, hook: FileHook) -> None:
     end = run_task(
         SqlToCrmContactsOperator,
         sql="SELECT mail, first, score FROM leads WHERE score > ? ORDER BY mail", parameters=["{{ 10 }}"],
@@ -91,7 +91,7 @@ def test_the_rows_of_a_query_become_contacts(crm: Sandbox, run_task: RunTask, ho
     assert end.result["created"] == 10
     assert crm.store.contacts["p21@example.com"].attributes == {"name": "N21", "score": 10.5}
     assert hook.hook_params == {"log_sql": False}
-    assert [connection.closed for connection in hook.opened] == [True], "the query is asked once"
+    assert [connection.closed for connection in hook.opened] == [True], "the query runs once"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_the_rows_of_a_query_become_contacts(crm: Sandbox, run_task: RunTask, ho
         ("SELECT mail, first FROM leads; DELETE FROM leads", "sql has 2 statements; give one query"),
     ],
 )
-def test_a_query_that_will_not_do_fails_without_a_retry(
+def test_invalid_query_fails_without_a_retry(
     sql: str, message: str, crm: Sandbox, run_task: RunTask, hook: FileHook
 ) -> None:
     end = run_task(SqlToCrmContactsOperator, sql=sql, sql_conn_id="db", mapping=MAPPING)
@@ -114,30 +114,30 @@ def test_a_query_that_will_not_do_fails_without_a_retry(
     assert not crm.journal()
 
 
-def test_a_database_that_is_away_is_worth_a_retry(crm: Sandbox, run_task: RunTask, hook: FileHook) -> None:
+def test_database_error_is_retried(crm: Sandbox, run_task: RunTask, hook: FileHook) -> None:
     end = run_task(SqlToCrmContactsOperator, sql="SELECT * FROM absent", sql_conn_id="db", mapping=MAPPING)
     assert end.states == ["up_for_retry", "failed"]
     assert isinstance(end.error, sqlite3.OperationalError)
     assert all(connection.closed for connection in hook.opened)
 
 
-def test_a_connection_without_a_database_is_named(crm: Sandbox, run_task: RunTask, crm_connection: str) -> None:
+def test_connection_without_a_database_hook_is_named(crm: Sandbox, run_task: RunTask, crm_connection: str) -> None:
     end = run_task(SqlToCrmContactsOperator, sql="SELECT 1", sql_conn_id="crm_default", mapping=MAPPING)
     assert end.states == ["failed"]
     assert "'crm_default' is of type CrmHook" in str(end.error)
 
 
-def test_arguments_are_checked_when_the_dag_is_read() -> None:
+def test_sql_transfer_arguments_are_checked_at_parse() -> None:
     with pytest.raises(ValueError, match="fetch_size must be"):
         SqlToCrmContactsOperator(task_id="load", sql="SELECT 1", sql_conn_id="db", fetch_size=0)
     with pytest.raises(ValueError, match="max_rejects='x'"):
         SqlToCrmContactsOperator.partial(task_id="load", sql_conn_id="db", max_rejects="x")
 
 
-# -- the rows alone -------------------------------------------------------------------------------------------
+# -- row iteration --------------------------------------------------------------------------------------------
 
 
-def test_rows_may_be_read_again(database: str) -> None:
+def test_query_rows_can_be_read_twice(database: str) -> None:
     source = SqlRows(lambda: sqlite3.connect(database), "SELECT mail FROM leads ORDER BY score", fetch_size=7)
     assert source.columns == ("mail",)
     assert [row.number for row in source.rows()] == list(range(1, 31))
@@ -145,7 +145,7 @@ def test_rows_may_be_read_again(database: str) -> None:
     source.close()
 
 
-def test_nothing_is_left_open_if_nobody_reads_the_rows(database: str) -> None:
+def test_connection_is_closed_if_no_row_is_read(database: str) -> None:
     made: list[Closing] = []
 
     def connect() -> Closing:
@@ -160,8 +160,8 @@ def test_nothing_is_left_open_if_nobody_reads_the_rows(database: str) -> None:
     assert made[0].closed
 
 
-def test_no_more_than_the_fetch_size_is_in_memory(database: str) -> None:
-    """A cursor that has given 10 of 1,000,000 rows has not made more than it must."""
+def test_rows_are_fetched_in_batches(database: str) -> None:
+    """After 10 of 1,000,000 rows, the database has produced at most the rows of a few fetches."""
     made = 0
 
     def note(value: int) -> int:
@@ -184,7 +184,7 @@ def test_no_more_than_the_fetch_size_is_in_memory(database: str) -> None:
 
 
 class FakeConnection:
-    """Notes how it was asked for a cursor."""
+    """Records the arguments of ``cursor()``."""
 
     autocommit = False
     converter: ClassVar[dict[int, Any]] = {}
@@ -196,7 +196,7 @@ class FakeConnection:
 
 @pytest.fixture
 def driver(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A connection as the driver of that name makes it."""
+    """A fake connection of the driver with this name."""
     name = request.param
     cursors = ModuleType(f"{name}.cursors")
     cursors.SSCursor = "SSCursor"  # type: ignore[attr-defined]
@@ -218,7 +218,7 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Any]:
     ],
     indirect=["driver"],
 )
-def test_the_server_keeps_the_result_where_the_driver_would_fetch_it_all(
+def test_drivers_with_client_side_cursors_get_a_server_side_cursor(
     driver: Any, asked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taught: list[Any] = []

@@ -1,4 +1,4 @@
-"""Tasks of one's own that use the hook: ``crm_errors`` and ``CrmRetryPolicy``."""
+"""User-defined tasks with the hook: ``crm_errors`` and ``CrmRetryPolicy``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ needs_retry_policies = pytest.mark.skipif(not HAS_RETRY_POLICY, reason="retry po
 
 @pytest.fixture
 def run_function(run_dag: RunDag) -> Callable[..., Any]:
-    """Run a function as a task with ``retries=1``; returns how it ended."""
+    """Run a function as a task with ``retries=1`` and return its result."""
 
     def run(function: Callable[[], Any], **arguments: Any) -> Any:
         arguments = {"retries": 1, "retry_delay": timedelta(0), **arguments}
@@ -38,7 +38,7 @@ def run_function(run_dag: RunDag) -> Callable[..., Any]:
 
 
 def move(on_error: Any = None) -> Callable[[], None]:
-    """A task that meets DEAL_NOT_FOUND unless there is a fault."""
+    """A task that fails with DEAL_NOT_FOUND, unless there is a fault."""
 
     def function() -> None:
         with crm_errors(on_error):
@@ -53,7 +53,9 @@ def move(on_error: Any = None) -> Callable[[], None]:
         pytest.param(None, None, ["failed"], id="default"),
         pytest.param({"DEAL_NOT_FOUND": "skip"}, None, ["skipped"], id="skip"),
         pytest.param({"DEAL_NOT_FOUND": "retry"}, None, ["up_for_retry", "failed"], id="retry"),
-        pytest.param({"CrmTransientError": "fail"}, "unavailable", ["failed"], id="server error is to fail"),
+        pytest.param(
+            {"CrmTransientError": "fail"}, "unavailable", ["failed"], id="on_error maps a server error to fail"
+        ),
     ],
 )
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def move(on_error: Any = None) -> Callable[[], None]:
         pytest.param(lambda on: {"retry_policy": CrmRetryPolicy()}, id="default policy", marks=needs_retry_policies),
     ],
 )
-def test_crm_errors(
+def test_crm_errors_sets_the_task_state(
     on_error: Any,
     fault: str | None,
     states: list[str],
@@ -71,7 +73,7 @@ def test_crm_errors(
     crm: Sandbox,
     run_function: Callable[..., Any],
 ) -> None:
-    """The context decides, whatever retry policy the task has."""
+    """The context manager decides with any retry policy of the task."""
     if fault:
         crm.add_fault(effect="error", error=fault)
     end = run_function(move(on_error), **policy(on_error))
@@ -79,7 +81,7 @@ def test_crm_errors(
     assert end.xcoms["crm_error"]["action"] == {"skipped": "skip"}.get(states[-1], "retry" if states[1:] else "fail")
 
 
-def test_crm_errors_frees_the_slot_on_a_long_wait(crm: Sandbox, run_function: Callable[..., Any], waits: Waits) -> None:
+def test_crm_errors_reschedules_on_a_long_wait(crm: Sandbox, run_function: Callable[..., Any], waits: Waits) -> None:
     crm.store.create_deal(
         contact_id=ids.contact_id("alan@example.com"), pipeline_id=ids.pipeline_id("Sales"), stage_id=STAGE
     )
@@ -100,13 +102,19 @@ def test_crm_errors_frees_the_slot_on_a_long_wait(crm: Sandbox, run_function: Ca
     ("on_error", "fault", "states", "error"),
     [
         pytest.param({"DEAL_NOT_FOUND": "retry"}, None, ["up_for_retry", "failed"], CrmDealNotFoundError, id="retry"),
-        pytest.param({"DEAL_NOT_FOUND": "skip"}, None, ["failed"], CrmDealNotFoundError, id="skip is fail here"),
+        pytest.param(
+            {"DEAL_NOT_FOUND": "skip"},
+            None,
+            ["failed"],
+            CrmDealNotFoundError,
+            id="a retry policy cannot skip, so it fails",
+        ),
         pytest.param(
             {"CrmTransientError": "fail"}, "unavailable", ["failed"], CrmServiceUnavailableError, id="to fail"
         ),
     ],
 )
-def test_retry_policy_alone(
+def test_retry_policy_without_crm_errors(
     on_error: Any, fault: str | None, states: list[str], error: type, crm: Sandbox, run_function: Callable[..., Any]
 ) -> None:
     if fault:
@@ -116,7 +124,7 @@ def test_retry_policy_alone(
     assert type(end.error) is error
 
 
-def test_the_hook_alone_raises_typed_errors(crm: Sandbox, run_function: Callable[..., Any]) -> None:
+def test_hook_raises_typed_errors(crm: Sandbox, run_function: Callable[..., Any]) -> None:
     def function() -> str:
         try:
             CrmHook().get_contact("nobody@example.com")
@@ -127,7 +135,7 @@ def test_the_hook_alone_raises_typed_errors(crm: Sandbox, run_function: Callable
     assert run_function(function).result == "CONTACT_NOT_FOUND 404 check that the contact exists"
 
 
-def test_a_path_without_a_method_of_its_own(crm: Sandbox, run_function: Callable[..., Any]) -> None:
+def test_hook_request_with_any_path(crm: Sandbox, run_function: Callable[..., Any]) -> None:
     def function() -> Any:
         with crm_errors({"CONTACT_NOT_FOUND": "skip"}):
             path = "/contacts/{email}"

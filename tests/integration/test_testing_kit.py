@@ -1,4 +1,4 @@
-"""``assert_dag_ends`` and what it stands on must be able to fail, and say why."""
+"""``assert_dag_ends`` and its helpers fail with a clear message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from crm_provider.testing import (
 
 
 class Ends(BaseOperator):
-    """Raises the given exception at its first try."""
+    """Raises the given exception in its first try."""
 
     def __init__(self, *, error: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -43,7 +43,7 @@ class Ends(BaseOperator):
 
 @pytest.fixture
 def dag() -> DAG:
-    """One task that is skipped, one that fails and two mapped ones, of which one fails."""
+    """Tasks that succeed, skip and fail, and two mapped ones, of which one fails."""
     with DAG("testing_kit", schedule=None) as dag:
         Ends(task_id="well")
         Ends(task_id="nothing_to_do", error=AirflowSkipException("nothing to do"))
@@ -64,7 +64,7 @@ ENDS = {"nothing_to_do": "skipped", "wrong": "failed", "mapped[1]": "failed"}
         ({}, None),
     ],
 )
-def test_a_run_that_ends_as_expected(states: dict[str, str], others: str | None, dag: DAG) -> None:
+def test_run_with_the_expected_states_passes(states: dict[str, str], others: str | None, dag: DAG) -> None:
     run = assert_dag_ends(dag, states, others=others)
     assert run.states() == {
         "well": "success", "nothing_to_do": "skipped", "wrong": "failed", "mapped[0]": "success", "mapped[1]": "failed",
@@ -82,7 +82,7 @@ def test_a_run_that_ends_as_expected(states: dict[str, str], others: str | None,
         ({**ENDS, "mapped[7]": "success"}, "  mapped[7]: there was none"),
     ],
 )
-def test_what_ended_otherwise_is_reported(states: dict[str, str], line: str, dag: DAG) -> None:
+def test_unexpected_states_are_reported(states: dict[str, str], line: str, dag: DAG) -> None:
     with pytest.raises(AssertionError) as raised:
         assert_dag_ends(dag, states)
     head, *lines = str(raised.value).splitlines()
@@ -99,7 +99,7 @@ def test_what_ended_otherwise_is_reported(states: dict[str, str], line: str, dag
         ({"fault": {"effect": "drop"}}, "a fault needs the sandbox that it is for: sandbox=crm_sandbox"),
     ],
 )
-def test_what_makes_no_sense_is_refused(arguments: dict[str, Any], message: str, dag: DAG) -> None:
+def test_invalid_expectations_are_rejected(arguments: dict[str, Any], message: str, dag: DAG) -> None:
     with pytest.raises(ValueError, match=message):
         assert_dag_ends(dag, **arguments)
 
@@ -114,7 +114,7 @@ def upsert() -> DAG:
     return dag
 
 
-def test_faults_are_there_for_the_run_only(upsert: DAG, crm_quick: Sandbox) -> None:
+def test_faults_are_removed_after_the_run(upsert: DAG, crm_quick: Sandbox) -> None:
     crm_quick.add_fault(effect="drop", path="/nowhere", name="mine")
     faults = [Fault(effect="error", error="INTERNAL_SERVER_ERROR", count=6), {"effect": "lost", "count": 1}]
     run = assert_dag_ends(upsert, sandbox=crm_quick, fault=faults)
@@ -126,7 +126,7 @@ def test_faults_are_there_for_the_run_only(upsert: DAG, crm_quick: Sandbox) -> N
 @pytest.mark.parametrize(
     "fault", [{"effect": "drop", "path": "/contact"}, Fault(effect="drop", path="/contact")], ids=["fields", "Fault"]
 )
-def test_a_fault_that_matched_nothing_is_reported(fault: Any, upsert: DAG, crm_quick: Sandbox) -> None:
+def test_fault_without_a_matching_call_is_reported(fault: Any, upsert: DAG, crm_quick: Sandbox) -> None:
     with pytest.raises(AssertionError) as raised:
         assert_dag_ends(upsert, sandbox=crm_quick, fault=fault)
     assert str(raised.value).splitlines() == [
@@ -137,7 +137,7 @@ def test_a_fault_that_matched_nothing_is_reported(fault: Any, upsert: DAG, crm_q
     assert crm_quick.faults() == []
 
 
-def test_what_the_crm_said_is_reported(upsert: DAG, crm_quick: Sandbox) -> None:
+def test_error_responses_are_reported(upsert: DAG, crm_quick: Sandbox) -> None:
     upsert.get_task("upsert").set_error_policy({"CrmDataError": "skip"})
     refused = {"effect": "error", "error": "INVALID_INPUT", "method": "POST"}
     with pytest.raises(AssertionError) as raised:
@@ -149,7 +149,7 @@ def test_what_the_crm_said_is_reported(upsert: DAG, crm_quick: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("waiting", [{"mode": "poke"}, {"deferrable": True}, {"mode": "reschedule"}])
-def test_a_sensor_is_not_waited_for(waiting: dict[str, Any], crm_quick: Sandbox) -> None:
+def test_sensor_waits_are_skipped(waiting: dict[str, Any], crm_quick: Sandbox) -> None:
     with DAG("testing_kit_sensor", schedule=None) as dag:
         CrmContactSensor(task_id="wait", contact_email="ada@example.com", poke_interval=3600, timeout=86400, **waiting)
     missing = {"effect": "error", "error": "CONTACT_NOT_FOUND", "count": 1}
@@ -159,7 +159,7 @@ def test_a_sensor_is_not_waited_for(waiting: dict[str, Any], crm_quick: Sandbox)
     assert dag.get_task("wait").poke_interval == 3600
 
 
-def test_the_fault_in_the_documentation_makes_a_list_appear_at_the_third_check(crm_quick: Sandbox) -> None:
+def test_documented_fault_delays_a_list_until_the_third_check(crm_quick: Sandbox) -> None:
     (shown,) = re.findall(
         r'`({"effect": "error", "error": "SEGMENTATION_LIST[^`]+)`', (DOCS / "testing.md").read_text("utf-8")
     )
@@ -169,7 +169,7 @@ def test_the_fault_in_the_documentation_makes_a_list_appear_at_the_third_check(c
     assert [entry.status for entry in crm_quick.journal()] == [404, 404, 200]
 
 
-def test_the_message_in_the_documentation_is_a_real_one(crm_quick: Sandbox) -> None:
+def test_documented_message_is_real(crm_quick: Sandbox) -> None:
     dag = load_dag(ROOT / "example_dags" / "crm_quickstart.py")
     gone = {"effect": "error", "error": "DEAL_NOT_FOUND", "method": "PUT", "path": "/deals/*"}
     with pytest.raises(AssertionError) as raised:
@@ -181,7 +181,7 @@ def test_the_message_in_the_documentation_is_a_real_one(crm_quick: Sandbox) -> N
 # -- DAG files, homes ---------------------------------------------------------------------------------------
 
 
-def test_a_dag_of_a_file(tmp_path: Path) -> None:
+def test_dag_is_loaded_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "some_dags.py"
     file.write_text("from airflow.sdk import DAG\none = DAG('one', schedule=None)\ntwo = DAG('two', schedule=None)\n")
     with pytest.raises(ValueError, match=r"some_dags\.py has the DAGs one, two; say which with dag_id"):
@@ -191,14 +191,14 @@ def test_a_dag_of_a_file(tmp_path: Path) -> None:
     assert load_dag(file, "two").dag_id == "two"
 
 
-def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
+def test_import_error_of_a_dag_file_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "broken_dag.py"
     file.write_text("from airflow.sdk import DAG\nDAG(1 / 0)\n")
     with pytest.raises(ValueError, match=r"(?s)broken_dag\.py cannot be imported: .*ZeroDivisionError"):
         load_dag(file)
 
 
-def test_a_home_comes_too_late_after_airflow() -> None:
+def test_fresh_airflow_home_after_airflow_is_an_error() -> None:
     assert "airflow" in sys.modules
     with pytest.raises(RuntimeError, match=r"airflow was imported before fresh_airflow_home\(\)"):
         fresh_airflow_home()
@@ -208,7 +208,7 @@ def test_a_home_comes_too_late_after_airflow() -> None:
 
 
 @pytest.mark.crm_sandbox(seed="deals:20", rate=None)
-def test_a_load_of_deals_and_an_erasure(crm_quick: Sandbox) -> None:
+def test_assertions_for_deals_and_deleted_contacts_pass(crm_quick: Sandbox) -> None:
     first, third = "contact-0000001@example.com", "Contact-0000003@Example.com"
     deal = crm_quick.store.deal_of(crm_quick.store.contacts[first].id)
     assert deal is not None
@@ -223,7 +223,7 @@ def test_a_load_of_deals_and_an_erasure(crm_quick: Sandbox) -> None:
     assert_contacts_deleted(crm_quick, [third], left=19)
 
 
-def test_deals_that_are_elsewhere(crm_sandbox: Sandbox) -> None:
+def test_deals_in_other_stages_are_reported(crm_sandbox: Sandbox) -> None:
     stages = {"ada@example.com": "Won", "alan@example.com": "New", "nobody@example.com": "New", "ken@example.com": None}
     with pytest.raises(AssertionError) as wrong:
         assert_deal_stages(crm_sandbox, stages)
@@ -237,8 +237,8 @@ def test_deals_that_are_elsewhere(crm_sandbox: Sandbox) -> None:
         assert_deal_stages(crm_sandbox, {"ada@example.com": None})
 
 
-def test_contacts_that_should_be_gone(crm_sandbox: Sandbox) -> None:
-    with pytest.raises(AssertionError, match=r"1 contacts should have been deleted: ada@example\.com"):
+def test_contacts_that_still_exist_are_reported(crm_sandbox: Sandbox) -> None:
+    with pytest.raises(AssertionError, match=r"these contacts should have been deleted: ada@example\.com"):
         assert_contacts_deleted(crm_sandbox, ["ADA@example.com", "gone@example.com"])
-    with pytest.raises(AssertionError, match="the CRM has 11 contacts, expected 10"):
+    with pytest.raises(AssertionError, match="contacts in the CRM: 11, expected 10"):
         assert_contacts_deleted(crm_sandbox, ["gone@example.com"], left=10)

@@ -1,4 +1,4 @@
-"""The triggers of asset watchers against the sandbox, with a store that stays when the triggerer goes."""
+"""Triggers of asset watchers against the sandbox, with a store that outlives the triggerer."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ INTERVAL = 0.2
 
 
 @pytest.fixture(autouse=True)
-def _a_triggerer_is_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Airflow 3.1.0 wants the triggerer's line to its parent even where the environment has the connection."""
+def _supervisor_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow 3.1.0 needs the triggerer's supervisor channel even for connections of the environment."""
     from airflow.sdk.execution_time import task_runner
 
     if not hasattr(task_runner, "SUPERVISOR_COMMS"):
@@ -40,7 +40,7 @@ def _a_triggerer_is_around(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class FakeStore:
-    """The state store of an asset: what Airflow 3.3 gives to a trigger."""
+    """The state store of an asset, which Airflow 3.3 passes to a trigger."""
 
     def __init__(self) -> None:
         self.kept: dict[str, Any] = {}
@@ -62,7 +62,7 @@ class FakeStore:
 
 
 class Triggerer:
-    """Runs triggers; leaving the block is a SIGKILL: nothing of them is left but their stores."""
+    """Runs triggers. Leaving the block acts like a SIGKILL: only their stores remain."""
 
     def __init__(self) -> None:
         self.payloads: list[dict[str, Any]] = []
@@ -97,7 +97,7 @@ class Triggerer:
 
 @pytest.fixture
 def crm(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """A CRM that is watched quickly: five sweeps in a second."""
+    """A CRM with five sweeps per second."""
     monkeypatch.setattr(cursor, "DELIVERY_DELAY", DELIVERY_DELAY)
     monkeypatch.setattr(watch, "SHORTEST_INTERVAL", INTERVAL)
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", connection(crm))
@@ -126,13 +126,13 @@ def contacts(triggerer: Triggerer) -> list[str]:
 
 
 def sweeps(crm: Sandbox, route: str = "/contacts") -> int:
-    """Sweeps that were begun."""
+    """The number of sweeps that were started."""
     records = len(crm.store.contacts) if route == "/contacts" else len(crm.store.deals)
     return math.ceil(len(crm.journal(route=route)) / max(math.ceil(records / 10), 1))
 
 
 def swept(crm: Sandbox, more: int = 2) -> Callable[[], bool]:
-    """True once so many sweeps more have begun: then all but the last have been dealt with."""
+    """A condition that holds once ``more`` further sweeps have started. All of them but the last have ended."""
     wanted = sweeps(crm) + more
     return lambda: sweeps(crm) >= wanted
 
@@ -140,10 +140,10 @@ def swept(crm: Sandbox, more: int = 2) -> Callable[[], bool]:
 # -- events
 
 
-def test_which_deals_come_into_a_stage_is_reported(crm: Sandbox) -> None:
+def test_watch_reports_deals_that_enter_a_stage(crm: Sandbox) -> None:
     deal = deal_id(contact_id("ada@example.com"))
 
-    async def play() -> None:
+    async def scenario() -> None:
         async with Triggerer() as triggerer:
             triggerer.start(CrmDealStageTrigger(stage_id=WON.upper(), poke_interval=INTERVAL), FakeStore())
             await triggerer.until(lambda: sweeps(crm, "/deals") >= 2)
@@ -156,21 +156,21 @@ def test_which_deals_come_into_a_stage_is_reported(crm: Sandbox) -> None:
             crm.store.update_deal(deal, stage_id=NEW)
             start = sweeps(crm, "/deals")
             await triggerer.until(lambda: sweeps(crm, "/deals") >= start + 2)
-            crm.store.update_deal(deal, stage_id=WON)  # once more
+            crm.store.update_deal(deal, stage_id=WON)  # a second time
             await triggerer.until(lambda: len(triggerer.payloads) > 2)
 
-    asyncio.run(play())
+    asyncio.run(scenario())
 
 
-# -- one sweep for all
+# -- shared sweeps
 
 
 @pytest.mark.reliability("process")
 @pytest.mark.parametrize("seconds", [-86400.0, 86400.0])
-def test_a_clock_that_is_set_stops_no_watch(
+def test_watch_continues_after_a_clock_change(
     crm: Sandbox, monkeypatch: pytest.MonkeyPatch, seconds: float, observed: Callable[..., None]
 ) -> None:
-    async def play() -> None:
+    async def scenario() -> None:
         async with Triggerer() as triggerer:
             triggerer.start(joined(), FakeStore())
             await triggerer.until(swept(crm))
@@ -182,7 +182,7 @@ def test_a_clock_that_is_set_stops_no_watch(
             assert contacts(triggerer) == people("ada")
             assert sweeps(crm) - before <= (time.monotonic() - began) / INTERVAL + 2
 
-    asyncio.run(play())
+    asyncio.run(scenario())
     observed(
         fault="the clock changes by a day, back or forth",
         hits="asset watcher",
@@ -193,7 +193,7 @@ def test_a_clock_that_is_set_stops_no_watch(
     )
 
 
-def test_a_cancelled_watch_reads_no_further(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_watch_stops_reading(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(200):
         crm.store.create_contact(email=f"more-{number}@example.com", attributes={})
     page, cancelled = CrmClient._page, threading.Event()
@@ -205,17 +205,17 @@ def test_a_cancelled_watch_reads_no_further(crm: Sandbox, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(CrmClient, "_page", waits)
 
-    async def play() -> None:
+    async def scenario() -> None:
         async with Triggerer() as triggerer:
             triggerer.start(joined(), FakeStore())
             await triggerer.until(lambda: crm.journal(route="/contacts"))
         cancelled.set()
 
-    asyncio.run(play())  # ends with the thread that reads
-    assert len(crm.journal()) <= 2, "the page that it was at, of 22"
+    asyncio.run(scenario())  # waits for the thread that reads
+    assert len(crm.journal()) <= 2, "at most the next of 22 pages is read"
 
 
-# -- what Airflow needs of a trigger
+# -- Airflow's interface of triggers
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_cancelled_watch_reads_no_further(crm: Sandbox, monkeypatch: pytest.Mo
     [joined(poke_interval=30), CrmDealStageTrigger(stage_id=WON, crm_conn_id="other", include_existing=True)],
     ids=lambda trigger: type(trigger).__name__,
 )
-def test_a_trigger_can_be_handed_over(trigger: BaseEventTrigger) -> None:
+def test_watch_trigger_can_be_serialized(trigger: BaseEventTrigger) -> None:
     path, arguments = trigger.serialize()
     assert path == f"crm_provider.triggers.watch.{type(trigger).__name__}"
     again = type(trigger)(**json.loads(json.dumps(arguments)))
@@ -241,6 +241,6 @@ def test_a_trigger_can_be_handed_over(trigger: BaseEventTrigger) -> None:
         {"max_per_event": 501},
     ],
 )
-def test_what_makes_no_sense_is_refused_in_the_dag_file(changes: dict[str, Any]) -> None:
+def test_invalid_watch_arguments_are_rejected_at_parse(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         CrmListJoinedTrigger(**{"list_id": TRIAL, **changes})

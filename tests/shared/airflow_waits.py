@@ -14,7 +14,7 @@ from crm_provider.values.server_clock import utc_time
 
 
 def until_still(stack: AirflowStack, number: Callable[[], int], *, seconds: float, timeout: float) -> None:
-    """Wait until a number has not changed for so many seconds.
+    """Wait until a number has not changed for this many seconds.
 
     :raises AirflowStackError: see :meth:`AirflowStack.until`
     """
@@ -30,7 +30,7 @@ def until_still(stack: AirflowStack, number: Callable[[], int], *, seconds: floa
 
 
 def freeze(stack: AirflowStack, component: Component, timeout: float = 180) -> None:
-    """Stop a component until it gets SIGCONT, but not during a write, which would block all others.
+    """Stop a component until it gets SIGCONT, but not during a write, which would block all other processes.
 
     :raises AirflowStackError: another process writes all the time, or a component ended
     """
@@ -46,7 +46,7 @@ def freeze(stack: AirflowStack, component: Component, timeout: float = 180) -> N
 
 
 def _others_can_write(stack: AirflowStack) -> bool:
-    time.sleep(0.2)  # until the signal has arrived
+    time.sleep(0.2)  # until the signal is delivered
     with contextlib.closing(sqlite3.connect(stack.home / "airflow.db", timeout=3, isolation_level=None)) as database:
         try:
             database.execute("BEGIN IMMEDIATE")
@@ -63,7 +63,7 @@ def add_triggerer(stack: AirflowStack, name: str, timeout: float = 180) -> None:
 
 
 def triggerer_jobs(stack: AirflowStack) -> set[int]:
-    """The ids of the jobs of all triggerers, dead ones too: each start adds one with a greater id."""
+    """The job ids of all triggerers, including dead ones. Each start adds a greater id."""
     return {job["id"] for job in stack.api.request("GET", "/api/v2/jobs?job_type=TriggererJob&limit=100")["jobs"]}
 
 

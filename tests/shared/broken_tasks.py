@@ -1,4 +1,4 @@
-"""The tasks under a broken network, and the expected end of each, with ``dag.test`` and on a real Airflow."""
+"""Tasks under a broken network and their expected final states, with ``dag.test`` and on a real Airflow."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ TASKS: Mapping[str, tuple[type, dict[str, Any]]] = {
 RETRIED, AT_ONCE = "failed, after 2 tries", "failed, at once"
 
 UNREACHED: Mapping[str, tuple[type[e.CrmError], str]] = {
-    # fault: the error of each task, and the end of each task; written down by hand
+    # fault: the error and the final state of each task, written by hand
     "no server listens on the port": (e.CrmConnectionError, RETRIED),
     "the certificate is self-signed": (e.CrmTlsError, AT_ONCE),
     "the proxy is down": (e.CrmConnectionError, RETRIED),
     "the proxy asks for a password (407)": (e.CrmConfigurationError, AT_ONCE),
 }
-"""Nothing reaches the CRM. A deferrable sensor checks on the worker first, like the other one."""
+"""No request reaches the CRM. A deferrable sensor first checks on the worker, like the other sensor."""
 
 UNREACHING = tuple(hit for hit in TASKS if hit != "deferred sensor")
 
@@ -59,7 +59,7 @@ PASSING: Mapping[str, Mapping[str, Any]] = {
     "a response arrives byte by byte": {"effect": "drip", "latency": 0.02},
     "a proxy responds with HTML, status 502": {"effect": "html", "status": 502},
 }
-"""Each strikes one request of each task."""
+"""Each affects one request of each task."""
 
 LASTING: Mapping[str, tuple[Mapping[str, Any], type[e.CrmError], str]] = {
     "a body of 100 MB": ({"effect": "large"}, e.CrmProtocolError, AT_ONCE),
@@ -80,7 +80,7 @@ NOTHING_YET: Mapping[str, Any] = {
 
 
 def add_faults(crm: Sandbox, hit: str, fault: Mapping[str, Any]) -> None:
-    """Let a fault wait for the next call; a deferred sensor meets it in the triggerer, after its look on the worker."""
+    """Apply a fault to the next call, or for a deferred sensor to its first call in the triggerer."""
     if hit != "deferred sensor":
         crm.add_fault(**fault)
         return

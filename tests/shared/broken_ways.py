@@ -1,4 +1,4 @@
-"""Every way to the CRM that is broken, by a name: networks, certificates, proxies, and servers that answer nonsense."""
+"""Network faults by name: networks, certificates, proxies, and servers with invalid responses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from raw_server import (
 )
 
 HOST = "crm.test"
-"""A name that only the tests know: this machine, without looking like it to the client."""
+"""A host name of this machine that the client does not treat as local."""
 
 JSON = b'{"data": {"id": "c-1", "email": "ada@example.com"}}'
 PAGE = b"<!DOCTYPE html><html><title>Blocked by your company</title></html>"
@@ -39,9 +39,9 @@ _ENVIRONMENT = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_
 
 @dataclass(frozen=True)
 class Way:
-    """A way to the CRM.
+    """A connection to the CRM.
 
-    :param requests: what has reached the CRM, or who answers in its place; what only a proxy got is not among them
+    :param requests: requests that reached the CRM or the server in its place, but not those that reached only a proxy
     """
 
     base_url: str
@@ -49,18 +49,18 @@ class Way:
 
 
 Broken = Callable[[pytest.MonkeyPatch, Path], AbstractContextManager[Way]]
-"""Breaks the way until the end of the ``with``; the folder is for certificates."""
+"""Breaks the connection until the end of the ``with`` block. The folder is for certificates."""
 
 
 def plain_environment(patch: pytest.MonkeyPatch) -> None:
-    """No proxy and no certificates of the developer's own."""
+    """Remove proxies and CA bundles of the developer's environment."""
     for name in _ENVIRONMENT:
         patch.delenv(name, raising=False)
         patch.delenv(name.lower(), raising=False)
 
 
 def know_host(patch: pytest.MonkeyPatch, host: str = HOST) -> None:
-    """The name leads to this machine."""
+    """Resolve the name to this machine."""
     known = socket.getaddrinfo
 
     def resolve(name: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -69,7 +69,7 @@ def know_host(patch: pytest.MonkeyPatch, host: str = HOST) -> None:
     patch.setattr(socket, "getaddrinfo", resolve)
 
 
-# -- answers -------------------------------------------------------------------------------------------------
+# -- responses -----------------------------------------------------------------------------------------------
 
 
 def chunked(start: str = "") -> bytes:
@@ -82,7 +82,7 @@ def packed(body: bytes, encoding: str = "gzip") -> Behaviour:
 
 @functools.cache
 def bomb(layers: int = 1) -> bytes:
-    """Few bytes that unpack to four times as much as is ever read."""
+    """A small body that unpacks to four times the limit of the client."""
     found = b" " * (40 * MEGABYTE)
     for _ in range(layers):
         found = gzip.compress(found, 1)
@@ -110,7 +110,7 @@ SLOW: Mapping[str, Behaviour] = {
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"")[:10], b"\0\0\0\xff\xff"
     ),
 }
-"""What comes always in time for the next read, and never comes to an end."""
+"""Responses that never end, although each read gets data in time."""
 
 CUT: Mapping[str, Behaviour] = {
     "the connection is closed before the response": closes,
@@ -156,7 +156,7 @@ NONSENSE: Mapping[str, Behaviour] = {
 
 
 def answered(behaviour: Behaviour) -> Broken:
-    """A server in place of the CRM that behaves so."""
+    """A server with this behaviour in place of the CRM."""
 
     @contextmanager
     def broken(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
@@ -170,7 +170,7 @@ def answered(behaviour: Behaviour) -> Broken:
 
 
 @contextmanager
-def unknown_name(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
+def unknown_host(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
     known = socket.getaddrinfo
 
     def resolve(name: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -183,14 +183,14 @@ def unknown_name(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
 
 
 @contextmanager
-def nobody_listens(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
+def no_listener(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
     with refusing_port() as port:
         yield Way(f"http://127.0.0.1:{port}/v2")
 
 
 @contextmanager
 def dropped(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
-    """A firewall that drops, a queue that is full: the connection is neither made nor refused."""
+    """The connection is neither accepted nor refused, as with a firewall or a full queue."""
     connect = socket.socket.connect
 
     def never(sock: socket.socket, address: Any) -> None:
@@ -207,7 +207,7 @@ def dropped(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
 
 
 def certified(*hosts: str, trusted: bool = True, expired: bool = False) -> Broken:
-    """A server with such a certificate, whose issuer is trusted or not."""
+    """A server with a trusted or untrusted certificate for these hosts."""
 
     @contextmanager
     def broken(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
@@ -231,7 +231,7 @@ def no_tls(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
 @contextmanager
 def no_handshake(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
     know_host(patch)
-    with socket.create_server(("127.0.0.1", 0)) as listener:  # which nobody asks for its connections
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # nothing accepts the connections
         yield Way(f"https://{HOST}:{listener.getsockname()[1]}/v2")
 
 
@@ -256,8 +256,8 @@ def proxied(behaviour: Behaviour | None) -> Broken:
 
 
 UNREACHABLE: Mapping[str, Broken] = {
-    "the host name does not resolve": unknown_name,
-    "no server listens on the port": nobody_listens,
+    "the host name does not resolve": unknown_host,
+    "no server listens on the port": no_listener,
     "the connection times out": dropped,
     "the TLS handshake never ends": no_handshake,
     "the certificate is self-signed": certified(HOST, trusted=False),
@@ -271,9 +271,9 @@ UNREACHABLE: Mapping[str, Broken] = {
     "the proxy cannot connect (502)": proxied(sends(http(PAGE, status="502 Bad Gateway"))),
     "the proxy itself responds with HTML": proxied(connects_to_a_page),
 }
-"""Nothing of a request gets to the CRM."""
+"""No part of a request reaches the CRM."""
 
 ANSWERED: Mapping[str, Behaviour] = {**SLOW, **CUT, **LARGE, **FLOODS, **NONSENSE}
 
 WAYS: Mapping[str, Broken] = {**UNREACHABLE, **{name: answered(behaviour) for name, behaviour in ANSWERED.items()}}
-"""All of them."""
+"""All network faults."""

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of what a person sees. Needs the extra ``system`` and Debian's packages."""
+"""A headless Chromium for tests of user interfaces. Needs the extra ``system`` and Debian's packages."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ HOW_TO_GET_IT = f"Tests in a browser need Chromium and its driver: apt-get insta
 SIZE = (1280, 900)
 
 PATIENCE = 180.0
-"""Seconds until something hangs."""
+"""Seconds until a wait counts as hanging."""
 
 PICTURES = "CRM_PICTURES"
-"""Environment variable: folder for the screenshots, such as ``docs/images``; without it none are kept."""
+"""Environment variable with the folder for screenshots, such as ``docs/images``. Without it, none are kept."""
 
 
 def is_there() -> bool:
-    """Whether there is a browser and what drives it."""
+    """Whether a browser and its driver are installed."""
     return bool(shutil.which("chromium") and shutil.which("chromedriver"))
 
 
 @contextmanager
 def open_browser(profile: Path, *, size: tuple[int, int] = SIZE) -> Iterator[Chrome]:
-    """A browser of its own, without a login, for as long as the block lasts.
+    """A new browser without a login, until the end of the ``with`` block.
 
-    :param profile: folder for what it keeps
+    :param profile: folder of the browser's profile
     """
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
@@ -60,24 +60,24 @@ def open_browser(profile: Path, *, size: tuple[int, int] = SIZE) -> Iterator[Chr
 
 
 def set_colours(browser: Chrome, scheme: str) -> None:
-    """What the system prefers: ``light`` or ``dark``."""
+    """Set the colour scheme that the system prefers: ``light`` or ``dark``."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
 def resize(browser: Chrome, width: int, height: int) -> None:
-    """The size of the page, not of the window."""
+    """Set the size of the page, not of the window."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
 def complaints(browser: Chrome) -> list[str]:
-    """What the browser has said about pages since the last call: broken scripts, refused content."""
+    """Console errors since the last call, such as script errors and blocked content."""
     return [str(entry["message"]) for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def picture(browser: Chrome, name: str) -> None:
-    """Keep a screenshot, if they are wanted."""
+    """Keep a screenshot if a folder for screenshots is set."""
     folder = os.environ.get(PICTURES)
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -85,12 +85,12 @@ def picture(browser: Chrome, name: str) -> None:
 
 
 def text_of(browser: Chrome, selector: str = "body") -> str:
-    """What can be read in the first element of a kind."""
+    """The visible text of the first matching element."""
     return str(browser.find_element("css selector", selector).text)
 
 
 def click(browser: Chrome, by: str, what: str) -> None:
-    """Click the first element of a kind as soon as it is there and nothing is on top of it."""
+    """Click the first matching element as soon as it exists and nothing covers it."""
 
     def has_clicked() -> bool:
         found = browser.find_elements(by, what)
@@ -101,12 +101,12 @@ def click(browser: Chrome, by: str, what: str) -> None:
     wait_for(has_clicked)
 
 
-def wait_for(look: Callable[[], T], seconds: float = PATIENCE) -> T:
-    """Look until there is something, and return it.
+def wait_for(check: Callable[[], T], seconds: float = PATIENCE) -> T:
+    """Check until the result is true, and return it.
 
     An element that is missing, redrawn or covered is searched again.
 
-    :raises TimeoutError: it did not come
+    :raises TimeoutError: the result did not become true in time
     """
     from selenium.common import exceptions as e
 
@@ -120,7 +120,7 @@ def wait_for(look: Callable[[], T], seconds: float = PATIENCE) -> T:
     deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(*not_yet):
-            if found := look():
+            if found := check():
                 return found
         if time.monotonic() > deadline:
             raise TimeoutError(f"it did not come in {seconds:g} s")

@@ -1,4 +1,4 @@
-"""Certificates for servers of the tests, made on the spot."""
+"""New certificates for the servers of tests."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def make_certificate(folder: Path, *hosts: str, expired: bool = False) -> Path:
-    """A self-signed certificate with its key: a file for the server, and for clients that trust it.
+    """A file with a self-signed certificate and its key, for the server and for clients that trust it.
 
-    :param hosts: the names and addresses that it is for
+    :param hosts: names and addresses of the certificate
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, hosts[0])])
@@ -41,7 +41,7 @@ def make_certificate(folder: Path, *hosts: str, expired: bool = False) -> Path:
 
 
 def server_context(certificate: Path) -> ssl.SSLContext:
-    """What a server needs to speak TLS with it."""
+    """The TLS context of a server with this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     return context

@@ -1,4 +1,4 @@
-"""An account that the contract is tried out with: a sandbox, or the one of ``CRM_API_KEY``; calls are counted."""
+"""An account for the contract suite: a sandbox, or the account of ``CRM_API_KEY``. Its calls are counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from crm_provider.sandbox import Sandbox, ids
 
 MOST_CALLS = 200
 KEPT_FOR_CLEANING = 30
-"""So many of them: each address that is made is deleted at the end with one."""
+"""Calls in reserve: deleting each new contact at the end takes one."""
 
 KEY, BASE_URL, DOMAIN = "CRM_API_KEY", "CRM_BASE_URL", "CRM_CONTRACT_DOMAIN"
 LIST, PIPELINE, STAGES = "CRM_CONTRACT_LIST", "CRM_CONTRACT_PIPELINE", "CRM_CONTRACT_STAGES"
@@ -31,13 +31,13 @@ VERIFY = "CRM_CONTRACT_VERIFY"
 
 
 class OutOfCalls(Exception):
-    """The account has been called as often as it may be."""
+    """The limit of calls is reached."""
 
 
 class Counted:
-    """A rate budget that comes to an end.
+    """A rate limiter with a limited number of calls.
 
-    :param left: calls that may still be made
+    :param left: remaining calls
     """
 
     def __init__(self, limiter: RateLimiter, left: int) -> None:
@@ -45,7 +45,7 @@ class Counted:
 
     def acquire(self, max_wait: float) -> float:
         if self.left <= 0:
-            raise OutOfCalls(f"{self.made} calls were made; the rest is kept for cleaning up")
+            raise OutOfCalls(f"{self.made} calls were made; the others are reserved for the clean-up")
         waited = self._limiter.acquire(max_wait)
         self.left -= 1
         self.made += 1
@@ -57,12 +57,12 @@ class Counted:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What no call of the API tells, and the user may have told; empty where not.
+    """Settings of the user that no call of the API returns; empty if unknown.
 
-    :param domain: of the addresses that are made
-    :param list_id: a segmentation list that contacts may be added to
+    :param domain: domain of the new addresses
+    :param list_id: a segmentation list to add contacts to
     :param stage_ids: two stages of the pipeline
-    :param verify: whether an email verification may be asked for: it may cost credits
+    :param verify: whether to request an email verification, which may cost credits
     """
 
     domain: str = "example.com"
@@ -75,7 +75,7 @@ class Known:
 class Account:
     """One account.
 
-    :param name: ``sandbox`` or ``account``, as the table shows it
+    :param name: ``sandbox`` or ``account``, in the table
     """
 
     def __init__(self, name: str, settings: Settings, known: Known) -> None:
@@ -86,13 +86,13 @@ class Account:
         self._deals: list[str] = []
 
     def new_email(self, tag: str = "") -> str:
-        """An address of nobody; its contact is deleted at the end."""
+        """An unused address. Its contact is deleted at the end."""
         email = f"crm-contract-{secrets.token_hex(6)}{tag}@{self.known.domain}"
         self._emails.append(email)
         return email
 
     def note_deal(self, deal_id: str) -> None:
-        """A deal that is to be deleted at the end."""
+        """Delete this deal at the end."""
         self._deals.append(deal_id)
 
     def ask(
@@ -106,9 +106,9 @@ class Account:
         settings: Settings | None = None,
         **parts: str,
     ) -> CrmResponse:
-        """One call as it is, without a repetition: the response, whatever it is.
+        """Send one request without retries and return any response.
 
-        :param settings: others than the account's: with another key, or in developer mode
+        :param settings: in place of the account's, for another key or developer mode
         """
         call = Call(
             method=method, route=route, path_params=parts, query=query or {}, body=body, authenticated=authenticated
@@ -118,9 +118,9 @@ class Account:
             return session.round_trip(call)
 
     def clean_up(self) -> list[str]:
-        """Delete what was made; deals first, for a contact may be kept by its deal.
+        """Delete the new records: deals first, because a deal may prevent the deletion of its contact.
 
-        :return: what could not be deleted, and why
+        :return: records that could not be deleted, with the reason
         """
         self.calls.left += KEPT_FOR_CLEANING
         left = []
@@ -147,22 +147,22 @@ class Account:
         return None
 
 
-def content(answer: CrmResponse) -> Any:
-    """The response's JSON; None if it is none."""
+def content(response: CrmResponse) -> Any:
+    """The JSON of a response; None if the body is not JSON."""
     try:
-        return json.loads(answer.body)
+        return json.loads(response.body)
     except ValueError:
         return None
 
 
-def unwrapped(answer: CrmResponse) -> Any:
-    """The same without the envelope."""
-    parsed = content(answer)
+def unwrapped(response: CrmResponse) -> Any:
+    """The JSON of a response without the envelope."""
+    parsed = content(response)
     return parsed["data"] if isinstance(parsed, dict) and isinstance(parsed.get("data"), dict) else parsed
 
 
 def shape(value: Any) -> str:
-    """The names in a response, without a value: ``{message, data: {id, email}}``."""
+    """The field names of a response without values: ``{message, data: {id, email}}``."""
     if isinstance(value, dict):
         inner = [f"{name}: {shape(item)}" if isinstance(item, (dict, list)) else name for name, item in value.items()]
         return f"{{{', '.join(inner)}}}"
@@ -172,24 +172,24 @@ def shape(value: Any) -> str:
 
 
 def a_uuid() -> str:
-    """An id of nothing."""
+    """An id that no record has."""
     return str(uuid.uuid4())
 
 
-# -- which there are
+# -- the accounts
 
 
 def targets(environment: Mapping[str, str], *, wanted: bool) -> list[str]:
-    """Whom to ask. A key in the environment alone is no reason to call a real account.
+    """Names of the accounts to test. A key in the environment alone does not select a real account.
 
-    :param wanted: whether the suite was started to ask one
+    :param wanted: whether the command asked for the real account
     """
     return ["sandbox", "other sandbox", *(["account"] if wanted and environment.get(KEY) else [])]
 
 
 @contextmanager
 def open_account(name: str) -> Iterator[Account]:
-    """The account of a target's name."""
+    """Open the account of this name."""
     if name == "account":
         yield from_environment(os.environ)
         return

@@ -1,4 +1,4 @@
-"""Reading Markdown as a code host shows it: fences, headings, links. Just enough for this repository's documents."""
+"""A minimal Markdown reader for this repository's documents: fences, headings and links."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def documents() -> list[Path]:
 
 
 def fences(document: Path, language: str | None = None) -> list[Fence]:
-    """The blocks of code in a document, all or those of one language; indentation of a list item is taken away."""
+    """The code blocks of a document, of all languages or one, without the indentation of list items."""
     text = document.read_text(encoding="utf-8")
     found = []
     for match in _FENCE.finditer(text):
@@ -50,12 +50,12 @@ def fences(document: Path, language: str | None = None) -> list[Fence]:
 
 
 def prose(document: Path) -> str:
-    """The text of a document without its blocks of code."""
+    """The text of a document without its code blocks."""
     return _FENCE.sub("\n", document.read_text(encoding="utf-8"))
 
 
 def links(document: Path) -> list[str]:
-    """The targets of all links in the text, in order; what is shown as code is no link."""
+    """The targets of all links in the text, in order, except in code."""
     return _LINK.findall(re.sub(r"`[^`\n]+`", "code", prose(document)))
 
 
@@ -67,8 +67,13 @@ def anchors(document: Path) -> set[str]:
 def _slugs(headings: list[str]) -> Iterator[str]:
     seen: dict[str, int] = {}
     for heading in headings:
-        text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
-        slug = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+        slug = slug_of(heading)
         repeated = seen.get(slug, 0)
         seen[slug] = repeated + 1
         yield f"{slug}-{repeated}" if repeated else slug
+
+
+def slug_of(heading: str) -> str:
+    """The anchor of a heading, if no heading before it has the same text."""
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")

@@ -1,4 +1,4 @@
-"""Users of Airflow who open the page CRM."""
+"""Airflow users who open the page CRM."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 
 
 class Users:
-    """Logs users of Airflow in, and says which DAGs they may read.
+    """Logs in Airflow users and decides which DAGs they may read.
 
-    :param app: with the page
+    :param app: the application with the page
     """
 
     def __init__(self, app: Any, manager: Any) -> None:

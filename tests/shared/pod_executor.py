@@ -1,8 +1,7 @@
-"""An executor that runs each try of a task as KubernetesExecutor does: in a pod with an empty disk, on another host.
+"""An executor that runs each try of a task like KubernetesExecutor: in a pod with an empty disk, on another host.
 
-A pod is a process group with a home, a folder for temporary files and an ``AIRFLOW_HOME`` of its own, which are deleted
-when its process has ended. It runs the command that KubernetesExecutor runs, and cannot open Airflow's database. Only
-the logs are kept.
+A pod is a process group with its own home, temporary folder and ``AIRFLOW_HOME``, which are deleted when its process
+ends. It runs the same command as KubernetesExecutor and cannot open Airflow's database. Only the logs are kept.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 from airflow.executors.base_executor import BaseExecutor
 from airflow.utils.state import TaskInstanceState
 
-# Linux kills the process with the scheduler (PR_SET_PDEATHSIG), so that nothing stays running after a test.
+# Linux kills the process with the scheduler (PR_SET_PDEATHSIG), so that no process outlives a test.
 LAUNCHER = """
 import os, sys
 if sys.platform == "linux":
@@ -33,20 +32,20 @@ os.execv(sys.executable, [sys.executable, "-m", "airflow.sdk.execution_time.exec
 
 
 def executor_env() -> dict[str, str]:
-    """The environment of an Airflow with this executor."""
+    """Environment variables of an Airflow with this executor."""
     here = str(Path(__file__).parent)
     return {"PYTHONPATH": here, "AIRFLOW__CORE__EXECUTOR": "pod_executor.PodExecutor"}
 
 
 def hostname() -> str:
-    """The name of the pod, for Airflow."""
+    """The host name of the pod, for Airflow."""
     return os.environ["POD_NAME"]
 
 
 class Pod:
     """One try of a task.
 
-    :param workload: what to run, as JSON
+    :param workload: the workload as JSON
     """
 
     def __init__(self, workload: str) -> None:
@@ -60,7 +59,7 @@ class Pod:
             **os.environ,
             "AIRFLOW_HOME": str(folders["airflow"]),
             "AIRFLOW_IS_K8S_EXECUTOR_POD": "True",
-            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",  # as in most templates of pods
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",  # like most pod templates
             "AIRFLOW__CORE__HOSTNAME_CALLABLE": "pod_executor.hostname",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.disk}/none.db",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
@@ -81,7 +80,7 @@ class Pod:
             )
 
     def delete(self) -> None:
-        """End what is left of it, and remove its disk."""
+        """Kill the remaining processes and remove the disk."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -89,7 +88,7 @@ class Pod:
 
 
 class PodExecutor(BaseExecutor):
-    """Starts a pod for each task, and deletes it afterwards."""
+    """Starts a pod for each task and deletes it afterwards."""
 
     def start(self) -> None:
         self.pods: dict[Any, Pod] = {}

@@ -1,4 +1,4 @@
-"""A Redis of our own on a free port, for tests and benchmarks: it keeps nothing on disk."""
+"""A Redis server on a free port, for tests and benchmarks. It keeps nothing on disk."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ HOW_TO_GET_IT = "redis-server is not installed; get it with `apt-get install red
 
 
 class RedisServer:
-    """A running server; ``stop`` and ``start`` keep the port, which is given back at the end of the ``with`` block.
+    """A running server. ``stop`` and ``start`` keep the port until the end of the ``with`` block.
 
-    :param password: that clients must give
+    :param password: the password of clients
     :raises FileNotFoundError: the program is not installed
     """
 
@@ -38,27 +38,27 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """For ``rate_store``."""
+        """The URL for ``rate_store``."""
         user = f":{self.password}@" if self.password else ""
         return f"redis://{user}127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Start it, empty; it answers when this returns."""
+        """Start an empty server and wait until it responds."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
-        while not self._answers():
+        while not self._responds():
             if time.monotonic() > deadline or self._process.poll() is not None:
-                raise RuntimeError(f"redis-server does not answer on port {self.port}")
+                raise RuntimeError(f"redis-server does not respond on port {self.port}")
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """End it; nothing of it remains."""
+        """End the server and lose its data."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 

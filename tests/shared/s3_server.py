@@ -1,4 +1,4 @@
-"""An S3 server of our own on a free port of loopback (moto), for the system tests. It keeps nothing on disk."""
+"""An S3 server (moto) on a free loopback port, for the system tests. It keeps nothing on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY, SECRET = "s3-access-key", "s3-Secret"
 
 
 class S3Server:
-    """A running server; it ends with the ``with`` block."""
+    """A running server until the end of the ``with`` block."""
 
     def __enter__(self) -> Self:
         import boto3

@@ -1,6 +1,6 @@
-"""A time of day that another process sets: importing this lets ``time.time`` be off by what a file says, in seconds.
+"""A clock that another process can change: importing this shifts ``time.time`` by the seconds in a file.
 
-The machine's own clock is left alone, and so is what asks it in another way, such as Airflow's heartbeats and tokens.
+The machine's clock and its other readers, such as Airflow's heartbeats and tokens, are not affected.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _true = time.time
 
 
 def shifted() -> float:
-    """The time of day as this process believes it to be."""
+    """The shifted time of day."""
     return _true() + float(Path(os.environ[VARIABLE]).read_text(encoding="utf-8"))
 
 
 def set_off(file: Path, seconds: float) -> None:
-    """Set the clocks of all processes that read this file."""
+    """Shift the clocks of all processes that read this file."""
     new = file.with_suffix(".new")
     new.write_text(str(seconds), encoding="utf-8")
     new.replace(file)

@@ -1,8 +1,8 @@
-"""Database servers of our own on free ports of loopback, for the system tests: PostgreSQL and MariaDB.
+"""Database servers on free loopback ports, for the system tests: PostgreSQL and MariaDB.
 
-They run as the users that their Debian packages create, because PostgreSQL refuses to run as root; without root they
-run as the caller. Their data is in a new folder, which is deleted with them. On Linux they also end if this process is
-killed.
+As root, they run as the users that their Debian packages create, because PostgreSQL refuses to run as root. Otherwise
+they run as the caller. Their data is in a new folder, which is deleted with them. On Linux they also end if this
+process is killed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 PATH = os.pathsep.join(
     [os.environ.get("PATH", os.defpath), "/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
 )
-"""Where the programs are: Debian has those of PostgreSQL in a folder for each version."""
+"""Folders of the programs. Debian has one per version of PostgreSQL."""
 
 PATIENCE = 120.0
-"""Seconds until a server that does not respond counts as broken."""
+"""Seconds until a server without a response counts as broken."""
 
 
 class SqlServer(abc.ABC):
@@ -48,7 +48,7 @@ class SqlServer(abc.ABC):
     conn_type: ClassVar[str]
     driver: ClassVar[str]
     stop_signal: ClassVar[str]
-    """What ends the server without waiting for its clients."""
+    """The signal that ends the server without waiting for its clients."""
 
     database: ClassVar[str]
     user = "crm"
@@ -63,7 +63,7 @@ class SqlServer(abc.ABC):
         self._log = self.folder.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
 
-    # -- what differs
+    # -- differences between the servers
 
     @abc.abstractmethod
     def connect(self) -> Any:
@@ -71,11 +71,11 @@ class SqlServer(abc.ABC):
 
     @abc.abstractmethod
     def _create(self) -> None:
-        """Fill the folder."""
+        """Create the data folder."""
 
     @abc.abstractmethod
     def _arguments(self) -> list[str]:
-        """How the server is started."""
+        """The command line of the server."""
 
     # -- for tests
 
@@ -134,7 +134,7 @@ class SqlServer(abc.ABC):
             )  # fmt: skip
 
     def _launcher(self) -> list[str]:
-        """What starts a program as the server's user, and ends it with this process."""
+        """A command prefix that starts a program as the server's user and ends it with this process."""
         if sys.platform != "linux":
             return []
         user = [f"--reuid={self.os_user}", f"--regid={pwd.getpwnam(self.os_user).pw_gid}", "--init-groups"]
@@ -146,12 +146,12 @@ class SqlServer(abc.ABC):
 
     def _wait(self) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not self._answers():
+        while not self._responds():
             if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
-                raise RuntimeError(f"{self.program} does not answer on port {self.port}:\n{self._tail()}")
+                raise RuntimeError(f"{self.program} does not respond on port {self.port}:\n{self._tail()}")
             time.sleep(0.05)
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             self.connect().close()
         except importlib.import_module(self.driver).Error:
@@ -167,7 +167,7 @@ class PostgresServer(SqlServer):
 
     program, package, os_user, conn_type, stop_signal = "postgres", "postgresql", "postgres", "postgres", "INT"
     driver = "psycopg"
-    database = "postgres"  # which comes with each server
+    database = "postgres"  # a database of each server
 
     def connect(self) -> Any:
         import psycopg
@@ -191,7 +191,7 @@ class PostgresServer(SqlServer):
 
 
 class MariaDbServer(SqlServer):
-    """MariaDB in utf8mb4, whose clients must ask for it: its default is latin1, as without Debian's settings."""
+    """MariaDB with utf8mb4, which clients must request. The default is latin1, as without Debian's settings."""
 
     program, package, os_user, conn_type, stop_signal = "mariadbd", "mariadb-server", "mysql", "mysql", "TERM"
     driver = "pymysql"

@@ -1,4 +1,4 @@
-"""What a listing must look like in a table of any database: the same for SQLite and for real servers."""
+"""Checks of a listing in a database table, shared by SQLite and real servers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from crm_provider.sandbox import Sandbox
 from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 
 HOSTILE = 'x"; DROP TABLE "keep"; -- `%s` ? {}'
-"""The name of an attribute, as anyone may create it in the CRM."""
+"""An attribute name that a user of the CRM can create."""
 
 
 class TargetHook(DbApiHook):
-    """SQLite, whose provider need not be installed."""
+    """A hook for SQLite that does not need its provider."""
 
     conn_name_attr = "target_conn_id"
 
@@ -33,7 +33,7 @@ class TargetHook(DbApiHook):
 
 
 class TargetDatabase(Protocol):
-    """A database behind the connection ``db``."""
+    """The database of the connection ``db``."""
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of a query."""
@@ -45,11 +45,11 @@ class TargetDatabase(Protocol):
         """Columns and their types."""
 
     def quote(self, name: str) -> str:
-        """A name between quotes."""
+        """A quoted name."""
 
 
 class SqliteTarget:
-    """A file."""
+    """A SQLite file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -93,7 +93,7 @@ class Transfers:
 
 
 def check_replace(transfer: Transfers, database: TargetDatabase, table: str) -> None:
-    """A table is created with types that hold the values, and then holds what the CRM has, and nothing else."""
+    """The table is created with types that fit the values, and then has exactly the records of the CRM."""
     crm, quote = transfer.crm, database.quote
     database.run(f"CREATE TABLE {quote('keep')} (n INTEGER)")
     crm.store.update_contact(
@@ -118,12 +118,12 @@ def check_replace(transfer: Transfers, database: TargetDatabase, table: str) -> 
     database.run(f"CREATE VIEW {table}_emails AS SELECT email FROM {table}")
     assert transfer(table=table, mode="replace", create_table=True).result["rows"] == 34
     assert database.rows(f"SELECT count(*), count(attributes_score) FROM {table}") == [(34, 0)]
-    assert database.rows(f"SELECT count(*) FROM {table}_emails") == [(34,)], "what depends on the table stays"
+    assert database.rows(f"SELECT count(*) FROM {table}_emails") == [(34,)], "objects that depend on the table remain"
     database.run(f"DROP VIEW {table}_emails", "DROP TABLE keep")
 
 
 def check_append(transfer: Transfers, database: TargetDatabase, table: str) -> None:
-    """Each run adds its rows, with its time."""
+    """Each run adds its rows with its time."""
     dag = transfer.dag(table=table, mode="append", create_table=True, columns=["id", "attributes.name"])
     assert [transfer.run_dag(dag)["task"].result["rows"] for _ in range(2)] == [35, 35]
     assert set(database.types(table)) == {"id", "attributes_name", "crm_loaded_at", "crm_run"}
@@ -133,7 +133,7 @@ def check_append(transfer: Transfers, database: TargetDatabase, table: str) -> N
 
 
 def check_merge(transfer: Transfers, database: TargetDatabase, table: str) -> None:
-    """Rows are found by id; further columns of the table stay, and attributes that are gone become null."""
+    """Rows are matched by id. Other columns of the table remain, and removed attributes become null."""
     crm = transfer.crm
     crm.store.update_contact(email_of(crm, 1), {"plan": "old", "late": "x"})
     transfer(table=table, mode="merge", create_table=True)
@@ -150,7 +150,7 @@ def check_merge(transfer: Transfers, database: TargetDatabase, table: str) -> No
 
 
 def check_changes(transfer: Transfers, database: TargetDatabase, table: str, state: str) -> None:
-    """Changes that are merged keep removed rows, with the kind of change."""
+    """Merged changes keep removed rows and record the kind of change."""
     crm = transfer.crm
     arguments: dict[str, Any] = {"changes_since": "last", "state_path": state, "columns": ["id", "attributes.name"]}
     dag = transfer.dag(table=table, mode="merge", create_table=True, **arguments)
@@ -171,7 +171,7 @@ def check_changes(transfer: Transfers, database: TargetDatabase, table: str, sta
 def check_changes_whose_state_was_not_saved(
     transfer: Transfers, database: TargetDatabase, table: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that has written its rows, and then fails for good, does not have them reported twice."""
+    """A run that writes its rows and then fails does not cause duplicate changes in the next run."""
     crm = transfer.crm
     arguments: dict[str, Any] = {"changes_since": "last", "state_path": state, "columns": ["id", "attributes.name"]}
     dag = transfer.dag(table=table, mode="append", create_table=True, **arguments)
@@ -195,22 +195,27 @@ def check_changes_whose_state_was_not_saved(
 
 
 def check_changes_of_an_older_run(transfer: Transfers, database: TargetDatabase, table: str, state: str) -> None:
-    """An older run that is cleared keeps its rows and adds what has changed since the latest one."""
+    """A cleared older run keeps its rows and adds the changes since the latest run."""
     crm, due = transfer.crm, [datetime(2026, 1, day, tzinfo=timezone.utc) for day in (1, 2)]
     arguments: dict[str, Any] = {"changes_since": "last", "state_path": state, "columns": ["id", "attributes.name"]}
     dag = transfer.dag(table=table, mode="append", create_table=True, **arguments)
-    for day, name in ((0, "First"), (1, "Second"), (1, "Third"), (0, "Fourth")):  # each date is of one task instance
+    for day, name in (
+        (0, "First"),
+        (1, "Second"),
+        (1, "Third"),
+        (0, "Fourth"),
+    ):  # each date belongs to one task instance
         crm.store.update_contact(email_of(crm, 3), {"name": name})
         assert transfer.run_dag(dag, logical_date=due[day], run_after=due[day])["task"].state == "success"
     identity = crm.store.contact(email_of(crm, 3)).id
     found = database.rows(f"SELECT attributes_name, crm_change FROM {table} WHERE id = '{identity}'")
     assert sorted(found) == [("First", "created"), ("Fourth", "updated"), ("Third", "updated")]
     runs = database.rows(f"SELECT count(*) FROM {table} GROUP BY crm_run")
-    assert sorted(runs) == [(1,), (1,), (35,)], "each run has a mark of its own"
+    assert sorted(runs) == [(1,), (1,), (35,)], "each run has its own mark"
 
 
 def check_values_that_do_not_fit(transfer: Transfers, database: TargetDatabase, table: str) -> None:
-    """The error names the column and the record and does not show the value; the table is unchanged."""
+    """The error names the column and the record without the value. The table is unchanged."""
     crm = transfer.crm
     crm.store.update_contact(email_of(crm, 5), {"score": "a-secret-value"})
     database.run(

@@ -24,9 +24,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def airflow_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartAirflow]:
-    """Starts an Airflow; call it as :class:`AirflowStack` is called, without ``home``.
+    """Starts an Airflow with the arguments of :class:`AirflowStack`, except ``home``.
 
-    Each call starts one (10 s, 800 MB); all end with the module.
+    Each call starts one (10 s, 800 MB). All of them end with the module.
     """
     with ExitStack() as running:
 
@@ -39,20 +39,20 @@ def airflow_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartAir
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """One PostgreSQL for all tests: each creates its own tables, with names of its own."""
+    """One PostgreSQL for all tests. Each test creates its own tables with unique names."""
     with PostgresServer() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDbServer]:
-    """One MariaDB for all tests, as :func:`postgres`."""
+    """One MariaDB for all tests, like :func:`postgres`."""
     with MariaDbServer() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
-    """One S3 server for all tests: each creates its own buckets."""
+    """One S3 server for all tests. Each test creates its own buckets."""
     with S3Server() as server:
         yield server

@@ -1,6 +1,6 @@
-"""One key, many processes: a load, single calls and deferred sensors at once, on two Celery workers and a triggerer.
+"""A shared rate budget: a load, single calls and deferred sensors on two Celery workers and a triggerer.
 
-The test prints what it measured (``pytest -s``).
+The test prints its measurements (``pytest -s``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WORKERS = ("worker-1", "worker-2")
 OF_EACH_HOST = 60
 
 WINDOW = 10.0
-"""Seconds for which it is counted how much of the budget was used."""
+"""Seconds of each period in which the used share of the budget is measured."""
 
 DAG_FILE = f"""
 import logging
@@ -89,7 +89,7 @@ with DAG("two_hosts", schedule=None):
 
 @pytest.fixture(scope="module")
 def crm() -> Iterator[Sandbox]:
-    """With the limit of the CRM: 5 calls per second, 2 at once."""
+    """A sandbox with the limit of the CRM: 5 calls per second, burst 2."""
     with Sandbox(seed="empty", rate=float(RATE), burst=2) as sandbox:
         yield sandbox
 
@@ -118,7 +118,7 @@ def stack(
         stack.stop()
 
 
-def test_all_share_the_budget_and_use_it_up(stack: AirflowStack, crm: Sandbox) -> None:
+def test_load_calls_and_sensors_share_the_budget(stack: AirflowStack, crm: Sandbox) -> None:
     run = stack.api.run_dag("together", timeout=900)
     assert set(run.states().values()) == {"success"}, run.states()
     assert len(run.tasks) == 1 + UPSERTS + SENSORS
@@ -144,19 +144,19 @@ def test_all_share_the_budget_and_use_it_up(stack: AirflowStack, crm: Sandbox) -
     lengths = sorted(wait.seconds for wait in waits)
     print(f"single calls waited {lengths[len(lengths) // 2]:.2f} s (median), {lengths[-1]:.2f} s (most)")
     print(f"at most {ahead:g} calls of the load went before one of them beyond its share, but for a tenth of them")
-    assert len(polls) > SENSORS, "the triggerer looked, too"
-    # measured: 0 to 0.25 %; a machine that stands still for a moment sends the calls of that moment together
+    assert len(polls) > SENSORS, "the triggerer made calls, too"
+    # measured: 0 to 0.25 %; after a pause of the machine its calls come together
     assert throttled <= 0.03 * len(calls) + 3
     assert used >= 0.95
-    assert sorted(shares)[1] >= 0.9, "a machine may stand still in one part"
-    assert among >= UPSERTS // 4, "the load is too short to meet the upserts"
-    assert ahead < 4, "as many as wait in the load's queue: single calls are not served first"
+    assert sorted(shares)[1] >= 0.9, "the machine may pause in one of the periods"
+    assert among >= UPSERTS // 4, "the load is too short to overlap the upserts"
+    assert ahead < 4, "single calls wait behind the queue of the load"
 
 
-def test_hosts_know_each_other_through_airflow(
+def test_two_hosts_share_the_budget_through_airflow(
     stack: AirflowStack, crm: Sandbox, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A worker with its own folder for temporary files is a host of its own."""
+    """A worker with its own temporary folder counts as another host."""
     own = tmp_path_factory.mktemp("host")
     command = "celery worker --skip-serve-logs --concurrency 1 --queues other --celery-hostname other@%h"
     stack.spawn("other host", *command.split(), env={"TMPDIR": str(own)})
@@ -167,34 +167,33 @@ def test_hosts_know_each_other_through_airflow(
     assert sum(call.status == 201 for call in calls) == 2 * OF_EACH_HOST
     refused = crm.counters().throttled - throttled
     print(f"\n{len(calls)} calls of two hosts, {refused} refused")
-    assert refused <= 0.05 * len(calls) + 3, "without a shared budget half of the calls are refused"
+    assert refused <= 0.05 * len(calls) + 3, "without a shared budget half of the calls would be refused"
     variables = stack.api.request("GET", "/api/v2/variables")["variables"]
     (plan,) = (variable for variable in variables if variable["key"].startswith("crm_rate_"))
     assert len(json.loads(plan["value"])) >= 2
-    assert list(own.glob("*/*.lease")), "the other worker was a host of its own"
+    assert list(own.glob("*/*.lease")), "the other worker counts as another host"
 
 
 @dataclass(frozen=True)
 class Wait:
-    """How long a call waited for its slot, and when it arrived."""
+    """The time that a call waited for its slot, and the time of its arrival."""
 
     seconds: float
     until: float
 
 
 def calls_ahead(wait: Wait, load: list[JournalEntry], single: list[JournalEntry]) -> float:
-    """How many calls of the load went before a single call beyond the load's share: one for two single calls."""
+    """Calls of the load that went before a single call, beyond the load's share of one per two single calls."""
     since = wait.until - wait.seconds
     of_load, of_single = (sum(since < call.at < wait.until for call in calls) for calls in (load, single))
     return of_load - of_single / 2
 
 
 def shares_used(calls: list[JournalEntry], *, since: float, until: float) -> list[float]:
-    """How much of what the CRM allows was used in each part of a time in which there always was a next call.
+    """The used share of the limit in each period while calls are always waiting.
 
-    That is while the load has rows: it always has some that wait for a slot. All calls of the key count that were not
-    refused, whoever made them. The burst is no part of it: what the CRM allows at once it allows only after a rest.
-    In parts, because a machine that stands still in one of them says nothing about the others.
+    Calls are always waiting while the load has rows. All accepted calls of the key count. The burst does not count,
+    because the CRM allows it only after a pause. There are several periods, because the machine may pause in one.
     """
     admitted = [call.at for call in calls if call.status != 429]
     starts = [since + n * WINDOW for n in range(int((until - since) / WINDOW))]
@@ -202,20 +201,20 @@ def shares_used(calls: list[JournalEntry], *, since: float, until: float) -> lis
 
 
 def waited(stack: AirflowStack, run: Run, crm: Sandbox) -> list[Wait]:
-    """How long each single call waited for its slot."""
+    """The time that each single call waited for its slot."""
     found = []
     for task in run.tasks:
         if task.task_id == "upsert":
             *_, seconds = stack.api.xcoms(run, task)["return_value"][
                 "waited"
-            ]  # before it: of an attempt that was refused
+            ]  # an earlier line belongs to a refused attempt
             *_, call = crm.journal(email=f"single-{task.map_index}@example.com")
             found.append(Wait(seconds, call.at))
     return found
 
 
 def assert_both_worked(stack: AirflowStack, run: Run) -> None:
-    """Both workers ran tasks, each in a process of its own."""
+    """Both workers ran tasks, each in its own process."""
     path = f"{run_path(run.dag_id, run.run_id)}/taskInstances?limit=100"
     tasks = stack.api.request("GET", path)["task_instances"]
     assert len({task["pid"] for task in tasks}) == len(tasks)

@@ -1,7 +1,7 @@
-"""The clock is set, again and again, under a load and under deferred sensors on a real Airflow: nobody notices.
+"""Clock changes during a load and deferred sensors on a real Airflow have no effect.
 
-Only our own code sees it, in the tasks and in the triggerer (``tests/shared/shifted_clock.py``): what Airflow itself
-makes of a clock that is a day off is its own affair.
+Only this package sees the changed clock, in tasks and in the triggerer (``tests/shared/shifted_clock.py``). The
+reaction of Airflow itself is not tested.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ JUMPS = (DAY, -DAY, 3600.0, 0.0)
 
 RATE, ROWS = 20, 200
 INTERVAL, TIMEOUT = 2, 40
-"""Seconds: between two looks of the sensors, and until one of them gives up."""
+"""Seconds: the poke interval of the sensors, and the timeout of one of them."""
 
-SPARE_LOOKS = 5
-"""The one on the worker, the one with which the interval begins, the last, and room for a machine that is busy."""
+SPARE_CHECKS = 5
+"""Further checks: on the worker, at the start and at the end of the wait, and some for a busy machine."""
 
 PATIENCE = 400.0
-"""Seconds until something hangs."""
+"""Seconds until a wait counts as hanging."""
 
 DAG_FILE = """
-import shifted_clock  # before anybody takes hold of time.time
+import shifted_clock  # before other modules import time.time
 
 from airflow.sdk import DAG
 
@@ -70,7 +70,7 @@ def crms() -> Iterator[dict[str, Sandbox]]:
 
 @pytest.fixture
 def clock(tmp_path: Path) -> Path:
-    """The file that says how far the clocks are off."""
+    """The file with the shift of the clocks."""
     file = tmp_path / "clock"
     set_off(file, 0.0)
     return file
@@ -102,7 +102,7 @@ def stack(
     )
 
 
-def test_nobody_notices(
+def test_clock_changes_have_no_effect(
     stack: AirflowStack, crms: dict[str, Sandbox], clock: Path, observed: Callable[..., None]
 ) -> None:
     load, waits = crms["load"], crms["waits"]
@@ -110,10 +110,10 @@ def test_nobody_notices(
         stack.api.wait_for_dag(dag_id)
     began = time.monotonic()
     waiting = stack.api.trigger("waits")
-    # the second look is the triggerer's; on the way there a deadline is a time of day
-    stack.until(lambda: min(looks(waits, "late"), looks(waits, "never")) >= 2, timeout=PATIENCE)
+    # The triggerer makes the second check. The deadline is passed to it as a time of day.
+    stack.until(lambda: min(checks(waits, "late"), checks(waits, "never")) >= 2, timeout=PATIENCE)
     set_off(clock, DAY)
-    stack.until(lambda: looks(waits, "late") >= 4, timeout=PATIENCE)  # a day is no timeout
+    stack.until(lambda: checks(waits, "late") >= 4, timeout=PATIENCE)  # a day is not a timeout
     loading = stack.api.trigger("load")
     for number, seconds in enumerate(JUMPS, start=1):
         stack.until(lambda number=number: load.counters().total >= number * ROWS // 5, timeout=PATIENCE)
@@ -121,8 +121,8 @@ def test_nobody_notices(
     loaded = stack.api.wait("load", loading, timeout=PATIENCE)
     for seconds in JUMPS[:2]:
         set_off(clock, seconds)
-        seen = looks(waits, "late")
-        stack.until(lambda seen=seen: looks(waits, "late") >= seen + 2, timeout=PATIENCE)
+        seen = checks(waits, "late")
+        stack.until(lambda seen=seen: checks(waits, "late") >= seen + 2, timeout=PATIENCE)
     stack.api.wait("waits", waiting, until=lambda run: run["never"].state == "failed", timeout=PATIENCE)
     waits.store.create_contact(email="late@example.com", attributes={})
     waited = stack.api.wait("waits", waiting, timeout=PATIENCE)
@@ -132,13 +132,13 @@ def test_nobody_notices(
     assert len(load.store.contacts) == ROWS == stack.api.xcoms(loaded, loaded["load"])["return_value"]["created"]
     assert sum(call.status != 429 for call in load.journal(method="POST")) == ROWS
     assert load.counters().throttled <= ROWS // 10
-    testing.assert_rate_kept(load, calls=RATE, burst=RATE)  # room for a machine that is busy
+    testing.assert_rate_kept(load, calls=RATE, burst=RATE)  # tolerance for a busy machine
     assert waited["late"].state == "success"
     never = waited["never"]
-    assert seconds_between(never.started_at, never.ended_at) >= TIMEOUT, "by Airflow's clock, which nobody has set"
+    assert seconds_between(never.started_at, never.ended_at) >= TIMEOUT, "by Airflow's clock, which is not shifted"
     assert "AirflowSensorTimeout" in stack.api.log(waited, never)
-    assert looks(waits, "never") <= TIMEOUT / INTERVAL + SPARE_LOOKS
-    assert looks(waits, "late") <= elapsed / INTERVAL + SPARE_LOOKS
+    assert checks(waits, "never") <= TIMEOUT / INTERVAL + SPARE_CHECKS
+    assert checks(waits, "late") <= elapsed / INTERVAL + SPARE_CHECKS
     fault = "the clock changes by a day, back or forth"
     observed(
         fault=fault,
@@ -158,6 +158,6 @@ def test_nobody_notices(
     )
 
 
-def looks(crm: Sandbox, name: str) -> int:
-    """The number of look-ups of a person."""
+def checks(crm: Sandbox, name: str) -> int:
+    """The number of reads of a contact."""
     return len(crm.journal(email=f"{name}@example.com"))

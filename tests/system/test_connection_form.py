@@ -1,4 +1,4 @@
-"""The connection's form in a real browser: its fields, its test, and a DAG that uses the saved connection."""
+"""The connection form in a real browser: its fields, its test, and a DAG with the saved connection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not browsers.is_there(), reason=browsers.HOW_TO_
 ROOT = Path(__file__).resolve().parents[2]
 
 FAULTY = SpecifierSet(">=3.3.1,<=3.3.2")
-"""Versions of Airflow that do not test a connection without a port."""
+"""Versions of Airflow without a test of connections that have no port."""
 
 DAG_FILE = """
 from airflow.sdk import DAG
@@ -61,7 +61,7 @@ def browser(tmp_path: Path, stack: AirflowStack) -> Iterator[Any]:
         yield running
 
 
-def test_the_form(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
+def test_connection_form_saves_and_tests_a_connection(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
     open_form(browser, "crm_wrong")
     words = text_of(browser, "[role=dialog]")
     assert "Base URL" in words
@@ -82,23 +82,23 @@ def test_the_form(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
     browsers.resize(browser, *browsers.SIZE)
     press(browser, "Standard Fields")
     save(browser, host=crm.url, key="not the key")
-    assert "API key" in result_of_test(browser, "crm_wrong"), "it says which field is wrong"
+    assert "API key" in result_of_test(browser, "crm_wrong"), "the message names the field"
 
     open_form(browser, "crm_form")
     save(browser, host=crm.url, key=crm.api_key)
     assert f"The CRM at {crm.url} responds and accepts the key" in result_of_test(browser, "crm_form")
     picture(browser, "connection-test.png")
     saved = json.loads(stack.api.request("GET", "/api/v2/connections/crm_form")["extra"])
-    assert saved["requests_per_second"] == 5, "the fields of the form are what is saved"
-    assert [saved.get(name) for name in CONNECTION_DEFAULTS] == [None] * 3, "what the site may say is left to it"
+    assert saved["requests_per_second"] == 5, "the saved connection equals the form"
+    assert [saved.get(name) for name in CONNECTION_DEFAULTS] == [None] * 3, "fields with a site default stay empty"
 
     run = stack.api.run_dag("crm_form")
     assert run.state == "success", stack.api.log(run, run.tasks[0])
     assert [contact.email for contact in crm.store.contacts.values()] == ["form@example.com"]
 
 
-def test_the_steps_of_the_readme(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
-    """Each text in bold is there to be clicked or filled in; without a port the test fails as the documents say."""
+def test_readme_steps_work_in_the_ui(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
+    """Each bold text exists in the UI. Without a port the connection test fails as documented."""
     step = re.search(r"- In the Airflow UI: (.+?)\n   - ", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     assert step
     texts = re.findall(r"\*\*(.+?)\*\*", " ".join(step[1].split()))
@@ -120,8 +120,8 @@ def test_the_steps_of_the_readme(stack: AirflowStack, crm: Sandbox, browser: Any
     assert ("Bad Request" if is_faulty else "responds and accepts the key") in result_of_test(browser, "crm_portless")
 
 
-def test_the_log_of_a_failed_task(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
-    """One record says what happened and what to do; no line of it is cut, and no frame of the package follows."""
+def test_log_of_a_failed_task_is_readable(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
+    """One record has the error and the advice. No line is cut off, and no traceback of the package follows."""
     fields = {"connection_id": "crm_refused", "conn_type": "crm", "host": crm.url, "password": "another-key"}
     stack.api.request("POST", "/api/v2/connections", fields)
     run = stack.api.run_dag("crm_refused")
@@ -142,10 +142,10 @@ def test_the_log_of_a_failed_task(stack: AirflowStack, crm: Sandbox, browser: An
     ):
         assert line in record
     assert "/crm_provider/" not in traceback
-    assert browser.execute_script(CUT) == [], "lines that end outside of the log"
+    assert browser.execute_script(CUT) == [], "no line is wider than the log"
 
 
-# In one step each, and by script: meanwhile messages come and go, also on top of a button.
+# One script per step, because messages may cover a button between two steps.
 PRESS = """
 const row = [...document.querySelectorAll("tr")].find(row => row.innerText.includes(arguments[0]));
 const button = row?.querySelector("button[aria-label='Test Connection']");
@@ -171,7 +171,7 @@ return [...messages].map(message => message.innerText);
 
 
 def open_form(browser: Any, conn_id: str, *, kind: str = "CRM") -> None:
-    browser.refresh()  # no message of before is in the way
+    browser.refresh()  # no earlier message covers the form
     click(browser, "xpath", "//button[contains(., 'Add Connection')]")
     wait_for(lambda: browser.find_elements("name", "connection_id"))[0].send_keys(conn_id)
     box = browser.find_element("css selector", "[role=dialog] input[role=combobox]")
@@ -191,9 +191,9 @@ def save(browser: Any, *, host: str, key: str, port: str = "0") -> None:
 
 
 def result_of_test(browser: Any, conn_id: str, *, known: Container[str] = ()) -> str:
-    """What Airflow shows after a click on the connection's test button.
+    """The message after a click on the test button of the connection.
 
-    :param known: what it has shown before, and may still show
+    :param known: earlier messages, which may still be visible
     """
     wait_for(lambda: browser.execute_script(PRESS, conn_id))
 

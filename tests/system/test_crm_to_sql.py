@@ -1,4 +1,4 @@
-"""A listing as a table of real servers: each mode, values that do not fit, and a kill while rows are on their way."""
+"""Listings written to real database servers: modes, values that do not fit, and a kill during the write."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Scene = Callable[[Transfers, Any, str], None]
 
 
 class ServerTarget:
-    """A server behind the connection ``db``."""
+    """The server of the connection ``db``."""
 
     def __init__(self, server: SqlServer) -> None:
         self.server = server
@@ -66,14 +66,14 @@ TYPES = {
 }
 
 
-def test_replace(transfer: Transfers, database: ServerTarget) -> None:
+def test_replace_mode_on_a_server(transfer: Transfers, database: ServerTarget) -> None:
     scenes.check_replace(transfer, database, "replaced")
     types, expected = database.types("replaced"), TYPES[database.server.conn_type]
     assert {name: types[name] for name in expected} == expected
     assert database.rows("SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'crm_staging%'") == []
 
 
-def test_with_the_older_driver_of_postgres(
+def test_replace_with_psycopg2(
     run_dag: Callable[..., Any], crm_quick: Sandbox, postgres: SqlServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_DB", postgres.connection_json())
@@ -91,15 +91,15 @@ def test_with_the_older_driver_of_postgres(
         (scenes.check_values_that_do_not_fit, "narrow"),
     ],
 )
-def test_on_a_server(scene: Scene, table: str, transfer: Transfers, database: ServerTarget) -> None:
+def test_append_mode_on_a_server(scene: Scene, table: str, transfer: Transfers, database: ServerTarget) -> None:
     scene(transfer, database, table)
 
 
-def test_changes(transfer: Transfers, database: ServerTarget, tmp_path: Path) -> None:
+def test_changes_on_a_server(transfer: Transfers, database: ServerTarget, tmp_path: Path) -> None:
     scenes.check_changes(transfer, database, "changed", str(tmp_path / "seen"))
 
 
-def test_changes_whose_state_was_not_saved(
+def test_changes_without_a_saved_state_on_a_server(
     transfer: Transfers, database: ServerTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenes.check_changes_whose_state_was_not_saved(transfer, database, "log", str(tmp_path / "seen"), monkeypatch)
@@ -132,16 +132,16 @@ def calls_of(process: subprocess.Popen[str]) -> int:
 
 @pytest.fixture
 def waits_for_a_lock(postgres: SqlServer) -> Iterator[Callable[[subprocess.Popen[str]], None]]:
-    """Waits until a transfer waits for the lock that this fixture holds on the table."""
+    """Returns a function that waits until a transfer is blocked by this fixture's lock on the table."""
     with closing(postgres.connect()) as holder:
         holder.autocommit = False
         with closing(holder.cursor()) as cursor:
-            cursor.execute("LOCK TABLE survivors IN SHARE MODE")  # the table can be read, and not be changed
+            cursor.execute("LOCK TABLE survivors IN SHARE MODE")  # the table can be read but not changed
 
         def wait(process: subprocess.Popen[str]) -> None:
             deadline, query = time.monotonic() + 300, "SELECT count(*) FROM pg_locks WHERE NOT granted"
             while ServerTarget(postgres).rows(query) == [(0,)]:
-                assert process.poll() is None, "it ended before it could be killed"
+                assert process.poll() is None, "the transfer ended before the kill"
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
 
@@ -156,10 +156,10 @@ def survivors(postgres: SqlServer, crm_quick: Sandbox, monkeypatch: pytest.Monke
     return ServerTarget(postgres)
 
 
-def test_a_kill_while_the_table_is_written(
+def test_retry_after_a_kill_during_the_write_has_each_change_once(
     survivors: ServerTarget, crm_quick: Sandbox, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """The next try reads nothing again, and each change is in the table once."""
+    """The next try reads no page again, and the table has each change once."""
     crm_quick.store.update_contact("contact-0000001@example.com", {"name": "New"})
     crm_quick.store.delete_contact("contact-0000002@example.com")
     wait: Callable[[Any], None] = request.getfixturevalue("waits_for_a_lock")
@@ -168,7 +168,7 @@ def test_a_kill_while_the_table_is_written(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     groups = "SELECT crm_change, count(*), count(DISTINCT id) FROM survivors GROUP BY crm_change ORDER BY crm_change"
-    assert survivors.rows(groups) == [("created", 35, 35)], "nothing of the run is visible"
+    assert survivors.rows(groups) == [("created", 35, 35)], "no row of the run is visible"
     request.getfixturevalue("postgres").execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'"
     )
@@ -176,7 +176,7 @@ def test_a_kill_while_the_table_is_written(
     assert survivors.rows(groups) == [("created", 35, 35), ("deleted", 1, 1), ("updated", 1, 1)]
 
 
-def test_a_table_without_transactions_is_refused(
+def test_table_without_transactions_is_rejected(
     mariadb: SqlServer, run_dag: Callable[..., Any], crm_quick: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_DB", mariadb.connection_json())

@@ -1,4 +1,4 @@
-"""What ``make demo`` does: every task of the lead pipeline ends as the README shows, on a real Airflow."""
+"""``make demo``: each task of the lead pipeline ends as in the README, on a real Airflow."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ pytestmark = pytest.mark.system
 
 
 def readme_rows() -> set[str]:
-    """The lines of the table in the README."""
+    """The rows of the table in the README."""
     block = re.search(r"<!-- demo:begin -->\s*```text\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     assert block, "README.md shows no outcome table"
     return {" ".join(line.split()) for line in block[1].splitlines() if line.strip() and not line.startswith("-")}
 
 
-def test_the_demo_ends_as_the_readme_says() -> None:
+def test_demo_ends_as_in_the_readme() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "demo.py")], capture_output=True, text=True, timeout=900, check=False
     )

@@ -1,6 +1,6 @@
-"""What dies on this side, on a real Airflow: tasks, scheduler, the sandbox itself.
+"""Killed processes on a real Airflow: tasks, the scheduler and the sandbox.
 
-The moments are random; ``FAULT_SEED=...`` repeats those of a run (each test prints its seed; ``pytest -s``).
+The moments are random. ``FAULT_SEED`` repeats the moments of a run; each test prints its seed (``pytest -s``).
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ pytestmark = pytest.mark.reliability("process")
 
 RATE = 20
 SLOW = 8
-"""Calls per second of the load that goes on while the scheduler is away: it must outlast its absence."""
+"""Calls per second of the load that runs while the scheduler is down. The load must take longer than that."""
 
 ROWS = 300
 REFUSED_EVERY = 10
 LATENCY = 0.15
 WIDTH = 6
-"""Calls on their way: as many as the rate allows while a response takes so long, and a few to spare."""
+"""Calls in flight: the rate times the latency, and a few more."""
 
 PAGES_AHEAD = AT_ONCE + 1
-"""Pages that were read, or were on their way, when it ended, and are read again."""
+"""Pages that are read again, because they were unsaved or in flight at the kill."""
 
 INTERVAL = 2
-"""Seconds between two looks of the sensors that wait."""
+"""The poke interval of the sensors in seconds."""
 
-SPARE_LOOKS = 5
-"""The one on the worker, the one with which the interval begins, and room for a machine that is busy."""
+SPARE_CHECKS = 5
+"""Further checks: on the worker, at the start of the wait, and some for a busy machine."""
 
 HELD = 90.0
-"""Seconds for which a response is held back: longer than it takes to kill the process that waits for it."""
+"""Delay of a response in seconds: longer than a kill of the waiting process takes."""
 
 PATIENCE = 400.0
-"""Seconds until something has gone wrong."""
+"""Seconds until a wait counts as hanging."""
 
 DAG_FILE = """
 from datetime import timedelta
@@ -110,7 +110,7 @@ Observed = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def chance() -> random.Random:
-    """Where the random moments come from."""
+    """The source of the random moments."""
     seed = int(os.environ.get("FAULT_SEED") or random.SystemRandom().randrange(10_000))
     print(f"\nFAULT_SEED={seed}")
     return random.Random(seed)
@@ -118,7 +118,7 @@ def chance() -> random.Random:
 
 @pytest.fixture(scope="module")
 def crms() -> Iterator[Crms]:
-    """A CRM for each scenario, with a rate of its own."""
+    """A CRM for each scenario, with its own rate."""
     with (
         Sandbox(seed="contacts:200", rate=RATE) as singles,
         Sandbox(seed="empty", rate=SLOW) as scheduled,
@@ -130,7 +130,7 @@ def crms() -> Iterator[Crms]:
 
 
 class Process:
-    """A sandbox in a process of its own, which can be killed and comes back with what it held."""
+    """A sandbox in its own process, which keeps its records when it is killed and restarted."""
 
     def __init__(self, folder: Path) -> None:
         self._port, self._log = ReservedPort(), folder / "sandbox.log"
@@ -168,7 +168,7 @@ def down(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the source is, and the files of loads will be."""
+    """The folder of the source and of the loads' files."""
     folder = tmp_path_factory.mktemp("files")
     with (folder / "in.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["mail", "name"], *([address(n), f"name {n}"] for n in range(1, ROWS + 1))])
@@ -200,7 +200,7 @@ def stack(
     )
     environment = {
         **{f"AIRFLOW_CONN_{name.upper()}": connection for name, connection in connections.items()},
-        # how soon tasks and triggers are given up whose worker, scheduler or triggerer has died
+        # seconds until Airflow gives up tasks and triggers of a dead worker, scheduler or triggerer
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "20",
@@ -221,10 +221,10 @@ REFUSED = [number for number in range(1, ROWS + 1) if number % REFUSED_EVERY == 
 # -- tasks --------------------------------------------------------------------------------------------------
 
 
-def test_tasks_killed_in_mid_call(
+def test_tasks_killed_during_a_call(
     stack: AirflowStack, crms: Crms, folder: Path, chance: random.Random, observed: Observed
 ) -> None:
-    """Each is killed while the CRM has done what was asked for, and its response is on the way."""
+    """Each task is killed after the CRM has handled its request and before the response arrives."""
     crm, target = crms["singles"], folder / "contacts.csv"
     target.write_text(OLD, encoding="utf-8")
     calls = {"upsert": "/contacts", "deal": "/deals", "automation": "/webhook/"}
@@ -247,7 +247,7 @@ def test_tasks_killed_in_mid_call(
                 os.kill(run[task].pid, signal.SIGKILL)
                 del waiting[task]
                 if task == "extract":
-                    assert target.read_text(encoding="utf-8") == OLD, "half a file has never the target's name"
+                    assert target.read_text(encoding="utf-8") == OLD, "a partial file never has the target's name"
         stack.check()
         time.sleep(0.1)
     texts: list[str] = []
@@ -260,7 +260,7 @@ def test_tasks_killed_in_mid_call(
     print(f"\nextract killed at page {page}; {run.states()}")
     assert run.states() == {"upsert": "success", "deal": "success", "automation": "failed", "extract": "success"}
     assert_singles(stack, run, crm, folder)
-    assert set(texts) <= {OLD, target.read_text(encoding="utf-8")}, "the old file, or the whole new one"
+    assert set(texts) <= {OLD, target.read_text(encoding="utf-8")}, "the old file, or the complete new one"
     upserting = len(taken(crm, email="new@example.com"))
     dealing, starting = (sum(e.route.startswith(route) for e in taken(crm)) for route in ("/deals", "/webhook/"))
     pages_again = len(taken(crm, method="GET", route="/contacts")) - pages_of(crm)
@@ -332,10 +332,10 @@ def assert_singles(stack: AirflowStack, run: Run, crm: Sandbox, folder: Path) ->
 # -- the scheduler --------------------------------------------------------------------------------
 
 
-def test_scheduler_killed(
+def test_scheduler_killed_during_a_load(
     stack: AirflowStack, crms: Crms, folder: Path, chance: random.Random, observed: Observed
 ) -> None:
-    """It alone: its tasks live on without it for a while; the next one may start them again beside those."""
+    """Only the scheduler. Its tasks continue for a while, and the new scheduler may start second tries."""
     crm, moment = crms["scheduled"], chance.randrange(20, 80)
     began = time.monotonic()
     waiting = start(stack, "waits", {"email": "first@example.com"})
@@ -350,14 +350,16 @@ def test_scheduler_killed(
     assert run["load"].state == "success", stack.api.log(run, run["load"])
     waited = stack.api.wait("waits", waiting, timeout=PATIENCE)
     tries, again = len(stack.api.tries(run, run["load"])), sent_again(crm)
-    looks = len(crms["waits"].journal(email="first@example.com"))
+    checks = len(crms["waits"].journal(email="first@example.com"))
     print(
         f"\nkilled after {moment} calls; {tries} tries, {crm.counters().total} calls, {sum(again.values())} once more"
     )
     assert max(again.values(), default=0) <= tries - 1, "each try sends a row at most once"
-    assert 0 < looks <= (time.monotonic() - began) / INTERVAL + SPARE_LOOKS
+    assert 0 < checks <= (time.monotonic() - began) / INTERVAL + SPARE_CHECKS
     assert_loaded(crm, stack.api.xcoms(run, run["load"])["return_value"], folder / "scheduled")
-    testing.assert_rate_kept(crm, calls=SLOW, burst=SLOW)  # room for a machine that stands still: then all come at once
+    testing.assert_rate_kept(
+        crm, calls=SLOW, burst=SLOW
+    )  # tolerance for a machine that pauses and then sends its calls together
     assert waited["wait"].state == "success"
     assert stack.api.log(waited, waited["wait"]).count("Found:") == 1
     killed = "the scheduler is killed (SIGKILL) and started again"
@@ -380,10 +382,10 @@ def test_scheduler_killed(
 REFUSED_CONNECTION = "the connection was refused"
 
 
-def test_sandbox_killed_in_mid_load(
+def test_sandbox_killed_during_a_load(
     stack: AirflowStack, down: Process, folder: Path, chance: random.Random, observed: Observed
 ) -> None:
-    moment = chance.randrange(20, ROWS // 2)  # far from the end: the load goes on until it is killed
+    moment = chance.randrange(20, ROWS // 2)  # far from the end, so that the load still runs at the kill
     run_id = start(stack, "down")
     stack.until(lambda: len(down.contacts) >= moment, timeout=PATIENCE)
     down.kill()
@@ -391,7 +393,7 @@ def test_sandbox_killed_in_mid_load(
         "down", run_id, timeout=PATIENCE, until=lambda run: run.finished or run["load"].state == "up_for_retry"
     )
     assert run["load"].state == "up_for_retry", stack.api.log(run, run["load"])
-    reported = "A retry continues from there"  # a moment after the state
+    reported = "A retry continues from there"  # the log line follows the state
     stack.until(lambda: reported in stack.api.log(run, run["load"], 1), timeout=PATIENCE)
     first = stack.api.log(run, run["load"], 1)
     assert "CrmConnectionError" in first
@@ -422,7 +424,7 @@ def test_sandbox_killed_in_mid_load(
 
 
 def assert_loaded(crm: Sandbox, result: dict[str, Any], folder: Path) -> None:
-    """Every row has one outcome, the CRM has what the outcomes say, and each rejected row is in its file once."""
+    """Each row has one outcome, the CRM matches the outcomes, and the file has each rejected row once."""
     assert {email: contact.attributes.get("name") for email, contact in crm.store.contacts.items()} == GOOD
     assert (result["rows"], result["left"], result["rejected"]) == (ROWS, 0, len(REFUSED))
     assert result["created"] + result["updated"] + result["unchanged"] == len(GOOD)
@@ -431,17 +433,17 @@ def assert_loaded(crm: Sandbox, result: dict[str, Any], folder: Path) -> None:
 
 
 def pages_of(crm: Sandbox) -> int:
-    """Pages of its listing of contacts."""
+    """The number of pages of its contacts."""
     return -(-len(crm.store.contacts) // PAGE_SIZE)
 
 
 def taken(crm: Sandbox, **which: str) -> list[JournalEntry]:
-    """The calls that were not refused for their rate."""
+    """Calls that were not refused by the rate limit."""
     return [call for call in crm.journal(**which) if call.status != 429]  # type: ignore[arg-type]
 
 
 def sent_again(crm: Sandbox) -> Counter[str]:
-    """How often rows were sent after the first time: by the fingerprints of their addresses."""
+    """The number of repeated rows, by the fingerprints of their addresses."""
     sent = Counter(str(call.email) for call in taken(crm, method="POST", route="/contacts"))
     return sent - Counter(dict.fromkeys(sent, 1))
 

@@ -1,6 +1,6 @@
-"""A load whose processes are killed, on a real Airflow: each row ends once, and little is sent twice.
+"""Loads with killed processes on a real Airflow: each row has one outcome, and few rows are sent twice.
 
-Each test prints what it measured (``pytest -s``).
+Each test prints its measurements (``pytest -s``).
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ RATE = 20
 ROWS = 400
 DEALS = 200
 REFUSED_EVERY = 25
-"""Each such row is one that the CRM refuses; and those after it cannot be sent, for they have no address."""
+"""The CRM rejects every such row. The row after it has no address and cannot be sent."""
 
 LATENCY = 0.15
 WIDTH = 6
-"""Calls on their way: 20 calls per second that take 150 ms each, and a few to spare."""
+"""Calls in flight: 20 calls per second that take 150 ms each, and a few more."""
 
 
 PATIENCE = 300.0
-"""Seconds until something hangs."""
+"""Seconds until a wait counts as hanging."""
 
 LONELY = 120
-"""Calls that a load still makes, at most, once nobody looks after it any more: those of six seconds. Each kill comes
-when more rows than that are left."""
+"""The most calls of a load after its supervisor died: those of six seconds. More rows than that are left at each
+kill."""
 
 DAG_FILE = """
 from datetime import timedelta
@@ -85,7 +85,7 @@ Crms = dict[str, Sandbox]
 
 @pytest.fixture(scope="module")
 def crms() -> Iterator[Crms]:
-    """A CRM for each DAG, with a rate of its own."""
+    """A CRM for each DAG, with its own rate."""
     with (
         Sandbox(seed="empty", rate=RATE) as killed,
         Sandbox(seed="empty", rate=RATE) as stopped,
@@ -100,7 +100,7 @@ def crms() -> Iterator[Crms]:
 
 @pytest.fixture(scope="module")
 def folder(crms: Crms, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the sources are, and the rejects will be."""
+    """The folder of the sources and the rejects."""
     folder = tmp_path_factory.mktemp("load")
     contacts = [contact.id for contact in crms["deals"].store.contacts.values()]
     (folder / "deals.csv").write_text("\n".join(["contact", *contacts]))
@@ -121,7 +121,7 @@ def stack(
     )
     environment = {
         **{f"AIRFLOW_CONN_{name.upper()}": crm.connection_json(requests_per_second=RATE) for name, crm in crms.items()},
-        # how soon a task is given up whose worker has died
+        # seconds until Airflow gives up a task of a dead worker
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
     }
@@ -129,7 +129,7 @@ def stack(
 
 
 def source() -> list[tuple[str, str]]:
-    """Address and name of each row."""
+    """The address and name of each row."""
     return [(address(number), f"name {number}") for number in range(1, ROWS + 1)]
 
 
@@ -146,12 +146,12 @@ REJECTED = [number for number in range(1, ROWS + 1) if address(number) not in GO
 # -- killed -------------------------------------------------------------------------------------------------
 
 KILLS = ("task", "worker")
-"""What is killed, one after the other: the process of the task, the one that looks after it."""
+"""The processes to kill, one after the other: the task and its supervisor."""
 
 
 @pytest.mark.reliability("process")
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which process looks after a task")
-def test_no_row_is_lost_or_doubled_by_kills(
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the supervisor of a task")
+def test_killed_load_loses_and_duplicates_no_row(
     stack: AirflowStack, crms: Crms, folder: Path, observed: Callable[..., None]
 ) -> None:
     crm = crms["killed"]
@@ -166,7 +166,7 @@ def test_no_row_is_lost_or_doubled_by_kills(
         kill(what, running(stack, "killed", run_id, number + 1))
         calls = crm.counters().total
         calls_go_on_for = quiet_after(stack, crm)
-        assert crm.counters().total - calls <= LONELY, "a load that nobody looks after any more ends by itself"
+        assert crm.counters().total - calls <= LONELY, "a load without its supervisor ends"
         kept.append(checkpoint(stack, "killed", run_id)["done_upto"])
         print(
             f"{what}: {calls_go_on_for:.1f} s until the last call, {kept[-1]} rows done; {crm.counters().total} calls"
@@ -180,7 +180,9 @@ def test_no_row_is_lost_or_doubled_by_kills(
     assert_loaded(crm, result)
     assert_rejects(folder / "killed.jsonl")
     outcomes = [json.loads(line) for line in (folder / "killed-outcomes.jsonl").read_text("utf-8").splitlines()]
-    assert sorted(line["row_number"] for line in outcomes) == list(range(1, ROWS + 1)), "each row's outcome once"
+    assert sorted(line["row_number"] for line in outcomes) == list(range(1, ROWS + 1)), (
+        "the file has one outcome per row"
+    )
     assert sorted(line["row_number"] for line in outcomes if line["outcome"] == "rejected") == REJECTED
     assert result["resumed_at"] >= kept[-1] > 0
     unsaved = result["updated"] + result["unchanged"]
@@ -209,8 +211,8 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which process looks after a task")
-def test_a_kill_makes_no_second_deal(stack: AirflowStack, crms: Crms) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the supervisor of a task")
+def test_killed_load_creates_no_second_deal(stack: AirflowStack, crms: Crms) -> None:
     crm = crms["deals"]
     run_id = start(stack, "deals")
     stack.until(lambda: crm.counters().total >= DEALS // 3, timeout=PATIENCE)
@@ -219,7 +221,7 @@ def test_a_kill_makes_no_second_deal(stack: AirflowStack, crms: Crms) -> None:
     assert run["load"].state == "success", stack.api.log(run, run["load"])
     assert run["load"].try_number == 2
     result = stack.api.xcoms(run, run["load"])["return_value"]
-    assert (result["created"], result["rows"]) == (DEALS, DEALS), "those of the killed try are known again"
+    assert (result["created"], result["rows"]) == (DEALS, DEALS), "the deals of the killed try are found"
     posts = [call for call in crm.journal() if (call.method, call.route) == ("POST", "/deals")]
     created = [call for call in posts if call.status != 429]
     assert len(created) == len(crm.store.deals) == DEALS, [call for call in created if call.duplicate]
@@ -228,18 +230,18 @@ def test_a_kill_makes_no_second_deal(stack: AirflowStack, crms: Crms) -> None:
 # -- stopped by a user --------------------------------------------------------------------------------------
 
 
-def test_marked_as_failed_it_stops_and_cleared_it_starts_anew(stack: AirflowStack, crms: Crms, folder: Path) -> None:
+def test_load_stops_when_marked_failed_and_restarts_when_cleared(stack: AirflowStack, crms: Crms, folder: Path) -> None:
     crm = crms["stopped"]
     run_id = start(stack, "stopped")
     stack.until(lambda: crm.counters().total >= 80, timeout=PATIENCE)
     stack.api.request("PATCH", f"{run_path('stopped', run_id)}/taskInstances/load", {"new_state": "failed"})
     went_on_for = quiet_after(stack, crm)
-    assert len(crm.store.contacts) < len(GOOD), "it stops before its end"
+    assert len(crm.store.contacts) < len(GOOD), "the load stops before its end"
     first = crm.counters().total
     done = checkpoint(stack, "stopped", run_id)
     outcomes = sum(count for name, count in done["counts"].items() if name != "refused")
     print(f"\nthe last call {went_on_for:.1f} s later; {outcomes} rows done, {first} calls")
-    assert outcomes >= len(crm.store.contacts) > 0, "all that was sent is in the books"
+    assert outcomes >= len(crm.store.contacts) > 0, "the checkpoint has all sent rows"
 
     run = stack.api.wait("stopped", run_id, timeout=PATIENCE)
     assert run["load"].state == "failed"
@@ -258,7 +260,7 @@ def test_marked_as_failed_it_stops_and_cleared_it_starts_anew(stack: AirflowStac
     assert "the task was cleared since the checkpoint was written" in stack.api.log(run, run["load"])
     result = stack.api.xcoms(run, run["load"])["return_value"]
     assert result["resumed_at"] == 0
-    assert result["updated"] + result["unchanged"] == done["counts"]["created"], "all rows are loaded once more"
+    assert result["updated"] + result["unchanged"] == done["counts"]["created"], "all rows are loaded again"
     assert_loaded(crm, result)
     assert_rejects(folder / "stopped.jsonl")
     assert_rate_kept(crm)
@@ -268,7 +270,7 @@ def test_marked_as_failed_it_stops_and_cleared_it_starts_anew(stack: AirflowStac
 
 
 def assert_loaded(crm: Sandbox, result: dict[str, Any]) -> None:
-    """Every row has one outcome, and the CRM has what the outcomes say."""
+    """Each row has one outcome, and the CRM matches the outcomes."""
     assert {email: contact.attributes.get("name") for email, contact in crm.store.contacts.items()} == GOOD
     assert result["rows"] == ROWS
     assert result["created"] + result["updated"] + result["unchanged"] == len(GOOD)
@@ -278,14 +280,16 @@ def assert_loaded(crm: Sandbox, result: dict[str, Any]) -> None:
 
 
 def assert_rejects(path: Path) -> None:
-    """Each rejected row is there, and once."""
+    """The file has each rejected row once."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert sorted(line["row"] for line in lines) == REJECTED
 
 
 def assert_rate_kept(crm: Sandbox) -> None:
-    """A few refusals are no fault: slots are 50 ms apart, and a busy machine lets a process wait longer than that."""
-    testing.assert_rate_kept(crm, calls=RATE, burst=RATE)  # room for a machine that stands still: then all come at once
+    """A few refusals are allowed: slots are 50 ms apart, and a busy machine may delay a process for longer."""
+    testing.assert_rate_kept(
+        crm, calls=RATE, burst=RATE
+    )  # tolerance for a machine that pauses and then sends its calls together
     assert crm.counters().throttled <= 0.05 * crm.counters().total
 
 
@@ -295,14 +299,14 @@ def start(stack: AirflowStack, dag_id: str) -> str:
 
 
 def running(stack: AirflowStack, dag_id: str, run_id: str, try_number: int) -> Task | None:
-    """The task, if this try of it is running."""
+    """The task, if this try is running."""
     run: Run = stack.api.run(dag_id, run_id)
     task = run["load"] if run.tasks else None
     return task if task and task.state == "running" and task.try_number == try_number and task.pid else None
 
 
 def checkpoint(stack: AirflowStack, dag_id: str, run_id: str) -> dict[str, Any]:
-    """What Airflow keeps for the next try."""
+    """The checkpoint in Airflow's task state store."""
     path = f"{run_path(dag_id, run_id)}/taskInstances/load/state-store/crm_load"
     found: Any = stack.api.request("GET", path)["value"]
     kept: dict[str, Any] = json.loads(found) if isinstance(found, str) else found
@@ -310,7 +314,7 @@ def checkpoint(stack: AirflowStack, dag_id: str, run_id: str) -> dict[str, Any]:
 
 
 def quiet_after(stack: AirflowStack, crm: Sandbox) -> float:
-    """Wait until no call comes any more; how long from now on until the last one."""
+    """Wait until no more calls arrive, and return the seconds until the last one."""
     began = time.monotonic()
     until_still(stack, lambda: crm.counters().total, seconds=2, timeout=PATIENCE)
     return max(crm.journal()[-1].at - began, 0.0)

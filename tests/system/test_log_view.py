@@ -1,4 +1,4 @@
-"""Airflow's log view in a real browser: how each kind of task's end reads, in light and dark."""
+"""Airflow's log view in a real browser: the log of each final state, in light and dark."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def rows(name, number):
 with DAG("logs", schedule=None, default_args={"retries": 0}):
     CrmMoveDealStageOperator(
         task_id="skip", deal_id=NO_DEAL, stage_id="WON", on_error={"DEAL_NOT_FOUND": "skip"})
+    CrmUpsertContactOperator(task_id="upsert", contact_email="ada@example.com", crm_conn_id="crm_refused")
     CrmUpsertContactOperator(task_id="retry", contact_email="broken@example.com", **RETRY)
     CrmLoadContactsOperator(task_id="contacts", source=rows("lead", 30))
     CrmLoadContactsOperator(
@@ -80,6 +81,16 @@ with DAG("waits", schedule=None, default_args={"retries": 1}):
 
 EXPECTED = {
     "skip": ("DEAL_NOT_FOUND", "Task:        skipped", "Decided by:  on_error[DEAL_NOT_FOUND]"),
+    "upsert": (  # the picture in the README
+        "FORBIDDEN (403) on POST /contacts",
+        "What to do:  Check the API key",
+        "This is Airflow's connection 'crm_refused'.",
+        "Task:        failed; not retried",
+        "Decided by:  default[CrmAccessError]",
+        "Policy:",
+        "Docs:",
+        "Request id:",
+    ),
     "retry": ("INTERNAL_SERVER_ERROR", "Worth a retry, but the task has none left"),
     "contacts": ("Done: 30 rows: 30 created",),
     "rejects": ("3 of 8 rows were rejected.", "What to do:", "Report:"),
@@ -94,7 +105,7 @@ EXPECTED = {
     "in_vain": ("Not yet: CONTACT_NOT_FOUND", "Waits in the triggerer", "Last result:", "failed; the timeout"),
     "wait_rescheduled": ("Slot freed until",),
 }
-"""Task -> what its log shows."""
+"""Task -> texts in its log."""
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +138,7 @@ def stack(
     (dags / "logs.py").write_text(text)
     env = {
         "AIRFLOW_CONN_CRM_DEFAULT": crm.connection_json(requests_per_second=50),
+        "AIRFLOW_CONN_CRM_REFUSED": json.dumps({**json.loads(crm.connection_json()), "password": "an-old-key"}),
         "AIRFLOW_CONN_WAREHOUSE": postgres.connection_json(),
         "AIRFLOW_CONN_NO_WAREHOUSE": json.dumps({**json.loads(postgres.connection_json()), "port": 1}),
     }
@@ -141,7 +153,7 @@ def browser(tmp_path: Path, stack: AirflowStack) -> Iterator[Any]:
         yield running
 
 
-def test_each_end_of_a_task_reads_well(stack: AirflowStack, browser: Any) -> None:
+def test_log_view_shows_each_final_state(stack: AirflowStack, browser: Any) -> None:
     run = stack.api.run_dag("logs")
     wrong = {}
     for task, expected in EXPECTED.items():
@@ -152,7 +164,7 @@ def test_each_end_of_a_task_reads_well(stack: AirflowStack, browser: Any) -> Non
     assert not wrong, wrong
 
 
-def test_what_waits(stack: AirflowStack, browser: Any) -> None:
+def test_log_view_shows_waiting_tasks(stack: AirflowStack, browser: Any) -> None:
     stack.api.wait_for_dag("waits")
     run_id = stack.api.trigger("waits")
     states = {"reschedule": "up_for_reschedule", "deferred": "deferred"}
@@ -161,9 +173,9 @@ def test_what_waits(stack: AirflowStack, browser: Any) -> None:
     wait_for(lambda: "Still waiting." in log_of(browser, stack, run, "deferred"))
 
 
-# Lines of our own that end outside of the log.
+# Lines of this package that are wider than the log.
 def log_of(browser: Any, stack: AirflowStack, run: Run, task: str) -> str:
-    """The newest log of a task as it is read, with pictures."""
+    """The visible text of the newest log of a task, with screenshots."""
     for scheme in ("light", "dark"):
         browser.execute_script("localStorage.setItem('theme', arguments[0])", scheme)
         browser.get(f"{stack.url}/dags/{run.dag_id}/runs/{run.run_id}/tasks/{task}")

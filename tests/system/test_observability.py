@@ -1,4 +1,4 @@
-"""What people and other systems see of a real Airflow's tasks: buttons, asset events, lineage."""
+"""Observability on a real Airflow: extra links, asset events and lineage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crm_provider.sandbox import Sandbox
 pytest.importorskip("airflow.providers.openlineage", reason="an optional extra")
 
 PATIENCE = 240.0
-"""Seconds until something hangs."""
+"""Seconds until a wait counts as hanging."""
 
 DAG_FILE = """
 from airflow.sdk import DAG, task
@@ -42,10 +42,10 @@ with DAG("watched", schedule=None):
 with DAG("after_load", schedule=[CONTACTS]):
 
     @task(inlets=[CONTACTS])
-    def look(inlet_events):
+    def read(inlet_events):
         return inlet_events[CONTACTS][-1].extra
 
-    look()
+    read()
 """
 
 
@@ -87,11 +87,11 @@ def run(stack: AirflowStack) -> Any:
 
 
 def links(stack: AirflowStack, run: Any, task: str) -> dict[str, str | None]:
-    answer = stack.api.request("GET", f"{run_path(run.dag_id, run.run_id)}/taskInstances/{task}/links")
-    return dict(answer["extra_links"])
+    response = stack.api.request("GET", f"{run_path(run.dag_id, run.run_id)}/taskInstances/{task}/links")
+    return dict(response["extra_links"])
 
 
-def test_the_api_server_has_the_buttons(stack: AirflowStack, run: Any) -> None:
+def test_api_server_returns_the_extra_links(stack: AirflowStack, run: Any) -> None:
     assert run.states() == {"upsert": "success", "move": "failed", "load": "success"}
     contact = next(task for task in run.tasks if task.task_id == "upsert")
     contact_id = stack.api.xcoms(run, contact)["return_value"]["id"]
@@ -104,7 +104,7 @@ def test_the_api_server_has_the_buttons(stack: AirflowStack, run: Any) -> None:
     }
 
 
-def test_a_dag_starts_when_the_contacts_were_loaded(stack: AirflowStack, run: Any) -> None:
+def test_load_of_contacts_triggers_the_dag_of_its_asset(stack: AirflowStack, run: Any) -> None:
     found: list[dict[str, Any]] = []
 
     def has_started() -> bool:
@@ -119,7 +119,7 @@ def test_a_dag_starts_when_the_contacts_were_loaded(stack: AirflowStack, run: An
     assert (extra["rows"], extra["created"], extra["rejected"]) == (3, 2, 1)
 
 
-def test_openlineage_receives_what_was_read_and_written(stack: AirflowStack, run: Any, folder: Path) -> None:
+def test_openlineage_receives_inputs_and_outputs(stack: AirflowStack, run: Any, folder: Path) -> None:
     reported_by = partial(completed, folder / "lineage.jsonl", "watched.load")
     stack.until(lambda: bool(reported_by()), timeout=PATIENCE, every=0.5)
     (event,) = reported_by()
@@ -135,7 +135,7 @@ def test_openlineage_receives_what_was_read_and_written(stack: AirflowStack, run
 
 
 def completed(path: Path, job: str) -> list[dict[str, Any]]:
-    """The events that tell of its end. A process of its own beside each task writes them: a line may be half there."""
+    """The COMPLETE events. Another process writes them, so the last line may be incomplete."""
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):

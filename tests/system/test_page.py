@@ -1,4 +1,4 @@
-"""The page "CRM" in a real browser on a real Airflow: what a person sees, in light and dark, large and small."""
+"""The page CRM in a real browser on a real Airflow, in light and dark, large and small."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.skipif(not browsers.is_there(), reason=browsers.HOW_TO_
 
 RATE = 50
 PROGRESS = "left at the pace so far" if find_spec("airflow.models.task_state_store") else "shows how far it is"
-"""What the page says of a load that runs: Airflow 3.3 and newer knows more."""
+"""The text for a running load. Airflow 3.3 and newer provides more."""
 
-USER, PASSWORD = "ann", "a password of hers"
+USER, PASSWORD = "ann", "her password"
 ROLES = {USER: "admin", "vera": "viewer", "eve": ""}
 AUTH_MANAGER = """
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
@@ -37,7 +37,7 @@ class Fenced(SimpleAuthManager):
         fenced = user.username == "vera" and details is not None and details.id == "crm_partners"
         return not fenced and super().is_authorized_dag(user=user, details=details, **asked)
 """
-"""Airflow's own, with one DAG that one user may not see: by roles alone all viewers see all DAGs."""
+"""Airflow's auth manager with one DAG that one user may not see. By roles alone, viewers see all DAGs."""
 
 DAG_FILE = """
 from datetime import timedelta
@@ -98,7 +98,7 @@ RUNS = [
     ("crm_empty", "success"), ("crm_dry", "success"), ("crm_early", "failed"), ("crm_warehouse", "success"),
     ("crm_nightly", "success"), ("crm_nightly", "success"), ("crm_nightly", "success"), ("crm_nightly", "success"),
 ]  # fmt: skip
-"""DAG runs, and how they end: of the leads too many are rejected."""
+"""DAG runs and their final states. Too many leads are rejected."""
 
 SAME_COLOUR = """
 const colour = (element) => element.ownerDocument.defaultView.getComputedStyle(element).backgroundColor;
@@ -114,7 +114,7 @@ def stack(
     with (
         Sandbox(seed="empty", rate=RATE) as crm,
         Sandbox(seed="empty", rate=RATE) as slow,
-        tempfile.TemporaryDirectory(prefix="crm-") as temporary,  # a short path: it is in the pictures
+        tempfile.TemporaryDirectory(prefix="crm-") as temporary,  # a short path, because screenshots show it
     ):
         folder = Path(temporary)
         nightly = [f"nightly-{number}@example.com,Person {number}" for number in range(90)]
@@ -148,7 +148,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("path", ["/crm/", "/crm/policy"])
-def test_a_page_for_those_who_are_logged_in_and_may_see_airflow(stack: AirflowStack, path: str) -> None:
+def test_page_needs_a_login_and_access_to_airflow(stack: AirflowStack, path: str) -> None:
     assert get(stack, path)[0] == 401
     assert "You are not logged in" in get(stack, path)[1]
     assert get(stack, path, token="nonsense")[0] == 403
@@ -158,10 +158,10 @@ def test_a_page_for_those_who_are_logged_in_and_may_see_airflow(stack: AirflowSt
     assert "INVALID_INPUT" not in text
 
 
-def test_the_page(stack: AirflowStack, browser: Any) -> None:
+def test_page_in_a_browser(stack: AirflowStack, browser: Any) -> None:
     log_in(browser, stack)
     open_page(browser, stack)
-    browsers.complaints(browser)  # Airflow's own, about the first calls without a login
+    browsers.complaints(browser)  # Airflow's own errors of the first calls without a login
     assert "No syncs yet" in text_of(browser)
     picture(browser, "page-empty.png")
 
@@ -178,13 +178,13 @@ def test_the_page(stack: AirflowStack, browser: Any) -> None:
         "success with rejects", "dry run", "crm_warehouse / extract", "missing.csv", "crm_nightly",
     ):  # fmt: skip
         assert expected in words, f"{expected} in: {words}"
-    assert "@example.com" not in browser.page_source, "no value of a row"
+    assert "@example.com" not in browser.page_source, "the page contains no row value"
     look_at(browser, "page")
 
     before = text_of(browser, "tr[data-live='crm_slow/load']")
     browser.execute_script("document.body.dataset.same = 'yes'")
     wait_for(lambda: text_of(browser, "tr[data-live='crm_slow/load']") != before)
-    assert browser.execute_script("return document.body.dataset.same") == "yes", "without loading the page again"
+    assert browser.execute_script("return document.body.dataset.same") == "yes", "the page was not reloaded"
 
     click(browser, "link text", "crm_empty / load")
     wait_for(lambda: "runs without rows" in text_of(browser))
@@ -197,7 +197,7 @@ def test_the_page(stack: AirflowStack, browser: Any) -> None:
     words = text_of(browser)
     for expected in ("INVALID_INPUT", 'only="all"', "reject by on_error of the task", "nightly.csv, line 94 (row 93)"):
         assert expected in words, f"{expected} in: {words}"
-    assert "@example.com" not in browser.page_source, "no value of a row"
+    assert "@example.com" not in browser.page_source, "the page contains no row value"
     look_at(browser, "page-run")
 
     browser.get(f"{stack.url}/crm/policy?operator=CrmDealStageSensor")
@@ -206,8 +206,8 @@ def test_the_page(stack: AirflowStack, browser: Any) -> None:
     assert browsers.complaints(browser) == []
 
 
-def test_the_button_that_sends_rejected_rows_again(stack: AirflowStack, browser: Any) -> None:
-    """The DAG on the page, pasted as it is into the folder, is found; then the page starts it."""
+def test_start_button_resends_rejected_rows(stack: AirflowStack, browser: Any) -> None:
+    """The DAG code of the page is copied into the DAG folder unchanged. Then the page starts the DAG."""
     log_in(browser, stack)
     run = stack.api.run_dag("crm_nightly")
     assert run.state == "success", stack.api.log(run, run.tasks[0])
@@ -227,9 +227,9 @@ def test_the_button_that_sends_rejected_rows_again(stack: AirflowStack, browser:
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", start_button(browser))
         picture(browser, f"page-resend-{scheme}.png")
     assert start_button(browser).text == "Start it now"
-    start_button(browser).send_keys("\n")  # by the keyboard, too
+    start_button(browser).send_keys("\n")  # also by keyboard
     started = wait_for(lambda: links(browser, "/dags/crm_nightly__load__resend/runs/"))[0].text
-    assert not start_button(browser).is_enabled(), "it is not started twice"
+    assert not start_button(browser).is_enabled(), "the DAG is not started twice"
     done = stack.api.wait("crm_nightly__load__resend", started)
     assert done.states() == {"resend": "failed"}, "the same rows are rejected again"
     assert stack.api.xcoms(done, done.tasks[0])["return_value"]["rejected"] == 3
@@ -241,7 +241,7 @@ def start_button(browser: Any) -> Any:
 
 
 def look_at(browser: Any, name: str) -> None:
-    """Keep pictures of a page, in light, dark and small."""
+    """Keep screenshots of a page in light, dark and small."""
     for scheme in ("light", "dark"):
         browsers.set_colours(browser, scheme)
         picture(browser, f"{name}-{scheme}.png")
@@ -253,7 +253,7 @@ def look_at(browser: Any, name: str) -> None:
     browsers.resize(browser, *browsers.SIZE)
 
 
-def test_a_load_of_a_dag_that_a_user_may_not_see(stack: AirflowStack) -> None:
+def test_page_hides_loads_of_unreadable_dags_in_a_browser(stack: AirflowStack) -> None:
     seen = {name: get(stack, "/crm/", token=token_of(stack, name))[1] for name in (USER, "vera")}
     assert "crm_leads / load_leads" in seen[USER] and "crm_partners / load" in seen[USER]
     assert "crm_leads / load_leads" in seen["vera"]
@@ -262,7 +262,7 @@ def test_a_load_of_a_dag_that_a_user_may_not_see(stack: AirflowStack) -> None:
     assert [get(stack, path, token=token_of(stack, name))[0] for name in (USER, "vera")] == [200, 404]
 
 
-def test_the_page_inside_airflow(stack: AirflowStack, browser: Any) -> None:
+def test_page_inside_airflows_ui(stack: AirflowStack, browser: Any) -> None:
     log_in(browser, stack)
     click(browser, "css selector", "a[href*='/plugin/crm']")
     enter_frame(browser)
@@ -272,7 +272,7 @@ def test_the_page_inside_airflow(stack: AirflowStack, browser: Any) -> None:
         browser.refresh()
         enter_frame(browser)
         assert wait_for(lambda scheme=scheme: is_dark(browser) == (scheme == "dark"))
-        assert browser.execute_script(SAME_COLOUR), "the page has Airflow's own colour"
+        assert browser.execute_script(SAME_COLOUR), "the page has Airflow's background colour"
         browser.switch_to.default_content()
         browsers.resize(browser, 1280, 820)
         picture(browser, f"page-in-airflow-{scheme}.png")
@@ -290,12 +290,12 @@ def test_the_page_inside_airflow(stack: AirflowStack, browser: Any) -> None:
 
 
 def get(stack: AirflowStack, path: str, *, token: str | None = None) -> tuple[int, str]:
-    """Status and text of a page."""
+    """The status and text of a page."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     request = urllib.request.Request(stack.url + path, headers=headers)
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
-            return answer.status, answer.read().decode()
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as response:
+            return response.status, response.read().decode()
     except urllib.error.HTTPError as refused:
         with refused:
             return refused.code, refused.read().decode()
@@ -324,7 +324,7 @@ def read_again(browser: Any, stack: AirflowStack) -> str:
 
 
 def enter_frame(browser: Any) -> None:
-    """What is looked at next is what Airflow shows of the page."""
+    """Switch the browser to the frame in which Airflow shows the page."""
 
     def has_entered() -> bool:
         browser.switch_to.default_content()

@@ -1,7 +1,7 @@
-"""Tasks whose disk is gone with their pod after each try, on a real Airflow: killed, they continue all the same.
+"""Killed tasks continue on a real Airflow, although each try has a new pod with an empty disk.
 
-Each try runs in a process group with an empty disk (:mod:`pod_executor`). What is kept is in Airflow's task state store
-only, or in an object store only.
+Each try runs in a process group with an empty disk (:mod:`pod_executor`). State is kept only in Airflow's task state
+store, or only in an object store.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ ROWS = 300
 DEALS = 250
 CONTACTS = 2400
 REFUSED_EVERY = 20
-"""Each such row is one that the CRM refuses; those after it cannot be sent, for they have no address."""
+"""The CRM rejects every such row. The row after it has no address and cannot be sent."""
 
 IN_FLIGHT = 16
-"""Calls that may be on their way when a task is killed."""
+"""The most calls in flight when a task is killed."""
 
 PATIENCE = 300.0
-"""Seconds until something hangs."""
+"""Seconds until a wait counts as hanging."""
 
 DAG_FILE = """
 from datetime import timedelta
@@ -102,7 +102,7 @@ class Ended:
     calls_before: int
     """Calls before the kill."""
     saved: int
-    """What was saved then: rows of the checkpoint, or pages."""
+    """Saved rows of the checkpoint, or saved pages, at the kill."""
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def ended(
     airflow_stack: Callable[..., AirflowStack],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Ended]:
-    """All tasks at once, each killed with its pod as soon as something was saved."""
+    """Run all tasks in parallel and kill each with its pod as soon as it has saved something."""
     dags = tmp_path_factory.mktemp("dags")
     texts = {
         "BUCKET": bucket, "PIPELINE": ids.pipeline_id("Sales"), "STAGE": ids.stage_id("Sales", "New"),
@@ -182,27 +182,27 @@ def ended(
 
 
 def saved_of(name: str, run_id: str, stack: AirflowStack, s3: S3Server, bucket: str) -> int:
-    """Rows, or pages, that a task has saved for its next try."""
+    """The rows or pages that a task has saved for its next try."""
     if name == "extract":
         return PAGES_AT_ONCE * sum(key.startswith("contacts.jsonl.part-") for key in s3.keys(bucket))
     if name == "objects_only":
         return rows_of(json.loads(s3.read(bucket, "checkpoint"))) if "checkpoint" in s3.keys(bucket) else 0
     try:
         found: Any = stack.api.request("GET", f"{run_path(name, run_id)}/taskInstances/task/state-store/crm_load")
-    except Exception:  # noqa: BLE001 - there is none yet
+    except Exception:  # noqa: BLE001 - nothing is saved yet
         return 0
     kept = found["value"]
     return rows_of(json.loads(kept) if isinstance(kept, str) else kept)
 
 
 def rows_of(checkpoint: dict[str, Any]) -> int:
-    """The rows of a checkpoint; 0 until rejected rows are among them."""
+    """The rows of a checkpoint, or 0 while it contains no rejected rows."""
     done = int(checkpoint["done_upto"])
     return done if done > 2 * REFUSED_EVERY else 0
 
 
 def pid_of(stack: AirflowStack, name: str, run_id: str) -> int | None:
-    """The process of the first try, if it is running."""
+    """The process id of the first try, if it is running."""
     run: Run = stack.api.run(name, run_id)
     task = run["task"] if run.tasks else None
     return task.pid if task and task.state == "running" and task.try_number == 1 else None
@@ -216,7 +216,7 @@ def lines_in(s3: S3Server, bucket: str, key: str) -> list[dict[str, Any]]:
 
 
 def assert_contacts(end: Ended, saved_every: int) -> None:
-    """Each row ended once; only what the checkpoint did not have yet was sent again."""
+    """Each row has one outcome, and only rows after the checkpoint were sent again."""
     assert {contact.attributes["name"] for contact in end.crm.store.contacts.values()} == {f"name {n}" for n in GOOD}
     result = end.result
     assert (result["rows"], result["rejected"], result["left"]) == (ROWS, len(REJECTED), 0)
@@ -230,14 +230,14 @@ def assert_contacts(end: Ended, saved_every: int) -> None:
     assert again <= saved_every + IN_FLIGHT
 
 
-def test_a_load_with_nothing_but_airflow(ended: dict[str, Ended]) -> None:
+def test_killed_load_continues_from_the_task_state_store(ended: dict[str, Ended]) -> None:
     end = ended["airflow_only"]
     assert_contacts(end, SENT_ROWS)
     assert "The checkpoint of this load is kept in Airflow's task state store" in end.log
 
 
 @pytest.mark.reliability("process")
-def test_a_load_with_nothing_but_an_object_store(
+def test_killed_load_continues_from_an_object_store(
     ended: dict[str, Ended], s3: S3Server, bucket: str, observed: Callable[..., None]
 ) -> None:
     end = ended["objects_only"]
@@ -248,7 +248,7 @@ def test_a_load_with_nothing_but_an_object_store(
     assert sorted(line["row_number"] for line in outcomes) == list(range(1, ROWS + 1))
     assert sorted(line["row_number"] for line in outcomes if line["outcome"] == "rejected") == REJECTED
     kept = [key for key in s3.keys(bucket) if key.startswith(("rejects", "outcomes", "state", "checkpoint", "report"))]
-    assert sorted(kept) == ["outcomes.jsonl", "rejects.jsonl", "report.md", "state"], "no part is left"
+    assert sorted(kept) == ["outcomes.jsonl", "rejects.jsonl", "report.md", "state"], "no part of a file is left"
     assert len(s3.read(bucket, "state").splitlines()) == 1 + len(GOOD)
     observed(
         fault="the pod of the task is killed (SIGKILL), and its disk is gone",
@@ -261,7 +261,9 @@ def test_a_load_with_nothing_but_an_object_store(
     )
 
 
-def test_no_deal_is_created_twice(ended: dict[str, Ended], s3: S3Server, bucket: str, tmp_path: Path) -> None:
+def test_killed_load_in_a_pod_creates_no_second_deal(
+    ended: dict[str, Ended], s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
     pyarrow = pytest.importorskip("pyarrow.parquet")
     end = ended["deals"]
     assert (end.result["rows"], end.result["created"], end.result["left"]) == (DEALS, DEALS, 0)
@@ -278,7 +280,7 @@ def test_no_deal_is_created_twice(ended: dict[str, Ended], s3: S3Server, bucket:
 
 
 @pytest.mark.reliability("process")
-def test_an_extract_reads_only_the_missing_pages(
+def test_killed_extract_reads_only_the_missing_pages(
     ended: dict[str, Ended], s3: S3Server, bucket: str, observed: Callable[..., None]
 ) -> None:
     end = ended["extract"]

@@ -1,4 +1,4 @@
-"""The budget in a real Redis: the same rule as everywhere, and no harm when it goes away, is flushed or comes back."""
+"""The rate budget in a real Redis: the same schedule as in files, and fallbacks when Redis is down or flushed."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from crm_provider.rate_limit.schedule import GrantStatus, Lane, Pace, Schedule, 
 
 NEVER_MIND = 1e9
 PATIENCE = 60.0
-"""Seconds until something hangs."""
+"""Seconds until a wait counts as hanging."""
 
 SLACK = 5
-"""How many times slower than the rate a busy machine may be most of the time."""
+"""Factor by which a busy machine may be slower than the rate."""
 
 REAL = Pace.of(5.0, 2)
 
 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
-    """A server with a password; fails where none is installed."""
+    """A server with a password. The tests fail if Redis is not installed."""
     with RedisServer(password="s3cret") as server:
         yield server
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that stands still is no Redis that is out of order."""
+    """A long timeout, so that a slow machine does not look like a broken Redis."""
     monkeypatch.setattr(redis_store, "TIMEOUT", PATIENCE)
 
 
@@ -53,7 +53,7 @@ def client(server: RedisServer) -> Any:
     return redis.Redis.from_url(server.url)
 
 
-# -- the same rule -------------------------------------------------------------------------------------------
+# -- the schedule --------------------------------------------------------------------------------------------
 
 PACES = st.sampled_from([Pace.of(5.0, 2), Pace.of(50.0, 20), Pace.of(0.5, 1), Pace.of(333.0, 3)])
 ASKS = st.tuples(
@@ -72,7 +72,7 @@ STEPS = st.lists(
 
 @given(pace=PACES, steps=STEPS)
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_script_says_what_the_schedule_says(redis: RedisServer, pace: Pace, steps: Any) -> None:
+def test_lua_script_equals_the_schedule(redis: RedisServer, pace: Pace, steps: Any) -> None:
     client(redis).flushall()
     store, schedule, now = RedisStore(redis.url, "same"), Schedule(), 1.7e9
     open_tickets: dict[Lane, list[int]] = {lane: [] for lane in Lane}
@@ -86,13 +86,13 @@ def test_the_script_says_what_the_schedule_says(redis: RedisServer, pace: Pace, 
         number = None if second == "new" or not tickets else tickets.pop(0 if second == "old" else -1)
         ticket = None if number is None else Ticket(id(store), number)
         expected = schedule.ask(now, first, number, pace, third)
-        answer, _ = store.ask(first, ticket, pace, third, now=now)
-        assert answer == expected
-        if answer.status is GrantStatus.RETRY_AFTER:
-            tickets.append(answer.ticket)
+        response, _ = store.ask(first, ticket, pace, third, now=now)
+        assert response == expected
+        if response.status is GrantStatus.RETRY_AFTER:
+            tickets.append(response.ticket)
 
 
-def test_redis_keeps_no_key_and_forgets_what_nobody_uses(redis: RedisServer) -> None:
+def test_redis_stores_no_api_key_and_expires_unused_budgets(redis: RedisServer) -> None:
     client(redis).flushall()
     store = budgets.store_for(Settings(api_key="the-api-key", rate_store=redis.url))
     store.ask(Lane.SINGLE, None, REAL, NEVER_MIND)
@@ -103,19 +103,19 @@ def test_redis_keeps_no_key_and_forgets_what_nobody_uses(redis: RedisServer) -> 
 
 
 @pytest.mark.parametrize("odd", ["nan", "-nan", "inf", "-inf", "1e308", "-1e308", "1e400", "x", "", "0x10"])
-def test_any_damage_heals(redis: RedisServer, odd: str) -> None:
-    """Others who share a Redis may write anything: at worst a caller waits a moment too long."""
+def test_budget_recovers_from_any_value_in_redis(redis: RedisServer, odd: str) -> None:
+    """Another user of the Redis may write any value. At worst a caller waits slightly too long."""
     store = RedisStore(redis.url, "damaged")
     store.ask(Lane.SINGLE, None, REAL, NEVER_MIND)
     fields = client(redis).hkeys("crm-provider:damaged")
     assert len(fields) > 10
     for field in fields:
         client(redis).hset("crm-provider:damaged", field, odd)
-        answers = [store.ask(Lane.SINGLE, None, REAL, NEVER_MIND)[0] for _ in range(3)]
-        assert all(0 <= answer.seconds < 30 for answer in answers), field
+        responses = [store.ask(Lane.SINGLE, None, REAL, NEVER_MIND)[0] for _ in range(3)]
+        assert all(0 <= response.seconds < 30 for response in responses), field
 
 
-def test_a_key_of_another_kind_is_a_store_that_cannot_be_used(redis: RedisServer) -> None:
+def test_redis_key_of_another_type_is_an_unusable_store(redis: RedisServer) -> None:
     client(redis).set("crm-provider:other", "text")
     with pytest.raises(StoreUnusable, match="cannot be kept in Redis"):
         RedisStore(redis.url, "other").ask(Lane.SINGLE, None, REAL, NEVER_MIND)
@@ -139,7 +139,7 @@ for _ in range(30):
 """
 
 
-def test_hosts_share_one_budget_by_the_clock_of_the_server(redis: RedisServer) -> None:
+def test_hosts_share_one_budget_with_the_clock_of_redis(redis: RedisServer) -> None:
     client(redis).flushall()
     hosts = [
         subprocess.Popen(
@@ -164,14 +164,14 @@ def test_hosts_share_one_budget_by_the_clock_of_the_server(redis: RedisServer) -
 
 
 def median_gap(moments: list[float]) -> float:
-    """Seconds: one moment in which the machine stands still does not change it."""
+    """The median gap in seconds, which one pause of the machine does not change."""
     return statistics.median(after - before for before, after in pairwise(moments))
 
 
-# -- when it goes away ---------------------------------------------------------------------------------------
+# -- failures of Redis ---------------------------------------------------------------------------------------
 
 
-def test_redis_may_be_flushed_lose_its_scripts_stop_and_come_back(
+def test_calls_are_paced_while_redis_is_flushed_or_down(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -209,7 +209,7 @@ def test_redis_may_be_flushed_lose_its_scripts_stop_and_come_back(
 
 
 @pytest.mark.parametrize("password", ["", "wr0ng"])
-def test_a_wrong_password_is_reported_without_it(redis: RedisServer, password: str) -> None:
+def test_wrong_redis_password_is_reported_without_the_password(redis: RedisServer, password: str) -> None:
     url = f"redis://:{password}@127.0.0.1:{redis.port}/0"
     with pytest.raises(StoreUnusable, match=r"Redis at 127\.0\.0\.1:\d+ \(\w+\)$") as raised:
         RedisStore(url, "x").ask(Lane.SINGLE, None, REAL, NEVER_MIND)

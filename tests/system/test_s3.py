@@ -1,4 +1,4 @@
-"""Loads whose source, rejects, state and checkpoint are in S3, through the Amazon provider; one is killed."""
+"""Loads with source, rejects, state and checkpoint in S3 through the Amazon provider. One of them is killed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RunTask = Callable[..., Any]
 
 @pytest.fixture
 def run_task(run_dag: Callable[..., Any], s3: S3Server, crm_quick: Sandbox, monkeypatch: pytest.MonkeyPatch) -> RunTask:
-    """Run one load with the S3 server behind the connection ``aws``."""
+    """Run one load with the S3 server as connection ``aws``."""
     monkeypatch.setenv("AIRFLOW_CONN_AWS", s3.connection_json())
 
     def run(**arguments: Any) -> Any:
@@ -40,7 +40,7 @@ def run_task(run_dag: Callable[..., Any], s3: S3Server, crm_quick: Sandbox, monk
     return run
 
 
-def test_source_rejects_state_and_report_are_objects(s3: S3Server, run_task: RunTask, crm_sandbox: Sandbox) -> None:
+def test_load_with_all_files_in_s3(s3: S3Server, run_task: RunTask, crm_sandbox: Sandbox) -> None:
     bucket = s3.new_bucket()
     s3.write(bucket, "in/monday.csv", CSV)
     s3.write(bucket, "in/tuesday.csv", b"email,name\nd@example.com,Dora\n")
@@ -51,7 +51,7 @@ def test_source_rejects_state_and_report_are_objects(s3: S3Server, run_task: Run
         end = run_task(source=f"s3://aws@{bucket}/in/*.csv", max_rejects=1, **arguments)
         assert end.states == ["success"]
         assert (end.result["created"], end.result["unchanged"], end.result["rejected"]) == (created, unchanged, 1)
-        assert (len(crm_sandbox.journal()) > calls) == bool(created), "the second run knows from the state what is done"
+        assert (len(crm_sandbox.journal()) > calls) == bool(created), "the second run skips the rows in the state"
     assert sorted(s3.keys(bucket)) == [
         "in/monday.csv", "in/tuesday.csv", "out/rejects.jsonl", "out/report.md", "out/state.gz",
     ]  # fmt: skip
@@ -62,7 +62,7 @@ def test_source_rejects_state_and_report_are_objects(s3: S3Server, run_task: Run
 
 
 @pytest.mark.parametrize("argument", ["source", "rejects_path", "state_path", "checkpoint_path"])
-def test_a_missing_bucket_is_found_before_the_first_call(
+def test_missing_bucket_is_reported_before_the_first_call(
     argument: str, s3: S3Server, run_task: RunTask, crm_sandbox: Sandbox
 ) -> None:
     bucket = s3.new_bucket()
@@ -103,18 +103,18 @@ with DAG("killed_s3", schedule=None, default_args=arguments):
 
 @pytest.fixture
 def crms() -> Iterator[dict[str, Sandbox]]:
-    """A CRM for each task. A load with its checkpoint in an object store saves it every 15 seconds."""
+    """A CRM for each task. A load saves a checkpoint in an object store every 15 seconds."""
     with Sandbox(seed="empty", rate=RATE) as csv, Sandbox(seed="empty", rate=RATE) as sql:
         yield {"csv": csv, "sql": sql}
 
 
 def done(s3: S3Server, bucket: str, name: str) -> int:
-    """The rows that the checkpoint of a task has as done."""
+    """The finished rows in the checkpoint of a task."""
     key = f"{name}/checkpoint"
     return int(json.loads(s3.read(bucket, key))["done_upto"]) if key in s3.keys(bucket) else 0
 
 
-def test_a_killed_load_goes_on_from_what_is_in_s3(
+def test_killed_load_continues_from_its_checkpoint_in_s3(
     s3: S3Server, postgres: PostgresServer, crms: dict[str, Sandbox], airflow_stack: Any, tmp_path: Any
 ) -> None:
     bucket = s3.new_bucket()
@@ -144,7 +144,7 @@ def test_a_killed_load_goes_on_from_what_is_in_s3(
         found = {email: contact.attributes["name"] for email, contact in crm.store.contacts.items()}
         assert found == {email: text for email, text in rows if email}
         sent = Counter(call.email for call in crm.journal() if call.applied)
-        assert sum(count - 1 for count in sent.values()) <= unsaved[name] + 16, "16 may have been on their way"
+        assert sum(count - 1 for count in sent.values()) <= unsaved[name] + 16, "16 rows may have been in flight"
         (line,) = s3.read(bucket, f"{name}/rejects.jsonl").decode().splitlines()
         assert json.loads(line)["row"] == BAD
         assert "row-" not in stack.api.log(run, run[name])

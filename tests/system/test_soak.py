@@ -1,4 +1,4 @@
-"""The soak itself, for a short time: the command works, and finds nothing wrong."""
+"""A short run of the soak command without findings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BEGUN = "# Page\n\n<!-- measured: soak -->\n\nold\n\n<!-- measured: end -->\n\nr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
-def test_a_short_soak_finds_nothing_wrong(tmp_path: Path) -> None:
+def test_short_soak_finds_nothing_wrong(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(BEGUN, encoding="utf-8")
     soak = [sys.executable, str(ROOT / "tests/benchmarks/bench_soak.py")]

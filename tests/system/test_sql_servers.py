@@ -1,4 +1,4 @@
-"""Queries of real databases as the source of a load, with each driver: exact values, streamed rows, bad values."""
+"""Queries of real databases as sources of loads, with each driver: exact values, streamed rows, invalid values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 pytest.importorskip("airflow.providers.postgres", reason="the extra 'servers' is not installed")
 pytestmark = [
     pytest.mark.crm_sandbox(seed="empty", rate=None),
-    pytest.mark.filterwarnings("ignore:'(db|passwd)' is deprecated"),  # PyMySQL 2 about the hook's arguments
+    pytest.mark.filterwarnings("ignore:'(db|passwd)' is deprecated"),  # PyMySQL 2 deprecates the hook's arguments
 ]
 
 DRIVERS = {
@@ -37,7 +37,7 @@ RunTask = Callable[..., Any]
 
 @pytest.fixture(params=DRIVERS)
 def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """A server behind the connection ``db``, whose hook takes the driver of the parameter."""
+    """The server of the connection ``db``, whose hook uses the driver of the parameter."""
     driver = request.param
     server = request.getfixturevalue(DRIVERS[driver])
     extra = {}
@@ -57,7 +57,7 @@ def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def run_task(run_dag: Callable[..., Any], crm_quick: Sandbox, tmp_path: Path) -> RunTask:
-    """Load a query: ``run_task(sql, **arguments)``; the rejects are in ``rejects.jsonl``."""
+    """Load a query with ``run_task(sql, **arguments)``. The rejects are in ``rejects.jsonl``."""
 
     def run(sql: str, **arguments: Any) -> Any:
         with DAG("sql_servers", schedule=None, default_args={"retry_delay": timedelta(0)}) as dag:
@@ -74,7 +74,7 @@ def rows_of(sql: str, **arguments: Any) -> Any:
     return source.rows()
 
 
-# -- types: what the CRM gets, the same from each driver of a server
+# -- types: each driver of a server leads to the same values in the CRM
 
 VALUES: dict[str, dict[str, Any]] = {
     "postgres": {
@@ -133,7 +133,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "TRUE": 1,
     },
 }  # fmt: skip
-"""Expression -> the attribute that it becomes; None if there is none."""
+"""Expression -> its attribute in the CRM; None if it has none."""
 
 MARIADB_COLUMNS: dict[str, tuple[str, Any]] = {
     "BIT(1)": ("b'1'", 1),
@@ -148,7 +148,7 @@ MARIADB_COLUMNS: dict[str, tuple[str, Any]] = {
     "LONGTEXT": ("REPEAT('ä', 70)", "ä" * 70),
     "CHAR(3)": ("CHAR(0)", "\0"),
 }
-"""Types that an expression does not have -> literal and attribute."""
+"""Column types without a literal expression -> literal and attribute."""
 
 BAD: dict[str, dict[str, list[tuple[str, str]]]] = {
     "postgres": {
@@ -172,10 +172,10 @@ BAD: dict[str, dict[str, list[tuple[str, str]]]] = {
         "a binary value": [("BLOB", "x'00'"), ("VARBINARY(3)", "x'00ff'")],
     },
 }  # fmt: skip
-"""What is said of a value -> type and literal of such values."""
+"""Reason of a reject -> types and literals of the values."""
 
 
-def test_the_documentation_shows_these_values() -> None:
+def test_documented_database_values_are_tested() -> None:
     known = {("PostgreSQL", text): value for text, value in VALUES["postgres"].items()}
     known |= {("MariaDB", text): value for text, value in VALUES["mariadb"].items()}
     known |= {("MariaDB", f"{kind}` with `{text}"): value for kind, (text, value) in MARIADB_COLUMNS.items()}
@@ -188,7 +188,7 @@ def test_the_documentation_shows_these_values() -> None:
 
 @pytest.fixture(scope="module")
 def tables(postgres: Any, mariadb: Any) -> None:
-    """``odd``: between two good rows, each row has one bad value; ``typed`` has the columns of MARIADB_COLUMNS."""
+    """``odd`` has rows with one invalid value each, between two valid rows. ``typed`` has MARIADB_COLUMNS."""
     postgres.execute("CREATE TYPE tier AS ENUM ('free', 'vip')")
     for server, clauses in ((postgres, ()), (mariadb, ("SET sql_mode = ''",))):
         bad = [pair for pairs in BAD[server.conn_type.replace("mysql", "mariadb")].values() for pair in pairs]
@@ -208,7 +208,7 @@ def tables(postgres: Any, mariadb: Any) -> None:
 
 
 @pytest.mark.usefixtures("tables")
-def test_each_type_is_the_same_with_each_driver(
+def test_each_driver_gives_the_same_values(
     database: Database, run_task: RunTask, crm_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     kind = database.conn_type.replace("mysql", "mariadb")
@@ -224,7 +224,7 @@ def test_each_type_is_the_same_with_each_driver(
 
 
 @pytest.mark.usefixtures("tables")
-def test_a_value_that_cannot_be_sent_is_a_reject_of_its_row(
+def test_invalid_value_rejects_its_row(
     database: Database, run_task: RunTask, crm_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     bad = BAD[database.conn_type.replace("mysql", "mariadb")]
@@ -249,7 +249,7 @@ LONG = {
 }
 
 
-def test_a_large_result_is_never_in_memory(database: Database) -> None:
+def test_large_result_is_streamed(database: Database) -> None:
     process = psutil.Process()
     rows = rows_of(LONG[database.conn_type].format(bytes=1_000_000, rows=200))
     next(rows)
@@ -258,11 +258,11 @@ def test_a_large_result_is_never_in_memory(database: Database) -> None:
         most = max(most, process.memory_info().rss)
         assert len(row.values["name"]) == 1_000_000
     assert row.number == 200
-    assert most - before < 80_000_000, "the result has 200 MB, and at most 8 MiB are fetched at once"
+    assert most - before < 80_000_000, "the result has 200 MB, of which at most 8 MiB are fetched at once"
 
 
 def asked(database: Database, rows: int) -> Any:
-    """The rows of a result of so many MB, begun, and what shows the server's part of it: a cursor and a condition."""
+    """A started result of this many MB, and a cursor and condition that show the server's part of it."""
     begun = rows_of(LONG[database.conn_type].format(bytes=1_000_000, rows=rows))
     next(begun)
     if database.conn_type == "postgres":
@@ -273,15 +273,15 @@ def asked(database: Database, rows: int) -> Any:
     return begun, f"information_schema.processlist WHERE command = 'Query' AND info LIKE '% FROM seq_1_to_{rows}'"
 
 
-def test_the_server_keeps_the_rows_that_were_not_asked_for(database: Database) -> None:
+def test_unfetched_rows_stay_on_the_server(database: Database) -> None:
     rows, sessions = asked(database, 101)
     with database.connect() as connection, connection.cursor() as cursor:
         cursor.execute(f"SELECT count(*) FROM {sessions}")
-        assert cursor.fetchone() == (1,), "with the whole result at the client the server would have no more to do"
+        assert cursor.fetchone() == (1,), "the server would be idle if the client had the complete result"
     rows.close()  # in the middle of the result
 
 
-def test_a_lost_connection_is_not_the_end_of_the_result(database: Database) -> None:
+def test_lost_connection_is_not_the_end_of_the_result(database: Database) -> None:
     rows, sessions = asked(database, 102)
     with database.connect() as connection, connection.cursor() as cursor:
         if database.conn_type == "postgres":
@@ -293,7 +293,7 @@ def test_a_lost_connection_is_not_the_end_of_the_result(database: Database) -> N
         list(rows)
 
 
-def test_a_row_that_is_too_long_is_rejected(database: Database, run_task: RunTask, tmp_path: Path) -> None:
+def test_too_long_row_is_rejected(database: Database, run_task: RunTask, tmp_path: Path) -> None:
     sql = LONG[database.conn_type].format(bytes=f"CASE {{n}} WHEN 30 THEN {LARGEST_BATCH} ELSE 9 END", rows=40)
     end = run_task(sql.format(n="n" if database.conn_type == "postgres" else "seq"), max_rejects=1)
     assert (end.result["created"], end.result["rejected"]) == (39, 1)
@@ -302,7 +302,7 @@ def test_a_row_that_is_too_long_is_rejected(database: Database, run_task: RunTas
     assert "row 30 of the query has over 8,388,608 bytes" in json.loads(line)["message"]
 
 
-# -- queries that will not do
+# -- invalid queries
 
 FAILING = {
     "postgres": "SELECT CASE n WHEN 3000 THEN 'secret' ELSE '1' END::int AS email FROM generate_series(1, 5000) AS n",
@@ -310,7 +310,7 @@ FAILING = {
 }
 
 
-def test_an_error_in_the_middle_ends_the_load_before_its_first_call(
+def test_query_error_ends_the_load_before_its_first_call(
     database: Database, run_task: RunTask, crm_sandbox: Sandbox
 ) -> None:
     end = run_task(FAILING[database.conn_type], retries=1)
@@ -325,12 +325,12 @@ def test_an_error_in_the_middle_ends_the_load_before_its_first_call(
 @pytest.mark.parametrize(
     "sql", ["SELECT 1 AS email; DROP TABLE kept", r"SELECT '\'; DROP TABLE kept; COMMIT; -- ' AS email"]
 )
-def test_a_second_statement_is_refused(sql: str, database: Database) -> None:
+def test_query_with_a_second_statement_is_rejected(sql: str, database: Database) -> None:
     with pytest.raises(SourceError, match="statements; give one query"):
         rows_of(sql)
 
 
-def test_a_cursor_of_dictionaries_gives_the_same_rows(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dictionary_cursor_gives_the_same_rows(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_DB", postgres.connection_json(cursor="dictcursor", autocommit=True))
     assert [row.values for row in rows_of("SELECT 'a@example.com' AS email, 2 AS n")] == [
         {"email": "a@example.com", "n": 2}

@@ -1,4 +1,4 @@
-"""The hook of Airflow's own provider for SQLite, in both directions. It needs no server."""
+"""The hook of Airflow's SQLite provider in both directions, without a server."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def transfer(crm_quick: Sandbox, run_dag: RunDag, database: SqliteTarget) -> Tra
     "scene",
     [scenes.check_replace, scenes.check_append, scenes.check_merge],
 )
-def test_a_table(scene: Callable[..., None], transfer: Transfers, database: SqliteTarget) -> None:
+def test_listing_in_a_sqlite_table(scene: Callable[..., None], transfer: Transfers, database: SqliteTarget) -> None:
     scene(transfer, database, "people")
 
 
-def test_changes(transfer: Transfers, database: SqliteTarget, tmp_path: Path) -> None:
+def test_changes_with_the_sqlite_provider(transfer: Transfers, database: SqliteTarget, tmp_path: Path) -> None:
     scenes.check_changes(transfer, database, "people", str(tmp_path / "seen"))
 
 
-def test_changes_whose_state_was_not_saved(
+def test_changes_without_a_saved_state_with_the_sqlite_provider(
     transfer: Transfers, database: SqliteTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenes.check_changes_whose_state_was_not_saved(transfer, database, "log", str(tmp_path / "seen"), monkeypatch)
 
 
-def test_a_query(crm_quick: Sandbox, run_dag: RunDag, database: SqliteTarget) -> None:
+def test_sqlite_query_is_loaded(crm_quick: Sandbox, run_dag: RunDag, database: SqliteTarget) -> None:
     database.run(
         "CREATE TABLE leads (mail TEXT, score INTEGER)",
         "INSERT INTO leads VALUES ('ada@example.org', 5), ('bob@example.org', NULL), ('no address', 1)",

@@ -1,4 +1,4 @@
-"""The stack that other system tests stand on: tasks end as they should, and nothing is left."""
+"""The Airflow of the system tests: tasks reach their final states, and no process is left."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def stack(airflow_stack: Callable[..., AirflowStack], tmp_path_factory: pytest.T
     return airflow_stack(folder)
 
 
-def test_each_way_to_end(stack: AirflowStack) -> None:
+def test_tasks_reach_each_final_state(stack: AirflowStack) -> None:
     run = stack.api.run_dag("ends", {"limit": 3})
     assert run.state == "failed"
     assert run.states() == {
@@ -73,7 +73,7 @@ def test_each_way_to_end(stack: AirflowStack) -> None:
     assert "ValueError: wrong" in stack.api.log(run, run["fails"])
 
 
-def test_nothing_listens_but_on_loopback(stack: AirflowStack) -> None:
+def test_airflow_listens_on_loopback_only(stack: AirflowStack) -> None:
     if not Path("/proc/net/tcp").exists():
         pytest.skip("needs Linux's /proc")
     running = [part.process.pid for part in stack.components.values() if part.running]
@@ -83,7 +83,7 @@ def test_nothing_listens_but_on_loopback(stack: AirflowStack) -> None:
 
 
 def listening(pid: int) -> list[str]:
-    """IPv4 addresses that a process listens on; an IPv6 one is shown as it is in /proc."""
+    """Addresses that a process listens on: IPv4, or IPv6 in the form of /proc."""
     inodes = {link[8:-1] for link in open_files(pid) if link.startswith("socket:[")}
     found = []
     for table in ("tcp", "tcp6"):
@@ -98,15 +98,15 @@ def listening(pid: int) -> list[str]:
 
 
 def open_files(pid: int) -> Iterator[str]:
-    """What a process has open; it may end, or close some of it, under the look."""
+    """Open files of a process, which may end or close some of them meanwhile."""
     with contextlib.suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 yield str(link.readlink())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent has died")
-def test_airflow_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent")
+def test_airflow_ends_with_its_parent_process(tmp_path: Path) -> None:
     program = (
         "import pathlib, sys, time; from airflow_stack import AirflowStack; "
         "stack = AirflowStack(pathlib.Path(sys.argv[1]), home=pathlib.Path(sys.argv[1])); "

@@ -1,4 +1,4 @@
-"""The testing kit in a project of a user's: what ``docs/testing.md`` shows, run by a pytest of its own."""
+"""The testing kit in a user's project: the code of ``docs/testing.md``, run by its own pytest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A repository with a DAG, the page's conftest, its first test and its whole test file."""
+    """A repository with a DAG, and with the conftest, the first test and the test file of the page."""
     conftest, first, _deals, whole = (fence.code for fence in docs_text.fences(DOCS / "testing.md", "python"))
     (tmp_path / "dags").mkdir()
     shutil.copy(ROOT / "example_dags" / "crm_quickstart.py", tmp_path / "dags")
@@ -29,8 +29,8 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_users_project(project: Path) -> None:
-    production = project / "production"  # what the developer's shell says: it must stay as it is
+def test_testing_kit_in_a_users_project(project: Path) -> None:
+    production = project / "production"  # a setting of the developer's shell, which must not change
     env = {**os.environ, "AIRFLOW_HOME": str(production), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:////nowhere"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error:::crm_provider"]
     done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False, timeout=600)

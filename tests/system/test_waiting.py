@@ -1,6 +1,6 @@
-"""Deferred sensors on a real Airflow: one poll for all, and no outcome lost or doubled when triggerers die.
+"""Deferred sensors on a real Airflow: they share one poll, and no result is lost or duplicated when triggerers die.
 
-Each test prints what it measured (``pytest -s``).
+Each test prints its measurements (``pytest -s``).
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from crm_provider.sandbox import JournalEntry, Sandbox, ids
 
 INTERVAL = 10
 SHARE = 2.5
-"""Calls per second that waiting may take: half of the connection's 5."""
+"""Calls per second for waiting: half of the connection's 5."""
 
 SIZE = {"lists": 340, "members": 80, "contacts": 40, "deals": 40}
 DISTINCT = {"members": 4, "contacts": 4, "deals": 3}
-"""How many sensors of each kind wait, and for how many different records."""
+"""The number of sensors of each kind, and the number of different records that they wait for."""
 
 CALLS_OF_A_ROUND = {"GET /segments": 2, "GET /contacts/{email}": 8, "GET /deals/{dealId}": 3}
-"""12 lists are two pages. Nothing here says how many wait."""
+"""12 lists are two pages. The number of waiting sensors does not matter."""
 
 SWEEP = sum(CALLS_OF_A_ROUND.values()) / SHARE
 
 TIMEOUT = 45
-"""Seconds: of the sensor that waits in vain."""
+"""Timeout in seconds of the sensor whose condition never holds."""
 
 SPARE = 20
-"""Seconds that a machine may stand still."""
+"""Seconds of tolerance for a slow machine."""
 
 PATIENCE = 300.0
-"""Seconds until something hangs."""
+"""Seconds until a wait counts as hanging."""
 
 DAG_FILE = f"""
 from airflow.sdk import DAG
@@ -82,7 +82,7 @@ with DAG("few", schedule=None):
 
 @pytest.fixture(scope="module")
 def crm() -> Iterator[Sandbox]:
-    """12 lists, contacts, and deals of the first five; no limit while hundreds of sensors take their first look."""
+    """12 lists, contacts, and deals of the first five. No limit during the first checks of hundreds of sensors."""
     with Sandbox(seed="contacts:20", rate=None, journal_size=100_000) as sandbox:
         for number in range(10):
             sandbox.store.add_list(f"other-{number}")
@@ -104,7 +104,7 @@ def stack(
     environment = {
         "AIRFLOW_CONN_CRM_DEFAULT": crm.connection_json(),
         "AIRFLOW__CORE__PARALLELISM": "8",
-        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "6",  # how soon its triggers go to another one
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "6",  # seconds
         "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "32",
     }
     return airflow_stack(folder, env=environment)
@@ -115,7 +115,7 @@ def stack(
 
 @pytest.fixture(scope="module")
 def crowd(stack: AirflowStack, crm: Sandbox) -> str:
-    """500 sensors that wait; the id of their run."""
+    """Run id of 500 waiting sensors."""
     stack.api.wait_for_dag("crowd")
     started = time.monotonic()
     run_id = stack.api.trigger("crowd")
@@ -127,19 +127,23 @@ def crowd(stack: AirflowStack, crm: Sandbox) -> str:
     return run_id
 
 
-def test_500_waiters_cost_the_calls_of_one_and_no_slot(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
+def test_500_waiting_sensors_make_the_calls_of_one_round_and_use_no_slot(
+    stack: AirflowStack, crm: Sandbox, crowd: str
+) -> None:
     rounds = wait_for_rounds(stack, crm, 4)
     lasted = rounds[3][0].at - rounds[0][0].at
-    assert lasted >= 2 * INTERVAL, "three intervals; two polls would have needed less than two"
+    assert lasted >= 2 * INTERVAL, "three intervals; two polls would take less than two"
     shortest = min(after[0].at - before[0].at for before, after in pairwise(rounds))
-    assert shortest < 2 * INTERVAL, "none is left out; one is enough, for a machine may stand still in the others"
+    assert shortest < 2 * INTERVAL, (
+        "rounds are not skipped; one short gap proves it, because the machine may pause in the others"
+    )
     assert not crm.journal(since=rounds[0][0].seq, status=429)
     pool = stack.api.request("GET", "/api/v2/pools/default_pool")
     assert (pool["occupied_slots"], pool["deferred_slots"]) == (0, sum(SIZE.values()))
     print(f"\nthree rounds in {lasted:.1f} s; pool: {pool['occupied_slots']} slots occupied")
 
 
-def test_they_notice_within_the_interval_and_one_sweep(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
+def test_sensors_succeed_within_the_interval_and_one_sweep(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
     ended = count(stack, "crowd", crowd, "success")
     appeared = time.monotonic()
     crm.store.add_list("crowd-7")
@@ -149,17 +153,17 @@ def test_they_notice_within_the_interval_and_one_sweep(stack: AirflowStack, crm:
     ends = [task["end_date"] for task in instances(stack, "crowd", crowd, "lists", state="success")]
     noticed = next(entry.at for entry in crm.journal(route="/segments") if entry.at > appeared) - appeared
     assert noticed <= INTERVAL + SWEEP + SPARE
-    print(f"\nlooked after {noticed:.1f} s; first of {len(ends)} ended {min(ends)}, all after {finished:.1f} s")
+    print(f"\nfirst check after {noticed:.1f} s; first of {len(ends)} ended {min(ends)}, all after {finished:.1f} s")
 
 
-def test_mark_failed_stops_the_calls_of_that_waiter_only(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
-    """All waiters for one contact are marked failed: it is no longer read, and all others are read as before."""
+def test_mark_failed_stops_the_calls_of_that_sensor_only(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
+    """After all sensors of one contact are marked failed, this contact is no longer read, and all others are."""
     mine = [n for n in range(SIZE["contacts"]) if n % DISTINCT["contacts"] == 0]
     for number in mine:
         path = f"{run_path('crowd', crowd)}/taskInstances/contacts/{number}"
         stack.api.request("PATCH", path, {"new_state": "failed"})
     one_contact_less = {**CALLS_OF_A_ROUND, "GET /contacts/{email}": CALLS_OF_A_ROUND["GET /contacts/{email}"] - 1}
-    # until Airflow has cancelled the triggers, and the round that it did so in is over
+    # until Airflow has cancelled the triggers and the current round has ended
     until_still(
         stack, lambda: len(crm.journal(email="absent-0@example.com")), seconds=2 * INTERVAL + SWEEP, timeout=PATIENCE
     )
@@ -169,7 +173,7 @@ def test_mark_failed_stops_the_calls_of_that_waiter_only(stack: AirflowStack, cr
     assert sum(entry.seq in asked for entry in crm.journal(email="absent-1@example.com")) == len(rounds)
 
 
-def test_the_end_of_the_run_ends_the_poll(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
+def test_end_of_the_run_ends_the_poll(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
     stack.api.request("PATCH", run_path("crowd", crowd), {"state": "failed"})
     until_still(stack, lambda: crm.counters().total, seconds=2 * INTERVAL, timeout=PATIENCE)
 
@@ -178,35 +182,35 @@ def test_the_end_of_the_run_ends_the_poll(stack: AirflowStack, crm: Sandbox, cro
 
 
 @pytest.mark.reliability("process")
-def test_a_killed_triggerer_loses_nothing_and_moves_no_deadline(
+def test_killed_triggerer_loses_no_result_and_keeps_the_timeout(
     stack: AirflowStack, crm: Sandbox, observed: Callable[..., None]
 ) -> None:
     run_id = start_few(stack, crm, "after-kill")
     stack.kill("triggerer")
-    bring(crm, "after-kill")  # while nobody looks
-    # a look that it had sent may still arrive
+    bring(crm, "after-kill")  # while there is no triggerer
+    # an earlier check may still arrive
     until_still(stack, lambda: crm.counters().total, seconds=2 * INTERVAL, timeout=PATIENCE)
     before = crm.counters().total
     started = stack.api.run("few", run_id)["in_vain"].started_at
     stack.until(lambda: seconds_between(started, now()) > TIMEOUT, timeout=PATIENCE)
-    assert crm.counters().total == before, "nobody looks while it is away"
+    assert crm.counters().total == before, "no check is made without a triggerer"
     stack.restart("triggerer")
     run = stack.api.wait("few", run_id, timeout=PATIENCE)
     assert_all_ended_once(stack, run)
     in_vain = run["in_vain"]
     assert f"timed out after {TIMEOUT} s" in stack.api.log(run, in_vain)
     lasted = seconds_between(in_vain.started_at, in_vain.ended_at)
-    first_look, *_ = crm.journal(since=before)
-    went_on = seconds_between(first_look.time, in_vain.ended_at)
+    first_check, *_ = crm.journal(since=before)
+    went_on = seconds_between(first_check.time, in_vain.ended_at)
     print(f"\nin_vain lasted {lasted:.1f} s of {TIMEOUT} s over the restart, and ended {went_on:.1f} s after it")
-    assert went_on < TIMEOUT, "the deadline stays where it was: it does not begin anew"
+    assert went_on < TIMEOUT, "the timeout does not start again"
     observed(fault="the triggerer is killed (SIGKILL) and started again", hits="deferred sensor",
              ends="success, in the same try", requests="none while it is down", data="read only",
              remedy="nothing: the first check sees what happened meanwhile")  # fmt: skip
 
 
-def test_two_triggerers_give_one_outcome(stack: AirflowStack, crm: Sandbox) -> None:
-    """One is frozen until the other has taken its triggers over, and wakes up with them while they end."""
+def test_two_triggerers_report_one_result(stack: AirflowStack, crm: Sandbox) -> None:
+    """One triggerer is frozen until the other has taken its triggers, and continues while their conditions hold."""
     old_jobs = triggerer_jobs(stack)
     add_triggerer(stack, "second")
     run_id = start_few(stack, crm, "two")
@@ -229,14 +233,14 @@ def test_two_triggerers_give_one_outcome(stack: AirflowStack, crm: Sandbox) -> N
 
 
 def start_few(stack: AirflowStack, crm: Sandbox, name: str) -> str:
-    """Start the sensors of DAG ``few`` and wait until they are looked after by a triggerer."""
+    """Start the sensors of DAG ``few`` and wait until a triggerer has their triggers."""
     move_deal(crm, "Lost")
     stack.api.wait_for_dag("few")
     run_id = stack.api.trigger("few", {"list": name, "email": f"{name}@example.com"})
 
     def all_wait() -> bool:
         deferred, ended = (count(stack, "few", run_id, state) for state in ("deferred", "failed"))
-        return deferred + ended == 7  # on a very slow machine the one that waits in vain has ended
+        return deferred + ended == 7  # on a very slow machine the sensor in_vain has already timed out
 
     stack.until(all_wait, timeout=PATIENCE, every=0.5)
     stack.until(lambda: NOBODY not in holders(stack, run_id), timeout=PATIENCE, every=0.5)
@@ -244,14 +248,14 @@ def start_few(stack: AirflowStack, crm: Sandbox, name: str) -> str:
 
 
 def bring(crm: Sandbox, name: str) -> None:
-    """Make true what the sensors of ``few`` wait for."""
+    """Make the conditions of DAG ``few`` hold."""
     crm.store.add_list(name)
     crm.store.create_contact(email=f"{name}@example.com", attributes={})
     move_deal(crm, "Won")
 
 
 def move_deal(crm: Sandbox, stage: str) -> None:
-    """The deal that a sensor of ``few`` waits for."""
+    """Move the deal that a sensor of ``few`` waits for."""
     crm.store.update_deal(
         ids.deal_id(ids.contact_id("contact-0000005@example.com")), stage_id=ids.stage_id("Sales", stage)
     )
@@ -268,19 +272,19 @@ def assert_all_ended_once(stack: AirflowStack, run: Run) -> None:
 
 
 NOBODY = 0
-"""In place of a triggerer's job: none has taken the trigger yet."""
+"""In place of a job id, while no triggerer has the trigger."""
 
 
 def holders(stack: AirflowStack, run_id: str) -> set[int]:
-    """The jobs of the triggerers that have triggers of the run."""
+    """Job ids of the triggerers with triggers of the run."""
     path = f"{run_path('few', run_id)}/taskInstances?state=deferred&limit=100"
     found = stack.api.request("GET", path)["task_instances"]
     return {task["triggerer_job"]["id"] if task["triggerer_job"] else NOBODY for task in found}
 
 
 def count(stack: AirflowStack, dag_id: str, run_id: str, state: str) -> int:
-    answer = stack.api.request("GET", f"{run_path(dag_id, run_id)}/taskInstances?state={state}&limit=1")
-    return int(answer["total_entries"])
+    response = stack.api.request("GET", f"{run_path(dag_id, run_id)}/taskInstances?state={state}&limit=1")
+    return int(response["total_entries"])
 
 
 def instances(stack: AirflowStack, dag_id: str, run_id: str, task_id: str, *, state: str) -> list[dict[str, Any]]:
@@ -295,9 +299,9 @@ Calls = list[JournalEntry]
 def wait_for_rounds(
     stack: AirflowStack, crm: Sandbox, number: int, wanted: Mapping[str, int] = CALLS_OF_A_ROUND
 ) -> list[Calls]:
-    """Wait for so many rounds, one right after the other, and return the calls of each.
+    """Wait for this many consecutive rounds and return the calls of each.
 
-    They are distinguished by what was asked for, not by the time between them: a machine may stand still.
+    Rounds are recognized by their requests, not by the time between them, because the machine may pause.
     """
     since, size = crm.counters().total, sum(wanted.values())
     found: list[Calls] = []
@@ -316,7 +320,7 @@ def wait_for_rounds(
 
 
 def is_round(calls: Calls, wanted: Mapping[str, int]) -> bool:
-    """As many calls as one round has, and each contact and deal once."""
+    """Whether these are the calls of one round, with each contact and deal once."""
     records = [(entry.route, entry.email) for entry in calls if entry.route != "/segments"]
     return Counter(f"{entry.method} {entry.route}" for entry in calls) == wanted and len({*records}) == len(records)
 

@@ -1,4 +1,4 @@
-"""A DAG that starts when a contact joins a list, on a real Airflow: none missed and none twice, whatever dies."""
+"""A DAG that starts when a contact joins a list, on a real Airflow: no contact is missed or reported twice."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LIST = list_id("Trial users")
 OTHER = list_id("Newsletter")
 INTERVAL = 2.0
 PATIENCE = 300.0
-"""Seconds until something hangs."""
+"""Seconds until a wait counts as hanging."""
 
 PEOPLE = [f"person-{number}@example.com" for number in range(30)]
 PAGES = 3
-"""Of a sweep over them."""
+"""Pages of one sweep."""
 
 DAG_FILE = f"""
 from airflow.sdk import DAG, Asset, AssetWatcher, task
@@ -73,7 +73,7 @@ def stack(
         folder,
         env={
             "AIRFLOW_CONN_CRM_DEFAULT": sandbox.connection_json(),
-            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",  # how long a dead triggerer keeps its triggers
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",  # seconds
         },
     )
     for dag_id in ("on_join", "on_joins"):
@@ -93,7 +93,7 @@ def until(stack: AirflowStack, condition: Callable[[], bool]) -> None:
 
 
 def cursor(stack: AirflowStack, asset: str) -> dict[str, Any]:
-    """What the watch has stored with the asset."""
+    """The cursor that the watch has stored with the asset."""
     assets = stack.api.request("GET", "/api/v2/assets")["assets"]
     found = [item["id"] for item in assets if item["name"] == asset]
     if not found:
@@ -104,10 +104,10 @@ def cursor(stack: AirflowStack, asset: str) -> dict[str, Any]:
 
 
 def runs(stack: AirflowStack, dag_id: str = "on_join") -> list[list[str]]:
-    """The contacts that each finished run was started for."""
-    answer = stack.api.request("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100&order_by=id")
+    """The contacts of each finished run."""
+    response = stack.api.request("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100&order_by=id")
     found = []
-    for item in answer["dag_runs"]:
+    for item in response["dag_runs"]:
         if item["state"] == "success":
             run = stack.api.run(dag_id, item["dag_run_id"])
             payloads = stack.api.xcoms(run, run["note"])["return_value"]
@@ -121,19 +121,19 @@ def seen(stack: AirflowStack, dag_id: str = "on_join") -> list[str]:
 
 
 def rest(stack: AirflowStack, sandbox: Sandbox, dag_id: str = "on_join", *, members_of: str = LIST) -> None:
-    """Wait until all new members are reported and recorded, and their runs have ended: then nothing is repeated.
+    """Wait until all new members are reported and stored, and their runs have ended.
 
-    Also not what was told a second time: it is told before it is counted.
+    Repeated reports are included, because a member is reported before it is stored.
     """
 
     def nothing_is_left() -> bool:
         with sandbox.store.lock:
             members = {contact.id for contact in sandbox.store.contacts.values() if members_of in contact.memberships}
-        answer = stack.api.request("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100")
+        response = stack.api.request("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100")
         return (
             {fingerprint(member) for member in members} <= counted(stack, dag_id)
             and members - set(ids(0)) <= set(seen(stack, dag_id))
-            and all(run["state"] in FINISHED_RUN_STATES for run in answer["dag_runs"])
+            and all(run["state"] in FINISHED_RUN_STATES for run in response["dag_runs"])
         )
 
     until(stack, nothing_is_left)
@@ -164,9 +164,9 @@ def wait_for_sweeps(stack: AirflowStack, sandbox: Sandbox, sweeps: int = 3) -> N
     until(stack, lambda: calls() >= wanted)
 
 
-def test_one_run_for_each_contact_that_joins(stack: AirflowStack, sandbox: Sandbox) -> None:
+def test_each_new_member_starts_a_run(stack: AirflowStack, sandbox: Sandbox) -> None:
     wait_for_sweeps(stack, sandbox)
-    assert runs(stack) == []  # none for existing members
+    assert runs(stack) == []  # no run for existing members
     for number in (1, 2):
         before = len(runs(stack))
         join(sandbox, number)
@@ -177,7 +177,7 @@ def test_one_run_for_each_contact_that_joins(stack: AirflowStack, sandbox: Sandb
     assert runs(stack) == [ids(1), ids(2)]
 
 
-def test_one_run_for_all_that_join_together(stack: AirflowStack, sandbox: Sandbox) -> None:
+def test_members_that_join_together_start_one_run(stack: AirflowStack, sandbox: Sandbox) -> None:
     before = runs(stack, "on_joins")
     everyone = list(range(20, 30))
     with sandbox.store.lock:
@@ -187,10 +187,10 @@ def test_one_run_for_all_that_join_together(stack: AirflowStack, sandbox: Sandbo
     wait_for_sweeps(stack, sandbox)
     later = runs(stack, "on_joins")[len(before) :]
     assert sorted(contact for run in later for contact in run) == sorted(ids(*everyone))
-    assert len(later) <= 2  # the sweep may have been on its way
+    assert len(later) <= 2  # a sweep may have been running
 
 
-def test_killed_between_event_and_cursor_nothing_is_lost(stack: AirflowStack, sandbox: Sandbox) -> None:
+def test_kill_between_event_and_cursor_loses_no_member(stack: AirflowStack, sandbox: Sandbox) -> None:
     before = seen(stack)
     join(sandbox, 10)
     until(stack, lambda: ids(10)[0] in seen(stack))
@@ -202,10 +202,10 @@ def test_killed_between_event_and_cursor_nothing_is_lost(stack: AirflowStack, sa
     after = seen(stack)
     assert set(after) == {*before, *ids(10, 11)}
     assert after.count(ids(11)[0]) == 1
-    assert after.count(ids(10)[0]) <= 2  # at least once: the one that may come again
+    assert after.count(ids(10)[0]) <= 2  # at least once: the event before the kill may be repeated
 
 
-def test_the_example_makes_a_deal_for_each_newcomer(stack: AirflowStack, sandbox: Sandbox) -> None:
+def test_list_watcher_example_creates_a_deal_for_each_new_member(stack: AirflowStack, sandbox: Sandbox) -> None:
     begin(stack, "crm_list_watcher", asset="crm_trial_users")
     join(sandbox, 16, 17)
     until(stack, lambda: len(sandbox.store.deals) >= 2)
@@ -213,7 +213,7 @@ def test_the_example_makes_a_deal_for_each_newcomer(stack: AirflowStack, sandbox
     assert {deal.contact_id for deal in sandbox.store.deals.values()} == set(ids(16, 17))
 
 
-def test_nothing_personal_is_stored_or_logged(stack: AirflowStack) -> None:
+def test_watch_stores_and_logs_no_personal_data(stack: AirflowStack) -> None:
     stored = cursor(stack, "on_join")
     assert set(stored) == {f"crm_list_id_{LIST}", f"crm_list_id_{LIST}_0"}
     written = str(stored) + stack.components["triggerer"].log_path.read_text(errors="replace")

@@ -30,7 +30,7 @@ def test_the_limit_is_used_kept_and_fairly_shared(count: int, start: int, tmp_pa
 
 
 @pytest.mark.parametrize("skew", [-1.0, 1.0])
-def test_loads_that_join_loads_begin_at_once_and_have_their_part_soon(skew: float, tmp_path: Path) -> None:
+def test_joining_loads_begin_at_once_and_get_their_part_soon(skew: float, tmp_path: Path) -> None:
     stay = [Machine(begins=0.3 * n, skew=n % 3 - 1) for n in range(6)]
     join = [Machine(begins=80 + n, skew=skew) for n in range(2)]
     hosts = Hosts(tmp_path, [*stay, *join], until=150).run()
@@ -42,21 +42,21 @@ def test_loads_that_join_loads_begin_at_once_and_have_their_part_soon(skew: floa
     assert jain(hosts.by_host(110, 150)) >= 0.98
 
 
-def test_a_dead_host_is_forgotten_within_15_seconds(tmp_path: Path) -> None:
+def test_dead_host_is_forgotten_within_15_seconds(tmp_path: Path) -> None:
     hosts = Hosts(tmp_path, [Machine(), Machine(begins=1), Machine(begins=2, dies=61)], until=120).run()
     assert hosts.used(61 + 15, 120) >= 0.97
     assert hosts.refusals(40, 120) <= 0.01
 
 
-def test_hosts_that_come_and_go_cost_few_calls(tmp_path: Path) -> None:
+def test_joining_and_leaving_hosts_cost_few_calls(tmp_path: Path) -> None:
     ends = [NEVER_MIND, NEVER_MIND, NEVER_MIND, 90, 150, 200]
     hosts = Hosts(tmp_path, [Machine(begins=n * 11, dies=dies) for n, dies in enumerate(ends)], until=260).run()
     assert hosts.used(20, 260) >= 0.95
     assert hosts.refusals(20, 260) <= 0.01
 
 
-def test_who_needs_little_leaves_the_rest_to_the_others(tmp_path: Path) -> None:
-    """One checks every 2 seconds and takes a small part; one every 10 seconds and takes no part at all."""
+def test_unused_rate_is_left_to_the_other_hosts(tmp_path: Path) -> None:
+    """A host that checks every 2 seconds takes a small part. One that checks every 10 seconds takes none."""
     machines = [Machine(), Machine(begins=1), Machine(lane=Lane.WAITING, workers=1, rest=2.0), CHECKS]
     hosts = Hosts(tmp_path, machines, until=160).run()
     assert hosts.used(60, 160) >= 0.93
@@ -65,7 +65,7 @@ def test_who_needs_little_leaves_the_rest_to_the_others(tmp_path: Path) -> None:
     assert len([1 for entry in json.loads(hosts.text.content or "").values() if entry[-1][1]]) == 3
 
 
-def test_without_the_crms_clock_the_hosts_own_is_used(tmp_path: Path) -> None:
+def test_clock_of_the_host_is_used_without_the_crms_clock(tmp_path: Path) -> None:
     hosts = Hosts(tmp_path, [Machine(), Machine(begins=1, skew=0.05)], until=80, dated=False).run()
     assert hosts.used(30, 80) >= 0.97
     assert hosts.refusals(30, 80) <= 0.01

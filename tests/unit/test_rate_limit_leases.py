@@ -29,7 +29,7 @@ REAL = Pace.of(5.0, 2)
 
 
 class Slots:
-    """What the processes of a host share: remembers what it was asked, and lets everyone pass, or wait."""
+    """The state shared by the processes of a host: records the requests, and grants slots or delays."""
 
     def __init__(self) -> None:
         self.paces: list[Pace] = []
@@ -79,7 +79,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path / "state")
 
 
-def test_a_load_makes_a_call_before_it_joins_if_the_crms_clock_is_unknown(tmp_path: Path) -> None:
+def test_load_makes_a_call_before_it_joins_if_the_crms_clock_is_unknown(tmp_path: Path) -> None:
     """Its slots begin by that clock, but without a response it joins, too."""
     host = Host(tmp_path, known=False)
     first = host.ask()
@@ -96,26 +96,26 @@ def test_a_load_makes_a_call_before_it_joins_if_the_crms_clock_is_unknown(tmp_pa
     assert unknown.ask(after=CHANGE_DELAY + 0.1) is REAL
 
 
-def test_a_single_call_makes_no_request_to_airflow(host: Host) -> None:
+def test_single_call_makes_no_request_to_airflow(host: Host) -> None:
     pace = host.ask(Lane.SINGLE)
     assert (host.text.requests, round(pace.spacing), pace.at_once) == (0, 5, 1)
 
 
-def test_a_caller_is_passed_on_with_what_it_has(host: Host) -> None:
+def test_caller_is_forwarded_with_its_ticket_and_patience(host: Host) -> None:
     ticket: Any = object()
     assert host.store.ask(Lane.BULK, ticket, REAL, 7.0) == (Grant(GrantStatus.GRANTED, 0.0, 0), "ticket")
     assert host.slots.asked == [(Lane.BULK, ticket, 7.0)]
     assert host.store._length == pytest.approx(SHARED)
 
 
-def test_a_host_has_a_name(tmp_path: Path) -> None:
+def test_host_has_a_name(tmp_path: Path) -> None:
     assert len(Host(tmp_path).lease().host) == 12
     named = LeaseStore(Slots(), "other", Text(), ServerClock(), folder=tmp_path, host="me")
     with named._lease() as (lease, _):
         assert lease == Lease("me")
 
 
-def test_the_lease_of_another_process_is_waited_for(tmp_path: Path) -> None:
+def test_lease_of_another_process_is_waited_for(tmp_path: Path) -> None:
     Host(tmp_path / "state").lease()
     [path] = (tmp_path / "state").iterdir()
     held, slept = path.open("rb"), list[float]()
@@ -130,7 +130,7 @@ def test_the_lease_of_another_process_is_waited_for(tmp_path: Path) -> None:
         assert slept == [LOCK_RETRY]
 
 
-def test_a_host_joins_when_a_caller_waits(host: Host) -> None:
+def test_host_joins_when_a_caller_waits(host: Host) -> None:
     host.ask(Lane.SINGLE, status=GrantStatus.RETRY_AFTER)
     assert host.text.requests == 0
     host.ask(Lane.SINGLE, after=0.1)
@@ -138,17 +138,17 @@ def test_a_host_joins_when_a_caller_waits(host: Host) -> None:
     assert [entry[-1][1] for entry in json.loads(host.text.content or "").values()] == [1]
 
 
-def test_a_load_joins_at_once_looks_back_and_then_has_the_whole_rate(host: Host) -> None:
+def test_load_joins_at_once_reads_back_and_then_has_the_whole_rate(host: Host) -> None:
     first = host.ask()
     assert first.first_slot(host.clock()) >= host.clock() + CHANGE_DELAY - 0.3
     assert host.text.requests == 2
     assert [entry[-1][1] for entry in json.loads(host.text.content or "").values()] == [8], "with its whole weight"
     host.ask(after=CHECK_BACK + 0.1)
-    assert host.text.requests == 3, "it reads whether its entry is there"
+    assert host.text.requests == 3, "it checks that its entry is there"
     assert host.ask(after=CHANGE_DELAY) is REAL
 
 
-def test_an_entry_that_was_overwritten_is_written_again(host: Host) -> None:
+def test_overwritten_entry_is_written_again(host: Host) -> None:
     host.ask()
     host.text.content = "{}"
     host.ask(after=CHECK_BACK + 0.1)
@@ -158,20 +158,20 @@ def test_an_entry_that_was_overwritten_is_written_again(host: Host) -> None:
 @pytest.mark.parametrize(
     ("after", "lane", "noted"), [(0.5, Lane.BULK, 0.0), (0.6, Lane.BULK, 0.6), (0.6, Lane.SINGLE, 0.0)]
 )
-def test_a_load_is_noted_twice_a_second_at_most(after: float, lane: Lane, noted: float, host: Host) -> None:
+def test_load_is_noted_twice_a_second_at_most(after: float, lane: Lane, noted: float, host: Host) -> None:
     host.ask()
     began = host.lease().bulk
     host.ask(lane, after=after)
     assert host.lease().bulk - began == pytest.approx(noted)
 
 
-def test_a_host_exchanges_once_in_a_period(host: Host) -> None:
+def test_host_exchanges_once_per_period(host: Host) -> None:
     for _ in range(600):
         host.ask(after=0.1)
     assert host.text.requests <= 60 / PERIOD * 2 + 3
 
 
-def test_a_caller_that_waits_behind_another_changes_nothing(host: Host) -> None:
+def test_caller_that_waits_behind_another_changes_nothing(host: Host) -> None:
     host.ask()
     before = host.lease()
     host.ask(status=GrantStatus.RETRY_AFTER)
@@ -191,7 +191,7 @@ def test_two_processes_do_not_exchange_at_once(host: Host, monkeypatch: pytest.M
     assert host.text.requests == 2
 
 
-def test_an_exchange_that_was_cut_off_is_begun_anew(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_exchange_is_started_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(host.text, "read", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -202,11 +202,11 @@ def test_an_exchange_that_was_cut_off_is_begun_anew(host: Host, monkeypatch: pyt
     assert host.text.requests == 2
 
 
-def test_a_text_that_cannot_be_used_is_tried_again_and_the_plan_holds_for_a_while(host: Host) -> None:
+def test_unusable_text_is_tried_again_while_the_plan_holds(host: Host) -> None:
     host.ask()
     host.ask(after=CHECK_BACK + 0.1)
     host.text.down = True
-    assert host.ask(after=PERIOD + 1) is REAL, "the plan is still good"
+    assert host.ask(after=PERIOD + 1) is REAL, "the plan is still valid"
     with pytest.raises(StoreUnusable):
         host.ask(after=STALE)
     host.text.down = False
@@ -214,7 +214,7 @@ def test_a_text_that_cannot_be_used_is_tried_again_and_the_plan_holds_for_a_whil
     host.ask(after=0.1)
 
 
-def test_the_plan_holds_up_to_the_time_when_others_may_have_taken_over(host: Host) -> None:
+def test_plan_holds_until_others_may_have_taken_over(host: Host) -> None:
     host.ask()
     host.text.down = True
     assert isinstance(host.ask(after=STALE), Pace)
@@ -222,18 +222,18 @@ def test_the_plan_holds_up_to_the_time_when_others_may_have_taken_over(host: Hos
         host.ask(after=PERIOD)
 
 
-def test_a_text_that_was_never_there_is_an_unusable_store(host: Host) -> None:
+def test_missing_text_is_an_unusable_store(host: Host) -> None:
     host.text.down = True
     with pytest.raises(StoreUnusable):
         host.ask()
 
 
-def test_a_refusal_holds_back_the_host(host: Host) -> None:
+def test_refusal_pauses_the_host(host: Host) -> None:
     host.store.pause(3.0, 0.1, REAL)
     assert host.slots.paused == [(3.0, 0.1, REAL)]
 
 
-def test_a_refusal_moves_the_slots_of_a_host_whose_clock_is_wrong(host: Host) -> None:
+def test_refusal_moves_the_slots_of_a_host_whose_clock_is_wrong(host: Host) -> None:
     """The CRM's clock is a day ahead of the host's, up to a second that one response leaves in doubt."""
     host.store._jitter = lambda: 0.75
     host.shows(86400.0)
@@ -252,30 +252,30 @@ def test_a_refusal_moves_the_slots_of_a_host_whose_clock_is_wrong(host: Host) ->
         (0, 0, 1), (2, 6, 2), (1, 1, 0),
     ],
 )  # fmt: skip
-def test_what_a_host_needs_follows_what_it_uses(weight: int, calls: int, needs: int) -> None:
-    """Beside a load of weight 8, ten seconds after its last exchange: of 50 slots it had weight / (weight + 8)."""
+def test_weight_of_a_host_follows_its_use(weight: int, calls: int, needs: int) -> None:
+    """Beside a load of weight 8, ten seconds after its last exchange: it had weight / (weight + 8) of 50 slots."""
     hosts = {"a": RosterHost(5.0, ((-9.0, weight),)), "load": RosterHost(5.0, ((-9.0, 8),))}
     lease = Lease(host="a", text=Roster(hosts).text(), read_at=0.0, exchanged=-10.0, calls=calls)
     assert lease.weight(0.0, 0.2) == needs
     assert replace(lease, bulk=-1.0).weight(0.0, 0.2) == 8
 
 
-def test_calls_of_more_than_two_periods_are_no_more_than_those_of_two() -> None:
-    """Of the 100 slots of 20 seconds it had a third, and used nearly all."""
+def test_calls_of_more_than_two_periods_count_as_those_of_two() -> None:
+    """It had a third of the 100 slots in 20 seconds, and used nearly all."""
     hosts = {"a": RosterHost(5.0, ((-99.0, 4),)), "load": RosterHost(5.0, ((-99.0, 8),))}
     lease = Lease(host="a", text=Roster(hosts).text(), read_at=0.0, exchanged=-40.0, calls=31)
     assert lease.weight(0.0, 0.2) == 8
     assert replace(lease, calls=10, bulk=-PERIOD).weight(0.0, 0.2) == 2
 
 
-def test_what_a_host_needs_is_told_by_the_crms_clock() -> None:
-    """The load has left by then, so all of the 50 slots were this host's."""
+def test_weight_of_a_host_is_measured_by_the_crms_clock() -> None:
+    """The load has left by then, so all 50 slots belonged to this host."""
     hosts = {"a": RosterHost(105.0, ((-9.0, 1),)), "load": RosterHost(105.0, ((-9.0, 8), (50.0, 0)))}
     lease = Lease(host="a", text=Roster(hosts).text(), read_at=100.0, exchanged=-10.0, ahead=100.0, calls=20)
     assert lease.weight(0.0, 0.2) == 1
 
 
-def test_the_slots_of_a_host_are_those_of_the_plan() -> None:
+def test_slots_of_a_host_are_those_of_the_plan() -> None:
     roster = Roster({name: RosterHost(5.0, ((-99.0, 1),)) for name in "ab"}, 0.0)
     pace = HostPace(0.4, 1, roster, "b", 0.2, ahead=100.0)
     assert pace.first_slot(0.05) == pytest.approx(0.2)
@@ -310,7 +310,7 @@ def member(hosts: dict[str, RosterHost] = ALONE, **known: Any) -> Lease:
     ],
     ids=["no plan", "no plan, load", "alone", "alone, load", "two", "joins", "joins, load", "others, load"],
 )
-def test_the_pace_of_a_host(hosts: dict[str, RosterHost], lane: Lane, pace: Pace, host: Host) -> None:
+def test_pace_of_a_host(hosts: dict[str, RosterHost], lane: Lane, pace: Pace, host: Host) -> None:
     found = host.store._pace(member(hosts, ahead=100.0), lane, REAL, 0.0)
     assert (type(found), found.at_once, found.spacing) == (type(pace), pace.at_once, pytest.approx(pace.spacing))
     if isinstance(found, HostPace) and isinstance(pace, HostPace):
@@ -326,13 +326,13 @@ def test_the_pace_of_a_host(hosts: dict[str, RosterHost], lane: Lane, pace: Pace
         (Lane.BULK, {"next": 1000.1}, False),
         (Lane.BULK, {"next": 1000.1, "exchanged": 1000.0}, False),
         (Lane.BULK, {"next": 1000.1, "exchanged": 1000.1}, True),  # the clock was set back
-        (Lane.BULK, {"exchanging": 985.1}, False),  # another process does it
-        (Lane.BULK, {"exchanging": 985.0}, True),  # it was cut off
+        (Lane.BULK, {"exchanging": 985.1}, False),  # done by another process
+        (Lane.BULK, {"exchanging": 985.0}, True),  # it was interrupted
         (Lane.BULK, {"exchanging": 1014.9}, False),
         (Lane.BULK, {"next": 1001.0, "check": 1000.0}, True),
         (Lane.BULK, {"next": 1001.0, "check": 1000.1}, False),
         (Lane.SINGLE, {"exchanged": 980.0}, True),
-        (Lane.SINGLE, {"exchanged": 979.9}, False),  # its slots are no longer its own, and nobody has to wait
+        (Lane.SINGLE, {"exchanged": 979.9}, False),  # its slots are no longer its own, and nobody needs to wait
         (Lane.SINGLE, {"exchanged": 979.9, "waited": 999.0}, True),
         (Lane.SINGLE, {"exchanged": 979.9, "waited": 998.9}, False),
         (Lane.SINGLE, {"exchanged": 999.0, "text": "{}"}, False),
@@ -343,7 +343,7 @@ def test_the_pace_of_a_host(hosts: dict[str, RosterHost], lane: Lane, pace: Pace
         (Lane.BULK, {**UNKNOWN, "exchanged": 979.9}, True),
     ],
 )
-def test_when_an_exchange_is_due(lane: Lane, known: dict[str, Any], is_due: bool, host: Host) -> None:
+def test_time_of_the_next_exchange(lane: Lane, known: dict[str, Any], is_due: bool, host: Host) -> None:
     assert host.store._is_due(replace(member(), **known), lane, 1000.0) is is_due
 
 
@@ -361,7 +361,7 @@ def test_when_an_exchange_is_due(lane: Lane, known: dict[str, Any], is_due: bool
         (Lane.BULK, GrantStatus.GRANTED, {"calls": 0}, {"calls": 1}),
     ],
 )
-def test_what_a_caller_shows(
+def test_lease_notes_the_use_of_a_caller(
     lane: Lane, status: GrantStatus, before: dict[str, Any], after: dict[str, Any], host: Host
 ) -> None:
     lease = member(**before)
@@ -381,7 +381,7 @@ CLOCK = {"ahead": 10.5, **SPAN}
         ((9.5, 10.5), 10.25, CLOCK, {"ahead": 10.25, "high": 10.5}),
     ],
 )
-def test_how_far_the_crms_clock_is_ahead(
+def test_offset_of_the_crms_clock(
     span: Any, own: float, before: dict[str, Any], after: dict[str, Any], host: Host
 ) -> None:
     store = host.store
@@ -390,7 +390,7 @@ def test_how_far_the_crms_clock_is_ahead(
     assert store._timed(member(**before), 1000.0) == replace(member(**before), **after)
 
 
-def test_what_a_host_knows_after_it_has_joined(host: Host) -> None:
+def test_state_of_a_host_after_it_has_joined(host: Host) -> None:
     now, at = host.clock.now, EPOCH + host.clock.now
     host.store._jitter = lambda: 0.5
     host.ask()
@@ -411,7 +411,7 @@ def test_what_a_host_knows_after_it_has_joined(host: Host) -> None:
     assert (host.lease().exchanging, host.lease().next) == (0.0, host.clock.now + 5.0)
 
 
-def test_a_clock_that_was_set_is_seen_again(host: Host) -> None:
+def test_changed_clock_is_noticed(host: Host) -> None:
     host.ask()
     host.server.note("Mon, 30 Nov 2026 09:00:00 GMT", sent=host.clock(), received=host.clock())
     host.ask(after=0.1)
@@ -429,10 +429,10 @@ def test_a_clock_that_was_set_is_seen_again(host: Host) -> None:
         b'{"host": "a", "next": true}', b'{"host": "a", "ahead": NaN}',
     ],
 )  # fmt: skip
-def test_a_damaged_record_is_a_new_lease(record: bytes) -> None:
+def test_damaged_record_is_a_new_lease(record: bytes) -> None:
     assert Lease.parse(record, "b") == Lease("b")
 
 
-def test_a_record_is_what_was_written() -> None:
+def test_record_survives_a_round_trip() -> None:
     lease = Lease(host="a", calls=3)
     assert Lease.parse(lease.to_bytes(), "b") == lease

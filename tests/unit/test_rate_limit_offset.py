@@ -62,7 +62,7 @@ def test_the_offset_is_known_after_a_response() -> None:
         "no response",
     ],
 )
-def test_a_refusal_moves_an_estimate_that_is_in_doubt(known: Offset, own: float, ahead: float) -> None:
+def test_refusal_moves_an_estimate_in_doubt(known: Offset, own: float, ahead: float) -> None:
     after = known.refused(own, 0.25)
     assert after.ahead == pytest.approx(ahead, abs=0.0026)
     assert (after.low, after.high, after.trip) == (known.low, known.high, known.trip)

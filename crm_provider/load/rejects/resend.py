@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-import textwrap
-from collections.abc import Iterator, Mapping
-from pprint import pformat
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from crm_provider.files.paths import AnyPath
+from crm_provider.values.literals import argument
 
 DEFAULTS: Mapping[str, Any] = {
     "mapping": None, "mode": "upsert", "empty": "skip", "region": None, "lowercase_email": False, "list_ids": (),
@@ -19,8 +18,10 @@ DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 """What the operator that sends rejected rows again takes over from the load, with its defaults."""
 
-LONGEST, LONGEST_ARGUMENT = 4000, 2000
-"""Characters of the code, which is part of the load's XCom, and of an argument that is written out."""
+LONGEST, LONGEST_ARGUMENT = 4000, 2500
+"""Characters of the code, which is part of the load's XCom, and of an argument that is written out, with its indent."""
+
+INDENT = " " * 8
 
 VALUES = ("constant", "default")
 """Parts of a mapping's line that may hold a value of a record; shown are ids and booleans."""
@@ -84,13 +85,13 @@ def resend_dag(
         "    schedule=None,",
         "    max_active_runs=1,",
         f'    tags=["{TAG}"],',
-        f'    params={{"rejects": {str(path)!r}}},',
+        *argument("params", {"rejects": str(path)}, indent=" " * 4),
         "):",
         "    CrmRetryRejectsOperator(",
         f'        task_id="{TASK_ID}",',
         '        rejects="{{ params.rejects }}",',
         '        only="all",  # "retryable": only rows that may succeed as they are',
-        f"        rejects_path={str(again)!r},",
+        *argument("rejects_path", str(again), indent=INDENT),
         *(line for name, value in arguments.items() for line in _argument(name, _without_values(name, value))),
         *_suppression(given.get("suppression")),
         "        retries=3,",
@@ -98,13 +99,6 @@ def resend_dag(
     ]
     code = "\n".join(lines)
     return code if len(code) <= LONGEST else None
-
-
-class _Left:
-    """Stands for what is not shown: the DAG says so when Airflow reads it."""
-
-    def __repr__(self) -> str:
-        return "..."
 
 
 def _without_values(name: str, value: Any) -> Any:
@@ -115,7 +109,7 @@ def _without_values(name: str, value: Any) -> Any:
 
 
 def _line(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {option: _Left() if option in VALUES and not _is_id(value) else value for option, value in spec.items()}
+    return {option: ... if option in VALUES and not _is_id(value) else value for option, value in spec.items()}
 
 
 def _is_id(value: Any) -> bool:
@@ -127,16 +121,16 @@ def _differs(value: Any, default: Any) -> bool:
 
 
 def _argument(name: str, value: Any) -> Iterator[str]:
-    text = pformat(value, width=90, sort_dicts=False)
-    if len(text) > LONGEST_ARGUMENT or not _is_literal(text):
-        yield from _to_fill_in(name)
-        return
-    yield from textwrap.indent(f"{name}={text},", "        ").splitlines()
+    lines = list(argument(name, value, indent=INDENT))
+    if sum(map(len, lines)) > LONGEST_ARGUMENT or not _is_literal(lines):
+        lines = list(_to_fill_in(name))
+    yield from lines
 
 
-def _is_literal(text: str) -> bool:
+def _is_literal(lines: Sequence[str]) -> bool:
+    """Whether an argument can be written as Python: not if it contains an object of the user."""
     try:
-        ast.literal_eval(text)
+        ast.literal_eval("".join(lines).partition("=")[2].removesuffix(","))
     except (ValueError, SyntaxError):
         return False
     return True
@@ -150,4 +144,4 @@ def _suppression(people: Any) -> Iterator[str]:
 
 
 def _to_fill_in(name: str) -> Iterator[str]:
-    yield f"        {name}=...,  # give the {name} of the load"
+    yield f"{INDENT}{name}=...,  # give the {name} of the load"

@@ -27,16 +27,16 @@ def is_temporary(error):
 )
 def call(session, method, url, body):
     started = time.monotonic()
-    answer = session.request(method, url, json=body, timeout=30)
+    response = session.request(method, url, json=body, timeout=30)
     time.sleep(max(0, SECONDS_PER_CALL - (time.monotonic() - started)))
-    if answer.status_code != 409:
-        answer.raise_for_status()
-    return answer
+    if response.status_code != 409:
+        response.raise_for_status()
+    return response
 
 
 def upsert(session, url, email, attributes):
-    answer = call(session, "POST", url, {"email": email, "attributes": attributes})
-    if answer.status_code != 409:
+    response = call(session, "POST", url, {"email": email, "attributes": attributes})
+    if response.status_code != 409:
         return "created"
     call(session, "PUT", f"{url}/{quote(email, safe='')}", attributes).raise_for_status()
     return "updated"

@@ -1,4 +1,4 @@
-"""The same faults for every way, and the mistakes at the end: in the CRM, and in the report of the way."""
+"""The same faults for every client, and the wrong results in the CRM and in the client's report."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LATENCY = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A row, and what goes wrong with its calls.
+    """A row and the faults of its calls.
 
-    :param lead: the row; ``before`` says whether the CRM has the contact
-    :param faults: rules of the sandbox, for the calls about this contact
-    :param can_be_loaded: False if the CRM never takes it, whatever is done
+    :param lead: the row; ``before`` is set if the CRM has the contact
+    :param faults: rules of the sandbox for the calls of this contact
+    :param can_be_loaded: False if the CRM rejects it in any case
     """
 
     lead: Lead
@@ -32,14 +32,14 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Wrong:
-    """What was wrong after a run, in rows.
+    """Wrong outcomes of a run, in rows.
 
-    :param lost: not in the CRM as they are, and not said to have failed
-    :param false_alarms: in the CRM as they are, and said to have failed
-    :param miscounted: by how much the number of created contacts that it tells is off, rows that are lost left aside
-    :param green: the run is marked as a success, and rows are missing
-    :param given_up: said to have failed, and the CRM would have taken them: no wrong outcome, but work for someone
-    :param left: rows that it says it did not get to
+    :param lost: rows that are not in the CRM and not reported as failed
+    :param false_alarms: rows that are in the CRM and reported as failed
+    :param miscounted: error of the reported number of created contacts, without lost rows
+    :param green: the run succeeds although rows are missing
+    :param given_up: rows reported as failed that the CRM would have accepted: not wrong, but manual work
+    :param left: rows that the client reports as not processed
     """
 
     lost: int = 0
@@ -53,7 +53,7 @@ class Wrong:
 
     @property
     def outcomes(self) -> int:
-        """How many outcomes are wrong."""
+        """The number of wrong outcomes."""
         return self.lost + self.false_alarms + self.miscounted + self.green
 
 
@@ -64,12 +64,12 @@ ONE_FAULT: Mapping[str, Mapping[str, Any]] = {
     "503, twice": {"effect": "error", "error": "unavailable", "count": 2},
     "500, and nothing was done": {"effect": "error", "error": "INTERNAL_SERVER_ERROR", "count": 1},
     "500 after the write was done": {"effect": "lost_error", "count": 1},
-    "the answer is lost after the write": {"effect": "lost", "count": 1},
-    "the answer is cut off after the write": {"effect": "truncate", "variant": "closed", "count": 1},
+    "the response is lost after the write": {"effect": "lost", "count": 1},
+    "the response is cut off after the write": {"effect": "truncate", "variant": "closed", "count": 1},
     "the connection is reset before anything was done": {"effect": "drop", "count": 1},
     "a proxy's page with 502": {"effect": "html", "status": 502, "count": 1},
 }
-"""Each strikes a new contact (its POST) and an existing one (its PUT)."""
+"""Each affects a new contact (its POST) and an existing one (its PUT)."""
 
 PROXY_PAGE: Mapping[str, Any] = {"effect": "html", "status": 200, "count": 1}
 
@@ -82,7 +82,7 @@ def lead(email: str, *, exists: bool, differs: bool = True, phone: str = "+55319
 
 
 def healthy(count: int, prefix: str) -> list[Case]:
-    """Rows that nothing is wrong with: new, changed, and equal."""
+    """Rows without faults: new, changed and unchanged."""
     return [Case(lead=lead(f"{prefix}{n}@example.com", exists=n % 3 > 0, differs=n % 3 == 1)) for n in range(count)]
 
 
@@ -97,7 +97,7 @@ def struck() -> list[Case]:
 
 
 def hopeless() -> list[Case]:
-    """Rows that the CRM does not take."""
+    """Rows that the CRM rejects."""
     broken = {"effect": "error", "error": "INTERNAL_SERVER_ERROR"}
     return [
         Case(lead=lead("no address", exists=False), what="not an address", can_be_loaded=False),
@@ -108,13 +108,13 @@ def hopeless() -> list[Case]:
 
 
 def odd_addresses() -> list[Case]:
-    """Legal addresses that a path has to quote."""
+    """Valid addresses that must be encoded in a path."""
     odd = ("o'brien+crm@example.com", "a/b@example.com", "50%off@example.com", "who?#1@example.com")
     return [Case(lead=lead(email, exists=n % 2 == 0), what="an odd address") for n, email in enumerate(odd)]
 
 
 def mixed(special: Sequence[Case], others: Sequence[Case]) -> list[Case]:
-    """The special ones spread among the others."""
+    """The special rows, spread among the others."""
     cases, rest = [], list(others)
     for case in special:
         cases += [*rest[:1], case]
@@ -123,13 +123,13 @@ def mixed(special: Sequence[Case], others: Sequence[Case]) -> list[Case]:
 
 
 def script() -> list[Case]:
-    """All that goes wrong in one file, each fault with a row of its own."""
+    """All faults in one file, each with its own row."""
     special = [*struck(), *hopeless(), *odd_addresses()]
     return mixed(special, healthy(len(special) + 6, "well"))
 
 
 def proxy_script() -> list[Case]:
-    """A proxy answers one call with a page of its own and status 200."""
+    """A proxy responds to one call with its own page and status 200."""
     page = Case(
         lead=lead("page@example.com", exists=False), what="a proxy's page with 200",
         faults=({**PROXY_PAGE, "method": "POST"},),
@@ -137,11 +137,11 @@ def proxy_script() -> list[Case]:
     return mixed([page], healthy(9, "well"))[::-1]
 
 
-# -- the run and its judge -----------------------------------------------------------------------------------
+# -- the run and its evaluation ------------------------------------------------------------------------------
 
 
 def suffer(way: Way, cases: Sequence[Case], folder: Path) -> Wrong:
-    """Run a way's DAG under the faults, and judge it."""
+    """Run a client's DAG under the faults and evaluate it."""
     with Sandbox(seed="empty", api_key=f"faults-{folder.parent.name}-{folder.name}-{os.getpid()}", magic=False) as crm:
         given = [case.lead for case in cases]
         fill(crm, given)
@@ -157,7 +157,7 @@ def suffer(way: Way, cases: Sequence[Case], folder: Path) -> Wrong:
 
 
 def held(crm: Sandbox) -> dict[str, dict[str, Any]]:
-    """What the CRM holds: attributes by address."""
+    """Attributes in the CRM by address."""
     return {email: dict(contact.attributes) for email, contact in crm.store.contacts.items()}
 
 
@@ -173,9 +173,9 @@ class _Rows:
 def judge(
     cases: Sequence[Case], crm: Mapping[str, Mapping[str, Any]], claims: Claims, *, calls: int = 0, state: str = ""
 ) -> Wrong:
-    """Compare what a way said with what the CRM holds.
+    """Compare a client's report with the CRM.
 
-    :param crm: what it holds in the end
+    :param crm: attributes in the CRM at the end
     """
     rows = _Rows()
     for case in cases:

@@ -1,4 +1,4 @@
-"""What the CRM saw of a run, and the bars that ours is held to."""
+"""Measurements of a run at the CRM, and the targets of the load."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from crm_provider.sandbox.journal import JournalEntry
 
 RATE, BURST = 5.0, 2
 LATENCY = 0.2
-"""Seconds that a call takes."""
+"""Duration of a call in seconds."""
 
 WARM_UP = 5.0
-"""Seconds at the beginning that do not count for the share of the limit: the bucket is full, and rows are checked."""
+"""Seconds at the start that do not count for the share of the limit: the bucket is full, and rows are checked."""
 
 MANY = 100_000
 LEAST_ROWS = 2_000
-"""With fewer rows the looks at the beginning of a load weigh more than 2 %: the bars are for so many and more."""
+"""The fewest rows for the targets: with fewer, the initial reads of a load are more than 2 % of its calls."""
 
 BUDGET_BAR, CALLS_BAR, REPEAT_BAR = 0.98, 1.02, 1 / 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What one run of a way was and cost.
+    """The result and cost of one run of a client.
 
     :param span: seconds from the first call to the last
     :param share: of the limit, after the warm-up; None if the run was too short for one
-    :param not_loaded: rows that the CRM does not hold as they are, in the end
+    :param not_loaded: rows that are missing or different in the CRM at the end
     """
 
     rows: int
@@ -58,10 +58,10 @@ class Load:
 
 
 def share_of_limit(journal: Sequence[JournalEntry]) -> float | None:
-    """Share of the limit that was used between the warm-up and the last call.
+    """The used share of the limit between the warm-up and the last call.
 
-    A refused call used nothing. The calls from the first after the warm-up to the one before the last fill the time
-    between the first and the last.
+    Refused calls do not count. The calls from the first after the warm-up to the last but one fill the time between the
+    first and the last.
     """
     if not journal:
         return None
@@ -72,7 +72,7 @@ def share_of_limit(journal: Sequence[JournalEntry]) -> float | None:
 
 
 def seen(journal: Sequence[JournalEntry]) -> dict[str, float | int | None]:
-    """The fields of :class:`Load` that the CRM knows."""
+    """The fields of :class:`Load` that come from the CRM."""
     return {
         "calls": len(journal),
         "refused": sum(one.status == 429 for one in journal),
@@ -83,9 +83,9 @@ def seen(journal: Sequence[JournalEntry]) -> dict[str, float | int | None]:
 
 @dataclass(frozen=True)
 class Bar:
-    """Something that ours must reach.
+    """A target of the load.
 
-    :param met: None if it is not judged in this run
+    :param met: None if the run has too few rows to judge it
     """
 
     name: str
@@ -98,10 +98,10 @@ class Bar:
 
 
 def bars(*, first: Load, again: Load, rival_again: Load, fewest: int, wrong: int) -> list[Bar]:
-    """The bars, as far as the number of rows lets them be judged.
+    """The targets, judged if the number of rows allows it.
 
-    :param fewest: calls that the first load needs at least
-    :param wrong: wrong outcomes of ours under the faults
+    :param fewest: minimum of calls of the first load
+    :param wrong: wrong outcomes of the load under the faults
     """
     enough = first.rows >= LEAST_ROWS
     share, over, of_rival = first.share or 0.0, first.calls / fewest, again.calls_per_row / rival_again.calls_per_row

@@ -1,4 +1,4 @@
-"""The rows that every way loads, the data in the CRM before, and the minimum of calls."""
+"""The rows for every client, the data in the CRM before, and the minimum of calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crm_provider.client.pagination import PAGE_SIZE
 from crm_provider.sandbox import Sandbox
 
 EXISTING, CHANGED, LATER = 0.8, 0.05, 0.02
-"""Shares: of the rows that the CRM has, of those that differ, and of all rows that have changed a day later."""
+"""Shares of rows: in the CRM, different among those, and changed a day later among all."""
 
 COLUMNS = ("email", "name", "phone", "city")
 
@@ -21,7 +21,7 @@ COLUMNS = ("email", "name", "phone", "city")
 class Lead:
     """A row of the file.
 
-    :param before: the name that the CRM has before the load; None if it does not have the contact
+    :param before: the name in the CRM before the load; None without a contact
     """
 
     email: str
@@ -32,14 +32,14 @@ class Lead:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """What the CRM is to hold."""
+        """The expected attributes in the CRM."""
         return {"name": self.name, "phone": self.phone, "city": self.city}
 
 
 def leads(rows: int, *, later: bool = False) -> list[Lead]:
-    """The rows; which of them exist and differ is spread evenly over the file.
+    """The rows. The existing and the different ones are spread evenly over the file.
 
-    :param later: a day later: the CRM has all, and 2 % of the names are new
+    :param later: the rows a day later, when the CRM has all contacts and 2 % of the names are new
     """
     found, existing = [], 0
     every, differing, new_name = round(1 / (1 - EXISTING)), round(1 / CHANGED), round(1 / LATER)
@@ -57,10 +57,10 @@ def leads(rows: int, *, later: bool = False) -> list[Lead]:
 
 @dataclass(frozen=True)
 class Fewest:
-    """The fewest calls for rows of which nothing is known beforehand.
+    """The minimum of calls for rows without prior knowledge.
 
-    Either each row costs a call, and one more where creating or updating was the wrong guess; or all contacts are read,
-    ten with a call, and only what differs is sent.
+    Either each row costs one call, and a second one after a wrong guess between create and update. Or all contacts are
+    read, ten per call, and only differences are sent.
     """
 
     rows: int
@@ -91,13 +91,13 @@ def write_file(path: Path, rows: Iterable[Mapping[str, str] | Lead]) -> Path:
 
 
 def fill(crm: Sandbox, given: Iterable[Lead]) -> None:
-    """Put into the CRM what it holds before."""
+    """Create the contacts that the CRM has before."""
     for lead in given:
         if lead.before is not None:
             crm.store.create_contact(lead.email, attributes={**lead.attributes, "name": lead.before})
 
 
 def not_loaded(crm: Sandbox, given: Iterable[Lead]) -> int:
-    """How many rows the CRM does not hold as they are."""
+    """The number of rows that are missing or different in the CRM."""
     contacts = crm.store.contacts
     return sum(lead.email not in contacts or contacts[lead.email].attributes != lead.attributes for lead in given)

@@ -1,4 +1,4 @@
-"""The file of leads, loaded by each way against a CRM of its own, and once more a day later."""
+"""The file of leads, loaded by each client into its own CRM, and again a day later."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from side_by_side.ways import Ran, Way
 
 
 def load(way: Way, rows: int, folder: Path, *, days: Sequence[int] = (0, 1)) -> list[Load]:
-    """Load the file: on the first day, on the next one, or on both with the same CRM.
+    """Load the file on the first day, on the next day, or on both with the same CRM.
 
-    The CRM has an API key of its own, and so the run has a rate budget of its own.
+    The CRM has its own API key, so the run has its own rate budget.
     """
     files = [leads(rows, later=day > 0) for day in days]
     name = f"{Path(way.file).stem}-{'-'.join(map(str, days))}"
@@ -34,7 +34,7 @@ def conf(folder: Path, name: str, day: int, given: list[Lead]) -> dict[str, str]
 
 
 def measured(crm: Sandbox, ran: Ran, rows: int, missing: int) -> Load:
-    """The figures of a run; the CRM's journal may hold others, too."""
+    """The measurements of a run. The CRM's journal may contain other runs, too."""
     journal = [one for one in crm.journal() if ran.started <= one.at <= ran.ended]
     of_crm: dict[str, Any] = seen(journal)
     return Load(

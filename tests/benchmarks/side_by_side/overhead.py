@@ -1,4 +1,4 @@
-"""What the client adds to a call: next to a bare `requests.Session`, against a server on this machine without a limit.
+"""Overhead of the client per call over a bare `requests.Session`, with a local server without a limit.
 
 python overhead.py URL KEY CALLS      the process that calls
 """
@@ -17,19 +17,19 @@ from statistics import median
 
 EMAIL = "ada@example.com"
 BLOCKS = 20
-"""The ways take turns in so many blocks, so that what else the machine does meets all of them; the median counts."""
+"""Blocks in which the clients take turns, so that other work on the machine affects all of them. The median counts."""
 
 FAST = 1_000.0
-"""Calls per second that the paced client may make: more than it can, so that it never waits for a slot."""
+"""Rate of the paced client, so high that it never waits for a slot."""
 
 BARE, UNPACED, PACED = "a bare `requests.Session`", "the client, `rate_store=off`", "the client, paced through its file"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one call.
+    """The cost of one call.
 
-    :param cpu_ms: of the process that calls
+    :param cpu_ms: processor time of the calling process
     """
 
     way: str
@@ -38,7 +38,7 @@ class Cost:
 
 
 def overhead(calls: int) -> list[Cost]:
-    """Each way's cost of a call, in a process of its own."""
+    """The cost of a call of each client, in its own process."""
     from crm_provider.sandbox import Sandbox
 
     with Sandbox(seed="demo", rate=None, journal_size=10) as crm:
@@ -75,9 +75,9 @@ def callers(url: str, key: str, opened: ExitStack) -> dict[str, Callable[[], obj
     session.headers["x-api-key"] = key
 
     def bare() -> object:
-        answer = session.get(f"{url}/contacts/{EMAIL}", timeout=30)
-        answer.raise_for_status()
-        return answer.json()["data"]
+        response = session.get(f"{url}/contacts/{EMAIL}", timeout=30)
+        response.raise_for_status()
+        return response.json()["data"]
 
     found: dict[str, Callable[[], object]] = {BARE: bare}
     for name, store in ((UNPACED, "off"), (PACED, None)):
@@ -88,7 +88,7 @@ def callers(url: str, key: str, opened: ExitStack) -> dict[str, Callable[[], obj
 
 
 def block(call: Callable[[], object], calls: int) -> tuple[float, float]:
-    """Milliseconds of a call: on the clock, and of the processor."""
+    """Milliseconds per call: wall time and processor time."""
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(calls):
         call()

@@ -1,4 +1,4 @@
-"""The figures as Markdown."""
+"""The measurements as Markdown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def where() -> str:
-    """When and on what it was measured."""
+    """The date, the versions and the machine."""
     packages = ", ".join(
         f"{name} {version(package)}"
         for name, package in (("Airflow", "apache-airflow-core"), ("HTTP provider", "apache-airflow-providers-http"))
@@ -34,7 +34,7 @@ def where() -> str:
 
 
 def loads(ways: Sequence[Way], first: Sequence[Load], again: Sequence[Load], fewest: int) -> list[str]:
-    """What a file costs with each client."""
+    """Cost of the file with each client."""
     rows = max(load.rows for load in first)
     about = (
         f"A file of {rows:,} rows. The CRM has {EXISTING:.0%} of them, and {CHANGED:.0%} of those differ. The clients "
@@ -86,7 +86,7 @@ def faults(ways: Sequence[Way], mixed: Sequence[Wrong], proxy: Sequence[Wrong]) 
     about = (
         f"All three face the same faults. In a file of {len(cases)} rows, {struck} rows have one fault each, and "
         f"{hopeless} cannot be loaded at all, so the run must fail. In a file of {len(proxy_script())} rows, a proxy "
-        "answers one call with its own page and status 200. Wrong outcomes of both files are: rows lost without an "
+        "responds to one call with its own page and status 200. Wrong outcomes of both files are: rows lost without an "
         "error, loaded rows reported as failed, created contacts not counted as created, and each run that succeeds "
         "although rows are missing."
     )
@@ -113,7 +113,7 @@ def ending(one: Wrong) -> str:
 
 
 def overhead(costs: Sequence[Cost]) -> list[str]:
-    """What the client adds to a call."""
+    """Overhead of the client per call."""
     bare, *_ = costs
     lines = [
         [cost.way, f"{cost.wall_ms:.2f} ms", f"{cost.cpu_ms:.2f} ms", f"{cost.cpu_ms - bare.cpu_ms:+.2f} ms"]
@@ -124,7 +124,7 @@ def overhead(costs: Sequence[Cost]) -> list[str]:
 
 
 def waiting(found: Sequence[Waited]) -> list[str]:
-    """What waiting costs."""
+    """Cost of waiting."""
     lines = [
         [
             f"{one.waiters:,}",
@@ -144,6 +144,6 @@ def waiting(found: Sequence[Waited]) -> list[str]:
 
 
 def bars(found: Sequence[Bar]) -> list[str]:
-    """The targets of our client; the command fails if one is missed."""
+    """The targets of the load. The command fails if one is missed."""
     about = f"Targets of the load (with {LEAST_ROWS:,} rows or more):"
     return [about, table(["Target", "Measured", "Result"], [[bar.name, bar.measured, bar.verdict] for bar in found])]

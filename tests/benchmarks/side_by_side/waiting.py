@@ -1,8 +1,8 @@
-"""So many sensors wait for one contact: the calls that ours make, next to those of the HTTP provider's `HttpSensor`.
+"""Many sensors wait for one contact: their calls, compared with those of the HTTP provider's `HttpSensor`.
 
-    python waiting.py WAY WAITERS SECONDS      the process that waits, as a triggerer does
+    python waiting.py WAY WAITERS SECONDS      the process that waits, like a triggerer
 
-Both are deferred: what is measured are their triggers at work, without Airflow's own cost of a trigger.
+Both are deferred. Only the work of their triggers is measured, without Airflow's own cost of a trigger.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from measured_child import next_line, report
 BENCHMARKS = Path(__file__).resolve().parents[1]
 INTERVAL = 10.0
 PATIENCE = INTERVAL + 5.0
-"""Seconds that the waiters have for noticing."""
+"""Seconds in which the waiters must notice the contact."""
 
 EMAIL = "late@example.com"
 OURS, HTTP = "`CrmContactSensor`", "`HttpSensor`"
@@ -31,9 +31,9 @@ OURS, HTTP = "`CrmContactSensor`", "`HttpSensor`"
 
 @dataclass(frozen=True, kw_only=True)
 class Waited:
-    """What so many waiters did.
+    """The measurements of some waiters.
 
-    :param noticed: how many of them had noticed an interval and a bit after the contact appeared
+    :param noticed: waiters that noticed the contact within an interval and a margin
     """
 
     way: str
@@ -45,7 +45,7 @@ class Waited:
 
 
 def wait(way: str, waiters: int, seconds: float) -> Waited:
-    """Let so many wait in a process of their own, and count their calls."""
+    """Run this many waiters in another process and count their calls."""
     from crm_provider.sandbox import Sandbox
     from side_by_side.ways import environment, home
 
@@ -87,18 +87,18 @@ async def be_the_triggerer(way: str, waiters: int, seconds: float) -> None:
                 noticed.append(time.monotonic())
 
     tasks = [asyncio.create_task(watch()) for _ in range(waiters)]
-    await asyncio.sleep(1.5 * INTERVAL)  # a whole round, to have all made that is made once
+    await asyncio.sleep(1.5 * INTERVAL)  # a complete round, so that one-time costs are over
     report("begin")
     started, cpu = time.monotonic(), time.process_time()
     await asyncio.sleep(seconds)
     report("measured", cpu=time.process_time() - cpu, seconds=time.monotonic() - started)
     await asyncio.wait(tasks, timeout=PATIENCE)
     report("noticed", noticed=len(noticed))
-    os._exit(0)  # threads of pollers that wait for their turn would keep it alive
+    os._exit(0)  # threads of waiting pollers would keep the process alive
 
 
 def events(way: str) -> AsyncIterator[Any]:
-    """What a waiter's trigger yields when the contact is there."""
+    """The events of a waiter's trigger after the contact exists."""
     if way == HTTP:
         from airflow.providers.http.triggers.http import HttpSensorTrigger
 

@@ -1,4 +1,4 @@
-"""The ways to load a file into the CRM that are compared: how each is run, and what it says about its rows."""
+"""The compared clients that load a file into the CRM: how to run each, and how to read its report."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from crm_provider.sandbox import Sandbox
 HERE = Path(__file__).resolve().parent
 RIVALS = HERE.parent / "rivals"
 MAX_MAP_LENGTH = 4096
-"""Airflow's default of 1,024 mapped tasks would not take 2,000 rows."""
+"""Airflow's default of 1,024 mapped tasks is too low for 2,000 rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claims:
-    """What a way says of its rows when it has ended.
+    """A client's report about its rows.
 
-    :param green: whether the run is marked as a success
-    :param created: rows that it says it created
-    :param failed: addresses of rows that it says are not loaded, as the file has them
-    :param left: rows that it says it did not get to
+    :param green: whether the run succeeded
+    :param created: reported number of created rows
+    :param failed: addresses of the rows that are reported as failed, as in the file
+    :param left: reported number of rows that were not processed
     """
 
     green: bool
@@ -40,11 +40,11 @@ class Claims:
 
 @dataclass(frozen=True)
 class Ran:
-    """One run of a way's DAG.
+    """One run of a client's DAG.
 
-    :param started: on the clock that all processes of this machine share, as ``ended``
-    :param xcoms: by task, map index and key
-    :param rejects: the file that it may have written rows to
+    :param started: time of a clock that all processes of this machine share, like ``ended``
+    :param xcoms: XComs by task, map index and key
+    :param rejects: the rejects file, if the client writes one
     """
 
     started: float
@@ -64,10 +64,10 @@ class Ran:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to load a file.
+    """A client that loads a file.
 
-    :param file: the DAG in ``rivals``; its name is the DAG's id
-    :param said: reads from a run what the way says
+    :param file: the DAG file in ``rivals``, named after the DAG's id
+    :param said: reads the client's report from a run
     """
 
     name: str
@@ -76,11 +76,11 @@ class Way:
 
     @property
     def lines(self) -> int:
-        """Lines that a user writes: all that are not blank."""
+        """Lines of code that a user writes, without blank lines."""
         return sum(bool(line.strip()) for line in (RIVALS / self.file).read_text(encoding="utf-8").splitlines())
 
     def run(self, crm: Sandbox, confs: Sequence[dict[str, str]]) -> list[Ran]:
-        """Run the DAG once for each of the configurations, one after the other, in a process of its own."""
+        """Run the DAG once per configuration, one after the other, in another process."""
         with home() as folder:
             result, log = folder / "result.json", folder / "log.txt"
             job = {"file": self.file, "dag_id": Path(self.file).stem, "confs": list(confs), "result": str(result)}
@@ -111,14 +111,14 @@ def ran(one: dict[str, Any], conf: dict[str, str], written: dict[str, Any]) -> R
 
 @contextmanager
 def home() -> Iterator[Path]:
-    """A folder for an Airflow of its own."""
+    """A home for a separate Airflow."""
     with tempfile.TemporaryDirectory(prefix="crm-bench-") as folder:
         (Path(folder) / "dags").mkdir()
         yield Path(folder)
 
 
 def environment(folder: Path, crm: Sandbox) -> dict[str, str]:
-    """Nothing of the caller's Airflow; two connections to the same CRM."""
+    """The environment: nothing of the caller's Airflow, and two connections to the same CRM."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
     http = {"conn_type": "http", "host": crm.url, "password": crm.api_key}
     return {
@@ -136,11 +136,11 @@ def environment(folder: Path, crm: Sandbox) -> dict[str, str]:
     }
 
 
-# -- what each says ------------------------------------------------------------------------------------------
+# -- reports -------------------------------------------------------------------------------------------------
 
 
 def said_by_tasks(ran: Ran) -> Claims:
-    """A mapped task is a row: its state is what is said."""
+    """A mapped task is a row, and its state is the report."""
     bodies = [json.loads(body)["email"] for body in ran.xcoms["bodies", -1, "return_value"]]
     created = [value for (task, _, key), value in ran.xcoms.items() if task == "create" and key == "return_value"]
     updates = [one["email"] for one in created if one["existed"]]
@@ -167,7 +167,7 @@ def said_by_load(ran: Ran) -> Claims:
 
 
 def email_in(line: dict[str, Any]) -> str:
-    """Of a line of a rejects file (JSON lines)."""
+    """The address in a line of a rejects file (JSON lines)."""
     return str(line["values"].get("email") or "")
 
 

@@ -1,8 +1,8 @@
-"""The process that runs a way's DAG, with Airflow's own task runner (``dag.test``), and reports its cost.
+"""The process that runs a client's DAG with Airflow's task runner (``dag.test``) and reports its cost.
 
     python worker.py '{"file": "ours.py", "dag_id": "ours", "confs": [{...}], "result": "/tmp/result.json"}'
 
-Before the measured runs it runs a DAG with an empty task: what Airflow loads and makes once is not the way's cost.
+Before the measured runs it runs a DAG with an empty task, so that one-time costs of Airflow do not count.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def end_with_parent() -> None:
-    """Nobody is left to read what this process measures when the one that started it has ended."""
+    """End this process with its parent, which reads the measurements."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -46,7 +46,7 @@ def end_with_parent() -> None:
 
 
 def dag_of(file: str, dag_id: str) -> Any:
-    """A DAG, parsed and stored as the dag-processor does."""
+    """A DAG, parsed and stored like in the dag-processor."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 
     try:
@@ -63,7 +63,7 @@ def dag_of(file: str, dag_id: str) -> Any:
 
 
 def run(dag: Any, conf: dict[str, Any]) -> dict[str, Any]:
-    """One run of the DAG: how it ended, its XComs, and its cost."""
+    """Run the DAG once and return its state, its XComs and its cost."""
     started, cpu = time.monotonic(), cpu_seconds()
     dag_run = dag.test(run_conf=conf)
     cost = {"started": started, "ended": time.monotonic(), "cpu": cpu_seconds() - cpu}
@@ -86,13 +86,13 @@ def plain(state: Any) -> str | None:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those that it has started and that have ended."""
+    """Processor time of this process and of its finished children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def peak() -> float:
-    """Megabytes that this process has used at most; not by ``getrusage``, which counts the one that started it, too."""
+    """Peak memory of this process in megabytes. ``getrusage`` would include the parent process."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 

@@ -1,1 +1,1 @@
-"""The soak: hours of loads, extracts, sensors and watches with random faults, and what is checked meanwhile."""
+"""The soak: an hour of loads, extracts, sensors and watches with random faults, and its checks."""

@@ -1,4 +1,4 @@
-"""The process of the CRMs: one sandbox for each account, and the books about its requests."""
+"""The process of the CRMs: one sandbox per account, and statistics of its requests."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import Any
 from crm_provider.sandbox import Sandbox, ids
 
 WINDOWS = (1.0, 10.0, 60.0)
-"""Seconds in which requests are counted."""
+"""Windows in seconds in which requests are counted."""
 
 LISTS = ("Loaded", "Watched", "Watched while killed", "Awaited")
 STAGES = ("New", "Qualified", "Proposal", "Won", "Lost")
 KEY = "soak-key"
 DRAIN = 1.0
-"""Seconds between two readings of the journals."""
+"""Seconds between two reads of the journals."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """An account of the CRM, with the limit of its key."""
+    """An account of the CRM with the limit of its key."""
 
     rate: float
     burst: int
 
     def allowed(self, window: float) -> float:
-        """The requests that the limit permits in a window."""
+        """The requests that the limit allows in a window."""
         return self.rate * window + self.burst
 
 
 class Traffic:
-    """The requests of one account.
+    """Statistics of the requests of one account.
 
-    :ivar most: for each window, the most requests that began within one
+    :ivar most: for each window, the most requests in any such window
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Traffic:
 
 
 class Crms:
-    """The sandboxes by number; what is done here costs no call."""
+    """The sandboxes by number. Actions of this class cost no call."""
 
     def __init__(self, accounts: list[Account], key: str) -> None:
         self._keys = [f"{key}-{number}" for number in range(len(accounts))]
@@ -80,7 +80,7 @@ class Crms:
     # -- the state ---------------------------------------------------------------------------------------------
 
     def contacts(self, account: int, prefix: str) -> dict[str, dict[str, Any]]:
-        """The contacts whose addresses begin so: id, attributes and lists by address."""
+        """Contacts whose address has this prefix: id, attributes and lists by address."""
         store = self._crms[account].store
         with store.lock:
             return {
@@ -90,7 +90,7 @@ class Crms:
             }
 
     def deals(self, account: int, prefix: str) -> dict[str, dict[str, Any]]:
-        """The deals of these contacts by their address."""
+        """The deals of these contacts by address."""
         store = self._crms[account].store
         with store.lock:
             owners = {c.id: email for email, c in store.contacts.items() if email.startswith(prefix)}
@@ -106,12 +106,12 @@ class Crms:
         with store.lock:
             return [record.id for record in getattr(store, "contacts" if listing == "contacts" else "deals").values()]
 
-    # -- changes beside the provider ---------------------------------------------------------------------------
+    # -- changes without the provider --------------------------------------------------------------------------
 
     def create(
         self, account: int, email: str, attributes: dict[str, Any] | None = None, deal: bool = False
     ) -> list[str]:
-        """A contact, with a deal in stage New if asked; the ids."""
+        """Create a contact, optionally with a deal in stage New, and return the ids."""
         store = self._crms[account].store
         contact = store.create_contact(email, attributes=attributes or {})
         if not deal:
@@ -120,7 +120,7 @@ class Crms:
         return [contact.id, store.create_deal(contact_id=contact.id, pipeline_id=pipeline, stage_id=stage).id]
 
     def join(self, account: int, email: str, name: str) -> float:
-        """Add a contact to a list; the time."""
+        """Add a contact to a list and return the time."""
         self._crms[account].store.add_to_lists(email, [ids.list_id(name)])
         return time.monotonic()
 
@@ -149,7 +149,7 @@ class Crms:
         self._crms[account].clear_faults()
 
     def traffic(self, account: int) -> dict[str, Any]:
-        """What came so far: requests, refusals by the limit, faults, the fullest windows, second creations of deals."""
+        """Statistics so far: requests, refusals, faults, the fullest windows, and second creations of deals."""
         self._drain_all()
         traffic, counters = self._traffic[account], self._crms[account].counters()
         return {

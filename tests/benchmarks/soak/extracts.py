@@ -1,4 +1,4 @@
-"""Streams of extracts: each file holds each record once, and none is missing that was there all the time."""
+"""Streams of extracts: each file has each record once, and no record that existed all the time is missing."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BETWEEN = (2.0, 8.0)
 
 
 class ExtractStream(threading.Thread):
-    """One extract after the other.
+    """Runs one extract after the other.
 
-    :param deleting: held during two of three extracts: then nothing is deleted, so no record moves to an earlier page
+    :param deleting: lock against deletions, held during two of three extracts, so that no record moves to another page
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class ExtractStream(threading.Thread):
         if is_held:
             require(not missing, f"{where}: {len(missing)} records are missing, and none was deleted meanwhile")
         elif missing:
-            told = "reported as changed" if result["changed_during_read"] else "not noticed"
-            self._findings.count(f"extracts with missing records after deletions, {told}")
+            noticed = "reported as changed" if result["changed_during_read"] else "not noticed"
+            self._findings.count(f"extracts with missing records after deletions, {noticed}")
         self._findings.count(f"extracts of {listing}")
         self._findings.count("records extracted", len(found))
         target.unlink()

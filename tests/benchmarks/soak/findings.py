@@ -1,4 +1,4 @@
-"""What the soak counts, and what it finds wrong."""
+"""Counts and violations of the soak."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 
 
 class Findings:
-    """Counts and violations, from all threads.
+    """Collects counts and violations from all threads.
 
     :ivar wrong: each violation once, in the order of the findings
     """
@@ -25,12 +25,12 @@ class Findings:
             self.counts[what] += number
 
     def measure(self, what: str, seconds: float) -> None:
-        """Keep the greatest of these."""
+        """Keep the maximum of these values."""
         with self._lock:
             self.longest[what] = max(seconds, self.longest.get(what, 0.0))
 
     def require(self, holds: bool, text: str) -> bool:
-        """Note a violation unless this holds; the text holds no varying values beyond names of jobs."""
+        """Record a violation unless the condition holds. The text has no varying values except names of jobs."""
         if not holds:
             with self._lock:
                 self.wrong.append(f"after {time.monotonic() - self._started:.0f} s: {text}")

@@ -1,4 +1,4 @@
-"""What a process holds while it works: memory, files, sockets and threads, and whether that grows."""
+"""Memory, files, sockets and threads of a working process, and their growth."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ EVERY = 10.0
 """Seconds between two samples."""
 
 WARM_UP = 1 / 3
-"""Share of the time that does not count: caches fill, and the allocator has not seen its largest load."""
+"""Share of the time that does not count, because caches are filling and the largest load is yet to come."""
 
 LIMITS = {"megabytes": 8.0, "objects": 5_000.0, "files": 3.0, "sockets": 4.0, "threads": 4.0}
-"""Growth in an hour from which something counts as leaking."""
+"""Growth per hour that counts as a leak."""
 
 UNITS = {"megabytes": "MB of memory (RSS)", "objects": "Python objects", "files": "open files", "sockets": "sockets",
          "threads": "threads"}  # fmt: skip
@@ -26,21 +26,21 @@ UNITS = {"megabytes": "MB of memory (RSS)", "objects": "Python objects", "files"
 
 @dataclass(frozen=True)
 class Sample:
-    """What a process held at a time."""
+    """Resources of a process at one time."""
 
     at: float
     held: dict[str, float]
 
 
 def held_by(pid: int) -> dict[str, float]:
-    """What a process holds now."""
+    """The current resources of a process."""
     status = Path(f"/proc/{pid}/status").read_text("ascii")
     facts = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     links = []
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         try:
             links.append(str(fd.readlink()))
-        except OSError:  # closed meanwhile
+        except OSError:  # closed in the meantime
             continue
     sockets = sum(link.startswith("socket:") for link in links)
     return {
@@ -52,7 +52,7 @@ def held_by(pid: int) -> dict[str, float]:
 
 
 class Sampler(threading.Thread):
-    """Samples a worker that lives as long as the soak."""
+    """Samples the worker that is not killed."""
 
     def __init__(self, worker: Remote) -> None:
         super().__init__(daemon=True, name="sampler")
@@ -72,11 +72,11 @@ class Sampler(threading.Thread):
 
 @dataclass(frozen=True)
 class Growth:
-    """How much a process held, and what it gains in an hour.
+    """Use of a resource and its growth per hour.
 
     :param first: median of the first quarter after the warm-up
     :param last: median of the last quarter
-    :param slope: of the line through all samples after the warm-up
+    :param slope: slope of the line through all samples after the warm-up
     """
 
     what: str
@@ -87,12 +87,12 @@ class Growth:
 
     @property
     def leaks(self) -> bool:
-        """Both measures must say so: a slope alone may come from one busy moment."""
+        """Whether both measures exceed the limit: a slope alone may come from one busy moment."""
         return min(self.slope, self.last - self.first) > LIMITS[self.what]
 
 
 def growths(samples: list[Sample]) -> list[Growth]:
-    """For each thing that is held; none without enough samples."""
+    """The growth of each resource; empty without enough samples."""
     counted = samples[int(len(samples) * WARM_UP) :]
     found = []
     for what in LIMITS:

@@ -1,4 +1,4 @@
-"""Streams of loads: each is the only writer of its contacts and deals, and compares each load with the model."""
+"""Streams of loads. Each is the only writer of its contacts and deals, and compares each load with the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .model import Ended
 from .processes import DEAD, Remote
 
 POPULATION = 120
-"""Contacts of a stream at most: few, so that listings stay short and rows meet contacts that are there."""
+"""The most contacts of a stream: few, so that listings are short and many rows have existing contacts."""
 
 MOST_TRIES = 300
 PAUSE = 1.0
@@ -31,11 +31,11 @@ PLANS = ("upsert", "upsert", "create", "move")
 
 
 class LoadStream(threading.Thread):
-    """One load after the other, in one worker, with contacts of its own.
+    """Runs one load after the other in one worker, with its own contacts.
 
-    :param rate: calls per second of the account: at a slow one loads are smaller
-    :param keeps_state: with a state file, and without deletions, which a state file does not know
-    :param deleting: held while contacts are deleted
+    :param rate: calls per second of the account; loads are smaller at a low rate
+    :param keeps_state: use a state file, and no deletions, which a state file cannot know
+    :param deleting: lock that is held while contacts are deleted
     """
 
     def __init__(
@@ -136,13 +136,13 @@ class LoadStream(threading.Thread):
         rows = [{"email": f"{self._prefix}{number}@soak.example"} for number in numbers]
         self._play("delete", "deletions", rows, {"max_deletes": len(rows), "every_spelling": False}, before)
 
-    # -- to its end --------------------------------------------------------------------------------------------
+    # -- tries -------------------------------------------------------------------------------------------------
 
     def _play(
         self, what: str, kind: str, rows: list[dict[str, Any]], given: dict[str, Any], before: Mapping[str, Any],
         list_id: str | None = None,
     ) -> Ended | None:  # fmt: skip
-        """Try until the load is done, and compare."""
+        """Try until the load is done, and compare it with the model."""
         files = {name: str(self._folder / f"{self._number}.{name}") for name in ("rejects.jsonl", "outcomes.jsonl")}
         source, checkpoint = self._folder / f"{self._number}.csv", self._folder / f"{self._number}.checkpoint"
         with source.open("w", newline="", encoding="utf-8") as file:
@@ -187,7 +187,7 @@ class LoadStream(threading.Thread):
         return None, MOST_TRIES
 
     def _read(self, files: Mapping[str, str], result: Mapping[str, Any], rows: int) -> dict[int, str]:
-        """The outcomes by number, after a check of the books."""
+        """The outcomes by row number, after a check of the counts."""
         lines = _lines(files["outcomes.jsonl"])
         outcomes = {line["row_number"]: line["outcome"] for line in lines}
         rejected = sorted(line["row"] for line in _lines(files["rejects.jsonl"]))
@@ -204,7 +204,7 @@ class LoadStream(threading.Thread):
         return outcomes
 
     def _faults(self) -> int:
-        """How many requests of the account have hit a fault so far."""
+        """The number of requests of the account with a fault so far."""
         return sum(self._crms("traffic", self._account)["faults"].values())
 
     def _contacts(self) -> dict[str, Any]:

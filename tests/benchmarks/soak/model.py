@@ -1,7 +1,7 @@
-"""What loads must leave in the CRM: written from the documentation, without the package's code.
+"""The expected state of the CRM after loads, written from the documentation without the package's code.
 
-One stream of loads is the only writer of its contacts, so their state before a load and its rows say what must be there
-afterwards. Where an outcome leaves open whether the row was written, both states are right.
+One stream of loads is the only writer of its contacts, so their state before a load and the rows decide the state
+afterwards. If an outcome leaves open whether the row was written, both states are correct.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 State = Mapping[str, Mapping[str, Any]]
-"""Contacts or deals by the address of the contact."""
+"""Contacts or deals by the contact's address."""
 
 WRITTEN = ("created", "updated", "unchanged")
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A load that came to its end.
+    """A finished load.
 
-    :param rows: what was loaded, in order: ``email`` and the fields
-    :param outcomes: of the rows by number, from 1
-    :param is_clear: whether one try did it all, without a fault: then each outcome says how the contact was before.
-        Another try sends up to ten rows again, and after a lost response a deletion finds what it has deleted
+    :param rows: the rows in order: ``email`` and the fields
+    :param outcomes: outcomes by row number, from 1
+    :param is_clear: whether one try without a fault did all rows, so that each outcome shows the state before. Another
+        try sends up to ten rows again, and after a lost response a deletion finds that the contact is gone
     """
 
     kind: str
@@ -35,13 +35,13 @@ class Ended:
     is_clear: bool = True
 
     def wrong(self) -> Iterator[str]:
-        """All that is wrong, one text each."""
+        """All violations, one text each."""
         yield from {"contacts": self._contacts, "create": self._created, "move": self._moved, "delete": self._deleted}[
             self.kind
         ]()
 
-    def _told(self) -> Iterator[tuple[Mapping[str, Any], str]]:
-        """The row that counts of each contact, and its outcome: of rows with one address the last."""
+    def _last_rows(self) -> Iterator[tuple[Mapping[str, Any], str]]:
+        """The valid row of each contact, the last one with its address, and the outcome of the row."""
         last = {row["email"]: number for number, row in enumerate(self.rows, 1)}
         for email, number in last.items():
             if "@" in email:
@@ -62,7 +62,7 @@ class Ended:
     def _contacts(self) -> Iterator[str]:
         yield from self._books()
         expected = {email: dict(contact) for email, contact in self.before.items()}
-        for row, outcome in self._told():
+        for row, outcome in self._last_rows():
             email = row["email"]
             old, new = self.before.get(email), self.after.get(email)
             written = self._written(old, row)
@@ -93,7 +93,7 @@ class Ended:
 
     def _created(self) -> Iterator[str]:
         expected = {email: dict(deal) for email, deal in self.before.items()}
-        for row, outcome in self._told():
+        for row, outcome in self._last_rows():
             made = {"stage": row["stage"], "attributes": {"pb_name": row["pb_name"]}}
             new = self.after.get(row["email"])
             if outcome not in ("created", "rejected"):
@@ -104,7 +104,7 @@ class Ended:
 
     def _moved(self) -> Iterator[str]:
         expected = {email: dict(deal) for email, deal in self.before.items()}
-        for row, outcome in self._told():
+        for row, outcome in self._last_rows():
             old, new = self.before[row["email"]], self.after.get(row["email"])
             if outcome not in ("updated", "unchanged", "rejected"):
                 yield f"the move of a deal ended as {outcome}"
@@ -116,7 +116,7 @@ class Ended:
 
     def _deleted(self) -> Iterator[str]:
         expected = {email: dict(contact) for email, contact in self.before.items()}
-        for row, outcome in self._told():
+        for row, outcome in self._last_rows():
             email = row["email"]
             if outcome not in ("deleted", "unchanged", "rejected"):
                 yield f"a deletion ended as {outcome}"
@@ -130,12 +130,12 @@ class Ended:
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether they agree in all that both say."""
+    """Whether all fields that both have are equal."""
     return all(one[name] == other[name] for name in one.keys() & other.keys() if name != "id")
 
 
 def _is_between(old: Mapping[str, Any] | None, new: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
-    """Whether a row that failed at one of its two writes, or whose response was lost, can have left this."""
+    """Whether this can be the state after a row that failed at one of its two writes or lost a response."""
     before = old or {"attributes": written["attributes"], "lists": []}
     return all(new[name] in (before[name], written[name]) for name in ("attributes", "lists"))
 

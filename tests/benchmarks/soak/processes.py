@@ -1,4 +1,4 @@
-"""Objects in processes of their own: called from here like local ones, killed and started again."""
+"""Objects in other processes, which are called like local ones and can be killed and restarted."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 from side_by_side.worker import end_with_parent
 
 DEAD = (EOFError, ConnectionError)
-"""What a call raises whose process was killed meanwhile."""
+"""Exceptions of a call whose process is killed meanwhile."""
 
 
 class Manager(BaseManager):
-    """Serves objects; their classes are registered when they are needed."""
+    """Serves objects whose classes are registered when they are needed."""
 
 
 class Remote:
-    """An object that lives in a process of its own.
+    """An object in another process.
 
-    :param make: its class, and what it is made with
-    :ivar pid: of the process that lives now
-    :ivar kills: how often it was killed
+    :param make: its class and arguments
+    :ivar pid: id of the current process
+    :ivar kills: number of kills
     """
 
     def __init__(self, make: type, *arguments: Any) -> None:
@@ -44,14 +44,14 @@ class Remote:
     def __call__(self, method: str, *arguments: Any) -> Any:
         """Call a method.
 
-        :raises DEAD: if the process is killed before the method returns; it is called again by the caller or never
+        :raises DEAD: the process is killed before the method returns. Only the caller may call the method again
         """
         with self._changing:
             proxy = self._proxy
         return getattr(proxy, method)(*arguments)
 
     def kill(self) -> None:
-        """SIGKILL, and a new process with a new object."""
+        """Kill the process (SIGKILL) and start a new one with a new object."""
         with self._changing:
             self.kills += 1
             os.kill(self.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Sensors that must fire once, not before their condition holds, and watches that must report each newcomer."""
+"""Sensors, which must fire once after their condition holds, and watches, which must report each new member."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INTERVAL = 5.0
 """Seconds between two checks of a sensor."""
 
 LATE = 240.0
-"""Seconds after which a sensor or a watch is too late, whatever faults there were (but see ``SLOW`` of a watch)."""
+"""Seconds after which a sensor or a watch is too late in spite of faults, except for ``SLOW`` watches."""
 
 FOREVER = 3600.0 * 24
 
@@ -28,9 +28,9 @@ FOREVER = 3600.0 * 24
 class Waiting:
     """A sensor.
 
-    :param data: of its condition
-    :param holds_since: None as long as it does not hold
-    :param until: when it times out, for those whose condition never holds
+    :param data: arguments of its condition
+    :param holds_since: time since which the condition holds; None while it does not
+    :param until: time of its timeout, for conditions that never hold
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Waiting:
 
 
 class Sensors(threading.Thread):
-    """Deferred sensors in one worker that lives as long as the soak, a few at a time."""
+    """Deferred sensors in the worker that is not killed, a few at a time."""
 
     def __init__(
         self, crms: Remote, worker: Remote, account: int, seed: int, findings: Findings, inbox: Inbox,
@@ -97,11 +97,11 @@ class Sensors(threading.Thread):
         self._worker("wait", name, self._account, data, INTERVAL, seconds)
 
     def _change(self) -> None:
-        """Let conditions hold, each second a few."""
+        """Make a few conditions hold each second."""
         for sensor in self._waiting.values():
             soon = self.ended.is_set() or self._random.random() < 0.03
             if sensor.kind != "never" and sensor.holds_since is None and soon:
-                sensor.holds_since = time.monotonic()  # from now on it may be seen
+                sensor.holds_since = time.monotonic()  # from now on the sensor may notice it
                 if sensor.kind == "stage":
                     self._crms("move", self._account, sensor.deal_id, "Won")
                 elif sensor.kind == "member":
@@ -115,7 +115,7 @@ class Sensors(threading.Thread):
         if sensor is None:
             require(False, f"a sensor of account {self._account} fired twice")
             return
-        if "error" in payload:  # documented: such a response ends the wait, and a retry of the task waits again
+        if "error" in payload:  # documented: such a response ends the wait, and a retry of the task continues
             self._findings.count(f"sensors ended by {payload['error'].get('type')}")
             self._waiting[name] = sensor
             seconds = FOREVER if sensor.until is None else max(sensor.until - time.monotonic(), 1.0)
@@ -142,7 +142,7 @@ class Sensors(threading.Thread):
 
 
 class Inbox(threading.Thread):
-    """The events of a worker's triggers: what it hands over counts as delivered."""
+    """The events of a worker's triggers. Returned events count as delivered."""
 
     def __init__(self, worker: Remote) -> None:
         super().__init__(daemon=True, name="inbox")
@@ -169,9 +169,9 @@ class Inbox(threading.Thread):
 
 @dataclass
 class Reports:
-    """What a watch was to report, and what it has.
+    """Expected and actual reports of a watch.
 
-    :ivar due: ids with the time of their arrival
+    :ivar due: expected ids with the time of their arrival
     """
 
     due: dict[str, float] = field(default_factory=dict)
@@ -181,7 +181,7 @@ class Reports:
 
 
 class Watch(threading.Thread):
-    """A watch of a list or a stage; newcomers arrive at random.
+    """A watch of a list or a stage with random new members.
 
     :param kind: ``list`` or ``stage``
     :param late: seconds after which a report is too late
@@ -220,7 +220,7 @@ class Watch(threading.Thread):
             raise
 
     def _begin(self) -> None:
-        """Start the trigger, again after a kill."""
+        """Start the trigger, also after a kill."""
         if self._worker.pid == self._pid:
             return
         pid = self._worker.pid
@@ -235,7 +235,7 @@ class Watch(threading.Thread):
         self._pid = pid
 
     def _is_ready(self) -> bool:
-        """Whether the first snapshot was taken, which reports nothing."""
+        """Whether the first snapshot, which reports nothing, is finished."""
         key = "revision"
         return self._store.exists() and key in self._store.read_text("utf-8")
 
@@ -259,7 +259,7 @@ class Watch(threading.Thread):
         for id_ in payload.get("deal_ids") or payload.get("contact_ids") or []:
             self._reports.got[id_] += 1
             since = self._reports.due.get(id_)
-            ours = id_ in self._reports.emails or self._kind == "stage"  # loads move deals into the stage as well
+            ours = id_ in self._reports.emails or self._kind == "stage"  # loads also move deals into the stage
             self._findings.require(ours, f"{self.name}: reported a contact that did not join")
             if since is not None and self._reports.got[id_] == 1:
                 self._findings.count("newcomers reported by watches")
@@ -278,7 +278,7 @@ class Watch(threading.Thread):
                 del self._reports.due[id_]
 
     def _check_doubles(self) -> None:
-        """Without kills each newcomer once; after a kill at most the last event once more."""
+        """Each new member is reported once, and after a kill at most the last event is repeated."""
         for _, at, payload in self._inbox.take(f"{self._watch}-"):
             self._reported(at, payload)
         doubles = {id_: times for id_, times in self._reports.got.items() if times > 1 and id_ in self._reports.emails}

@@ -1,4 +1,4 @@
-"""Random faults: which, how often and for how long."""
+"""Random faults: their kinds, frequency and duration."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ KINDS: dict[str, list[dict[str, Any]]] = {
         {"effect": "error", "error": "unavailable"},
         {"effect": "error", "error": "unavailable", "probability": 0.5},
     ],
-    "lost answer": [
+    "lost response": [
         {"effect": "lost", "probability": 0.2},
         {"effect": "lost_error", "probability": 0.2},
         {"effect": "lost", "method": "POST", "probability": 0.5},
     ],
-    "slow answer": [
+    "slow response": [
         {"effect": "latency", "latency": 1.0, "probability": 0.3},
         {"effect": "latency", "latency": 8.0, "probability": 0.05},
         {"effect": "drip", "latency": 0.02, "probability": 0.1},
@@ -43,16 +43,16 @@ KINDS: dict[str, list[dict[str, Any]]] = {
         {"effect": "garbage", "variant": "list", "count": 1},
     ],
 }
-"""The sandbox's rules by kind of fault. A timeout of the soak's connections is shorter than eight seconds."""
+"""Rules of the sandbox by kind of fault. The timeout of the soak's connections is shorter than eight seconds."""
 
 LISTINGS_LAST = frozenset({"login page", "invalid JSON"})
-"""Kinds that end a sensor and make a watch wait for five minutes, as documented."""
+"""Kinds that end a sensor and pause a watch for five minutes, as documented."""
 
 
 class Weather(threading.Thread):
     """Adds faults to one account until it is stopped.
 
-    :param calm: seconds between two faults, at least and at most
+    :param calm: minimum and maximum of seconds between two faults
     :param spare_waiting: whether kinds of :data:`LISTINGS_LAST` affect writes only
     """
 
@@ -76,7 +76,7 @@ class Weather(threading.Thread):
         return {**fault, "name": f"{kind}-{number}"}
 
     def clear(self) -> None:
-        """No more faults."""
+        """Remove all faults."""
         self.ended.set()
         self.join()
         self._crms("clear_faults", self._account)

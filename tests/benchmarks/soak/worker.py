@@ -1,4 +1,4 @@
-"""The process of a worker: it runs loads, extracts, sensors and watches as Airflow's processes do, through the hook.
+"""The process of a worker: it runs loads, extracts, sensors and watches through the hook, like Airflow's processes.
 
 Loads and extracts keep their checkpoints in files, and a watch its cursor, so that a new worker continues after a kill.
 """
@@ -16,9 +16,9 @@ from typing import Any
 
 
 class Worker:
-    """Runs what it is asked to; the methods return data.
+    """Runs the requested work. The methods return data.
 
-    :param folder: for its log
+    :param folder: folder of its log
     """
 
     def __init__(self, folder: str, name: str) -> None:
@@ -26,7 +26,7 @@ class Worker:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-        import crm_provider.hooks.crm  # noqa: F401 - the first load would look as if it had needed the memory
+        import crm_provider.hooks.crm  # noqa: F401 - its memory must not count for the first load
 
         self._events: list[tuple[str, float, dict[str, Any]]] = []
         self._loop = asyncio.new_event_loop()
@@ -34,7 +34,7 @@ class Worker:
         threading.Thread(target=self._loop.run_forever, name="triggerer", daemon=True).start()
 
     def objects(self) -> int:
-        """Python objects, after a collection."""
+        """The number of Python objects after garbage collection."""
         gc.collect()
         return len(gc.get_objects())
 
@@ -44,7 +44,7 @@ class Worker:
         """One try of a load.
 
         :param given: the arguments, with ``source`` and ``checkpoint_path``
-        :return: the summary; with ``error`` the type of what ended the try before its last row
+        :return: the summary, with ``error`` if an error ended the try before its last row
         """
         from crm_provider.errors.on_error import Work
         from crm_provider.errors.policy import ErrorPolicy, with_mode
@@ -75,7 +75,7 @@ class Worker:
     # -- extracts ----------------------------------------------------------------------------------------------
 
     def extract(self, account: int, listing: Any, target: str, work: str) -> dict[str, Any]:
-        """One try of an extract; the counts, or ``error``."""
+        """Run one try of an extract and return its counts, or ``error``."""
         from crm_provider.errors import CrmError
         from crm_provider.extract.extractor import Extractor
         from crm_provider.extract.partial_pages import Owner
@@ -89,7 +89,7 @@ class Worker:
     # -- triggers ----------------------------------------------------------------------------------------------
 
     def wait(self, name: str, account: int, condition: dict[str, Any], interval: float, seconds: float) -> None:
-        """Begin to wait for a condition, as a deferred sensor does."""
+        """Start a wait for a condition, like a deferred sensor."""
         from crm_provider.triggers.poll import CrmPollTrigger
 
         self._start(
@@ -103,9 +103,9 @@ class Worker:
         )
 
     def watch(self, name: str, account: int, kind: str, group: str, interval: float, store: str) -> None:
-        """Begin to watch a list or a stage.
+        """Start a watch of a list or a stage.
 
-        :param store: file that keeps the cursor, as the asset's state store does
+        :param store: file with the cursor, in place of the asset's state store
         """
         from crm_provider.triggers.watch import CrmDealStageTrigger, CrmListJoinedTrigger
 
@@ -118,12 +118,12 @@ class Worker:
         self._start(name, trigger)
 
     def events(self) -> list[tuple[str, float, dict[str, Any]]]:
-        """What triggers have yielded since the last call: name, time and payload. They count as delivered."""
+        """Events of the triggers since the last call: name, time and payload. They count as delivered."""
         found, self._events = self._events, []
         return found
 
     def waits(self) -> list[str]:
-        """The names of the triggers that run."""
+        """The names of the running triggers."""
         return [name for name, task in list(self._tasks.items()) if not task.done()]
 
     def _start(self, name: str, trigger: Any) -> None:

@@ -1,6 +1,6 @@
-"""DAGs with every operator and sensor, against servers that respond well, badly, and with what they were sent.
+"""DAGs with every operator and sensor, against servers with valid, invalid and mirrored responses.
 
-Read by a real Airflow. What is planted comes in the environment, so that it is not in this file, which Airflow stores.
+A real Airflow parses this file and stores its text, so the planted values come from the environment.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ EMAIL, NAME, PHONE = (PLANTED[name] for name in ("email", "name", "phone"))
 ATTRIBUTES = {"name": NAME, "phone": PHONE}
 FOLDER = os.environ["LEAKS_FOLDER"]
 CASES = json.loads(os.environ["LEAKS_CASES"])
-"""Suffix of a connection's id -> its share of the tasks: 1 for all of them, 3 for every third."""
+"""Suffix of a connection id -> its share of the tasks: 1 for all tasks, 3 for every third."""
 
 
 class FileHook:
-    """SQLite, whose provider need not be installed."""
+    """A hook for SQLite that does not need its provider."""
 
     def get_records(self) -> None:
-        """The mark of a database's hook."""
+        """The method that identifies a database hook."""
 
     def get_conn(self) -> Any:
         return sqlite3.connect(f"{FOLDER}/leads.db")
@@ -112,7 +112,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def loads(case: str) -> None:
-    """Files, a database, and what was rejected once more."""
+    """Loads from files and a database, and of rejected rows."""
     given: dict[str, Any] = {"mapping": MAPPING, "crm_conn_id": f"crm_{case}"}
     kept = {
         "rejects_path": f"{FOLDER}/out/{case}.rejects.csv",
@@ -135,7 +135,7 @@ def loads(case: str) -> None:
 
 
 def more_loads(case: str) -> None:
-    """Deals and erasures, with the outcome of every row, and a table of the CRM's contacts."""
+    """Loads of deals and deletions with the outcome of each row, and a table of the CRM's contacts."""
     given: dict[str, Any] = {"crm_conn_id": f"crm_{case}", "source": f"{FOLDER}/leads.csv"}
     deal = {
         "contact_email": "mail", "pb_name": "name", "pipeline_id": {"constant": ids.pipeline_id("Sales")},
@@ -183,7 +183,7 @@ with DAG("leaks_in_bulk", schedule=None, max_active_tasks=32):
     def own_task(case: str) -> None:
         from crm_provider.hooks.crm import CrmHook
 
-        email, attributes = EMAIL, ATTRIBUTES  # locals of a frame that the traceback shows
+        email, attributes = EMAIL, ATTRIBUTES  # local variables of a frame in the traceback
         CrmHook(f"crm_{case}").upsert_contact(email, attributes=attributes)
 
     for case in ("m422", "m418"):
@@ -202,13 +202,13 @@ with DAG("leaks_deferred", schedule=None, max_active_tasks=32):
             list_id=LIST,
             deferrable=True,
             poke_interval=2,
-            timeout=600 if case == "ok" else 15,  # that one ends when the contact is in the list
+            timeout=600 if case == "ok" else 15,  # this sensor ends when the contact is in the list
         )
 
 with DAG("leaks_control", schedule=None):
 
     @task
-    def tells() -> str:
+    def leaky() -> str:
         from airflow.providers.common.compat.sdk import Stats
         from opentelemetry import trace
 
@@ -222,4 +222,4 @@ with DAG("leaks_control", schedule=None):
     CrmUpsertContactOperator(
         task_id="shows", contact_email=f"{os.environ['LEAKS_CONTROL']}@example.com", crm_conn_id="crm_ok"
     )
-    tells()
+    leaky()

@@ -1,4 +1,4 @@
-"""Two small servers: a CRM that says back all that it is sent, in every spelling, and a collector of telemetry."""
+"""Two small servers: a CRM that returns each request in every encoding, and a collector of telemetry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
 SHORT, HANG = 0.5, 1.5
-"""Seconds: the timeout of connections to ``/slow``, and how long it takes."""
+"""Seconds: the timeout of connections to ``/slow``, and the delay of its responses."""
 
 Spell = Callable[[str], str]
 SPELLINGS: tuple[Spell, ...] = (
@@ -35,16 +35,16 @@ class _Quiet(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # a client that has waited long enough, or that was killed
+        with contextlib.suppress(ConnectionError):  # a client that timed out or was killed
             super().handle()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - of the base class
-        """It would write to the test's output."""
+        """Write nothing to the test's output."""
 
     def body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def answer(self, status: int, body: bytes, **headers: str) -> None:
+    def respond(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
@@ -53,7 +53,7 @@ class _Quiet(BaseHTTPRequestHandler):
 
 
 class Mirror(_Quiet):
-    """``/422/contacts`` responds with 422 and what it was sent. ``/drop``, ``/slow`` and ``/302`` are what they say."""
+    """``/422/contacts`` responds with 422 and the request. ``/drop``, ``/slow`` and ``/302`` act like their names."""
 
     seen: ClassVar[list[str]]
     turns: ClassVar[Iterator[int]]
@@ -72,10 +72,10 @@ class Mirror(_Quiet):
             time.sleep(HANG)
             self.close_connection = True
         elif case == "302":
-            self.answer(302, b"", Location=f"https://{quote(key, safe='')}@elsewhere.example/{quote(text)}")
+            self.respond(302, b"", Location=f"https://{quote(key, safe='')}@elsewhere.example/{quote(text)}")
         else:
             status, form = case.partition("-")[::2]
-            self.answer(int(status), _FORMS[form or "v1"](text), x_amzn_requestid=quote(key, safe=""))
+            self.respond(int(status), _FORMS[form or "v1"](text), x_amzn_requestid=quote(key, safe=""))
 
     do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815 - as the base class looks them up
 
@@ -104,17 +104,17 @@ class Collector(_Quiet):
         body = self.body()
         packed = self.headers.get("Content-Encoding") == "gzip"
         self.taken.append((self.path, gzip.decompress(body) if packed else body))
-        self.answer(200, b"", Content_Type="application/x-protobuf")
+        self.respond(200, b"", Content_Type="application/x-protobuf")
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # of 5, many tasks at once would find it full
+    request_queue_size = 128  # many parallel tasks would exceed the default of 5
 
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler], **fields: Any) -> Iterator[str]:
-    """A server with this handler on a free port of this machine; its address."""
+    """Serve this handler on a free port of this machine and return its address."""
     server = _Server(("127.0.0.1", 0), type(handler.__name__, (handler,), fields))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -128,13 +128,13 @@ def serving(handler: type[BaseHTTPRequestHandler], **fields: Any) -> Iterator[st
 
 @contextmanager
 def mirror(seen: list[str]) -> Iterator[str]:
-    """:param seen: gets one text for each request: what was sent"""
+    """:param seen: receives the text of each request"""
     with serving(Mirror, seen=seen, turns=itertools.count()) as url:
         yield url
 
 
 @contextmanager
 def collector(taken: list[tuple[str, bytes]]) -> Iterator[str]:
-    """:param taken: gets path and bytes of each export"""
+    """:param taken: receives the path and bytes of each export"""
     with serving(Collector, taken=taken) as url:
         yield url

@@ -1,4 +1,4 @@
-"""Looking for planted texts in bytes, however they are spelled."""
+"""Search for planted texts in bytes, in every encoding."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 
 def pattern_of(traces: Iterable[str]) -> re.Pattern[bytes]:
-    """What finds any of these letters and digits: as they are, in any case, in hexadecimal, in base64.
+    """A pattern that finds these texts in any case, in hexadecimal and in base64.
 
-    No other spelling (percent, JSON, HTML, ``repr``) changes letters and digits of ASCII.
+    No other encoding (percent, JSON, HTML, ``repr``) changes ASCII letters and digits.
     """
     found: list[bytes] = []
     for trace in traces:
-        assert re.fullmatch(r"[A-Za-z0-9]{6,}", trace), "else it may be spelled otherwise"
+        assert re.fullmatch(r"[A-Za-z0-9]{6,}", trace), "other characters may be encoded in another way"
         found.append(rb"(?i:%s|%s)" % (trace.encode(), trace.encode().hex().encode()))
         for cased in (trace, trace.lower(), trace.upper()):
             found += _in_base64(cased.encode())
@@ -26,7 +26,7 @@ def pattern_of(traces: Iterable[str]) -> re.Pattern[bytes]:
 
 
 def _in_base64(data: bytes) -> list[bytes]:
-    """The letters that stand for it wherever it begins in a longer text: those at its ends depend on its neighbours."""
+    """The base64 characters of a text at each offset, without those at its ends, which depend on its neighbours."""
     spelled = []
     for before in range(3):
         letters = base64.b64encode(b"\0" * before + data)
@@ -36,7 +36,7 @@ def _in_base64(data: bytes) -> list[bytes]:
 
 
 def search(pattern: re.Pattern[bytes], places: Mapping[str, bytes]) -> dict[str, list[str]]:
-    """Where it is found, each with what stands around it."""
+    """The places of all matches, with the text around them."""
     hits = {name: [*pattern.finditer(data)][:3] for name, data in places.items()}
     return {
         name: [places[name][max(hit.start() - 160, 0) : hit.end() + 60].decode(errors="replace") for hit in found]
@@ -46,7 +46,7 @@ def search(pattern: re.Pattern[bytes], places: Mapping[str, bytes]) -> dict[str,
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """All files, unpacked where they are packed."""
+    """All files, uncompressed."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.is_symlink():
@@ -56,7 +56,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def columns_of(database: Path) -> dict[str, bytes]:
-    """Every column of every table of a SQLite database, as ``table.column``, one line for each row."""
+    """Every column of every table of a SQLite database as ``table.column``, one line per row."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as base:
         base.text_factory = bytes
         tables = [name.decode() for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]

@@ -1,9 +1,9 @@
-"""Nothing leaks from a real Airflow: keys nowhere, and values of rows only where the DAG's author put them.
+"""A real Airflow stores no key, and row values only where the DAG's author put them.
 
-All of Airflow's own processes run, with its own database, encryption, log files, triggerer, metrics, traces and
-lineage, at level DEBUG, and all that is left behind is searched: each file, each column of each table, each exported
-span and metric. That no call of the client shows what it sends, without Airflow's masking, is in
-``tests/unit/test_client.py`` and ``tests/unit/test_key_in_reprs.py``.
+All processes of Airflow run at level DEBUG, with its database, encryption, log files, triggerer, metrics, traces and
+lineage. The tests search each file, each column of each table, and each exported span and metric.
+``tests/unit/test_client.py`` and ``tests/unit/test_key_in_reprs.py`` show that the client itself never shows the data
+that it sends, even without Airflow's masking.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ REDIS_PASSWORD = "Zq8xredispass"
 CONTROL = "Zq8ycontrol"
 
 AWAITED = "Awaited"
-"""Name of the list that the deferred sensors wait for."""
+"""The list that the deferred sensors wait for."""
 
 SECRETS = ("Keyplanted", "Zq8xwebhook", "Zq8xredispass")
 PERSONAL = ("zq8xlocal", "zq8xdomain", "zq8xforename", "zq8xsurname", "30987654321")
@@ -49,7 +49,7 @@ CASES = {
     "ok": 1, "m422": 2, "m403": 6, "m502": 6, "m418": 6, "m200": 6, "m500": 6, "m302": 6, "drop": 6, "slow": 6,
     "refused": 6,
 }  # fmt: skip
-"""Server -> the share of the operators that is tried with it: 1 for all of them, 6 for every sixth."""
+"""Server -> its share of the operators: 1 for all operators, 6 for every sixth."""
 
 MIRRORED = {
     "m422": "422", "m403": "403-message", "m502": "502-html", "m418": "418-list", "m200": "200-text",
@@ -59,25 +59,25 @@ MIRRORED = {
 ASKED_FOR = re.compile(
     r"leads\.csv|leads\.db|headless\.csv|extract_ok\.csv|.*\.rejects\.(csv|jsonl)|out/.*\.again\.jsonl"
 )
-"""Files that a user asked for: sources, an extract, rejects."""
+"""Files of the user: sources, an extract, rejects."""
 
 SHOWN = (
     b"INVALID_INPUT (422)", b"FORBIDDEN (403)", b"BAD_GATEWAY (502)", b"HTTP_418", b"HTTP_200", b"HTTP_302",
     b"INTERNAL_SERVER_ERROR (500)", b"CONNECTION", b"TIMEOUT", b"cannot be kept in Redis",
 )  # fmt: skip
-"""What the tasks' logs tell of the failures."""
+"""Parts of the failures in the tasks' logs."""
 
 AUTHORS_COLUMNS = {
-    "rendered_task_instance_fields.rendered_fields",  # template fields as the author filled them
-    "serialized_dag.data",  # the DAG as the author wrote it
-    "trigger.kwargs",  # what a deferred sensor waits for: its template fields, for as long as it waits
+    "rendered_task_instance_fields.rendered_fields",  # template fields with the author's values
+    "serialized_dag.data",  # the author's DAG
+    "trigger.kwargs",  # template fields of a deferred sensor, while it waits
 }
 
 AUTHORS_LINE = re.compile(
     rb"Returned value was: \[\{'contact_email'|key='return_value', value=\[\{'contact_email'"
     rb"|SetRenderedFields\(|DeferTask\("
 )
-"""Airflow logs what a task of the author's own returned, and at level DEBUG rendered fields and what a task defers."""
+"""Airflow logs results of the author's own tasks, and at level DEBUG rendered fields and triggers."""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def left(airflow_stack: Callable[..., AirflowStack], tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Any:
-    """All that a full run leaves behind."""
+    """Everything that a full run leaves behind."""
     dags = tmp_path_factory.mktemp("dags")
     (dags / "leak_dag.py").write_text(Path(__file__).with_name("leak_dag.py").read_text())
     seen: list[str] = []
@@ -117,14 +117,14 @@ def left(airflow_stack: Callable[..., AirflowStack], tmp_path_factory: pytest.Te
         configure(stack, sandbox.url, mirrored, folder)
         deferred = start(stack, "leaks_deferred")
         in_bulk, full = start(stack, "leaks_in_bulk"), start(stack, "leaks")
-        waiting = while_it_waits(stack, deferred)
+        waiting = database_while_waiting(stack, deferred)
         sandbox.store.add_to_lists(VALUES["email"], [ids.list_id(AWAITED)])
         runs = {run: stack.api.wait(run, id_, timeout=1200) for run, id_ in (deferred, in_bulk, full)}
-        for last in ("leaks_in_tables", "leaks_control"):  # after those whose contacts it deletes
+        for last in ("leaks_in_tables", "leaks_control"):  # last, because they delete the contacts of the others
             stack.api.wait_for_dag(last)
         runs["leaks_in_tables"] = stack.api.run_dag("leaks_in_tables")
         runs["leaks_control"] = stack.api.run_dag("leaks_control")
-        page = seen_by_people(stack)
+        page = crm_page(stack)
         stack.stop(patience=5)
     places = files_below(stack.home) | files_below(folder)
     database = columns_of(stack.home / "airflow.db")
@@ -140,11 +140,11 @@ def left(airflow_stack: Callable[..., AirflowStack], tmp_path_factory: pytest.Te
     }
 
 
-# -- the scene ------------------------------------------------------------------------------------------------
+# -- setup ----------------------------------------------------------------------------------------------------
 
 
 def people(sandbox: Sandbox) -> None:
-    """Who is there before: what a task finds must not depend on which task runs first."""
+    """Contacts that exist before the run, so that the order of the tasks does not matter."""
     known = {"name": VALUES["name"], "phone": VALUES["phone"]}
     contact = sandbox.store.create_contact(VALUES["email"], attributes=known)
     sandbox.store.add_to_lists(contact.email, [ids.list_id("Newsletter")])
@@ -178,7 +178,7 @@ def environment(folder: Path, telemetry: str) -> dict[str, str]:
 
 
 def configure(stack: AirflowStack, sandbox: str, mirrored: str, folder: Path) -> None:
-    """Connections and variables into Airflow's own database, as a person makes them."""
+    """Create connections and variables in Airflow's database, like a user."""
 
     def connection(name: str, host: str, **extra: Any) -> dict[str, Any]:
         given = {"requests_per_second": 100, "timeout": 20, **extra}
@@ -213,8 +213,8 @@ def start(stack: AirflowStack, dag_id: str) -> tuple[str, str]:
     return dag_id, stack.api.trigger(dag_id)
 
 
-def while_it_waits(stack: AirflowStack, run: tuple[str, str]) -> dict[str, bytes]:
-    """The database while a sensor is deferred: its trigger is a row then."""
+def database_while_waiting(stack: AirflowStack, run: tuple[str, str]) -> dict[str, bytes]:
+    """The database while a sensor is deferred, when it contains the trigger."""
     stack.api.wait(*run, until=lambda run: run["waits_ok"].state == "deferred" or run.finished, timeout=600)
     copy = stack.home / "waiting.db"
     with closing(sqlite3.connect(stack.home / "airflow.db")) as base, closing(sqlite3.connect(copy)) as target:
@@ -225,21 +225,21 @@ def while_it_waits(stack: AirflowStack, run: tuple[str, str]) -> dict[str, bytes
     return found
 
 
-def seen_by_people(stack: AirflowStack) -> bytes:
-    """The page "CRM"."""
+def crm_page(stack: AirflowStack) -> bytes:
+    """The page CRM."""
     request = urllib.request.Request(f"{stack.url}/crm/", headers={"Authorization": f"Bearer {stack.api.token}"})
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
-        return bytes(answer.read())
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as response:
+        return bytes(response.read())
 
 
-# -- it happened, and would have been found ----------------------------------------------------------------------
+# -- the run and the search work -----------------------------------------------------------------------------------
 
 
-def test_the_run_was_what_this_is_about(left: dict[str, Any]) -> None:
-    """Else the searches below would find nothing, and say nothing."""
+def test_all_runs_ended_as_planned(left: dict[str, Any]) -> None:
+    """Otherwise the searches below would find nothing and prove nothing."""
     runs: dict[str, Run] = left["runs"]
     states = {name: state for run in runs.values() for name, state in run.states().items()}
-    fine = ("rows", "tells", "no_redis", "deals", "lists", "waits_ok", "deals_ok", "erase_ok", "table_ok")
+    fine = ("rows", "leaky", "no_redis", "deals", "lists", "waits_ok", "deals_ok", "erase_ok", "table_ok")
     assert {name: states[name] for name in fine} == dict.fromkeys(fine, "success")
     assert [name for name, state in states.items() if state not in ("success", "skipped", "failed")] == []
     assert {name for name in states if name.endswith("_m422")} & {
@@ -252,27 +252,27 @@ def test_the_run_was_what_this_is_about(left: dict[str, Any]) -> None:
         assert type_ in logs, type_
 
 
-def test_keys_and_values_were_sent(left: dict[str, Any]) -> None:
+def test_crm_received_keys_and_values(left: dict[str, Any]) -> None:
     name, hook = json.dumps(VALUES["name"])[1:-1], f"{VALUES['webhook']}-workflow_id"
     for text in (f"x-api-key: {KEY}", VALUES["email"], name, hook):
-        assert text in left["seen"], "and the server said it back"
+        assert text in left["seen"], "the server received and returned it"
     assert set(MIRRORED.values()) <= {line.split(" ")[0] for line in left["seen"].splitlines()}
 
 
-def test_what_is_allowed_is_found_where_it_is(left: dict[str, Any]) -> None:
-    """The search finds values where the author or the user wanted them."""
+def test_search_finds_values_in_allowed_places(left: dict[str, Any]) -> None:
+    """The search finds values in the places where the author or the user put them."""
     found = search(pattern_of(PERSONAL), {**left["files"], **left["columns"], **left["waiting"]})
     assert found.keys() >= AUTHORS_COLUMNS
     assert found.keys() >= {"leads.csv", "extract_ok.csv", "out/m422.rejects.csv", "out/m422.again.jsonl"}
 
 
-def test_what_is_put_there_on_purpose_is_found_everywhere(left: dict[str, Any]) -> None:
-    """One task of the DAGs leaks a text in every way that there is: each is found."""
+def test_search_finds_the_control_text_everywhere(left: dict[str, Any]) -> None:
+    """One task leaks a control text in every way, and the search finds each of them."""
     control = pattern_of([CONTROL])
     files = search(control, left["files"])
     assert "out/control.txt" in files
     assert "airflow.db" in files
-    assert any("task_id=tells" in name for name in files)
+    assert any("task_id=leaky" in name for name in files)
     assert any(name.startswith("components/") for name in files)
     columns = search(control, left["columns"])
     assert columns.keys() >= {"xcom.value", "rendered_task_instance_fields.rendered_fields", "serialized_dag.data"}
@@ -281,7 +281,7 @@ def test_what_is_put_there_on_purpose_is_found_everywhere(left: dict[str, Any]) 
     assert "leaks" in str(left["page"])
 
 
-def test_any_spelling_is_found() -> None:
+def test_search_finds_every_encoding() -> None:
     pattern = pattern_of([CONTROL])
     texts = [
         f"{before}{spell(CONTROL)}{CONTROL}"[: -len(CONTROL)] for spell in SPELLINGS for before in ("", "x", "=%2F")
@@ -293,30 +293,30 @@ def test_any_spelling_is_found() -> None:
     assert search(pattern, {"": b"Zq8y, and control"}) == {}
 
 
-# -- nothing is found ----------------------------------------------------------------------------------------------
+# -- nothing leaks -------------------------------------------------------------------------------------------------
 
 
-def test_no_secret_is_anywhere(left: dict[str, Any]) -> None:
-    """Neither in a file, the database's own among them, nor in telemetry, nor on the page."""
+def test_secrets_are_stored_nowhere(left: dict[str, Any]) -> None:
+    """Not in files, including the database files, nor in telemetry, nor on the page."""
     places = {**left["files"], **left["columns"], **left["waiting"], **left["telemetry"], "page": left["page"]}
     assert search(pattern_of(SECRETS), places) == {}
 
 
-def test_secrets_are_kept_encrypted(left: dict[str, Any]) -> None:
-    """Else the test above would only tell that they were not kept."""
+def test_secrets_in_the_database_are_encrypted(left: dict[str, Any]) -> None:
+    """Otherwise the test above could pass because the secrets were not stored at all."""
     for column in ("connection.password", "connection.extra", "variable.val"):
         kept = [line for line in left["columns"][column].splitlines() if line != b"None"]
         assert len(kept) >= 4
         assert all(line.startswith(b"gAAAA") for line in kept), column
 
 
-def test_personal_data_is_only_in_files_that_were_asked_for(left: dict[str, Any]) -> None:
+def test_personal_data_is_only_in_files_of_the_user(left: dict[str, Any]) -> None:
     files = {name: data for name, data in left["files"].items() if not ASKED_FOR.fullmatch(name)}
     files = {name: without_authors_lines(data) for name, data in files.items() if not name.startswith("airflow.db")}
     assert search(pattern_of(PERSONAL), files) == {}
 
 
-def test_personal_data_is_only_in_columns_that_the_author_filled(left: dict[str, Any]) -> None:
+def test_personal_data_is_only_in_columns_of_the_author(left: dict[str, Any]) -> None:
     for columns in (left["columns"], left["waiting"]):
         own = {name: data for name, data in columns.items() if name not in AUTHORS_COLUMNS}
         own["xcom.value"] = b"\n".join(
@@ -325,12 +325,12 @@ def test_personal_data_is_only_in_columns_that_the_author_filled(left: dict[str,
         assert search(pattern_of(PERSONAL), own) == {}
 
 
-def test_personal_data_is_in_no_telemetry_and_on_no_page(left: dict[str, Any]) -> None:
+def test_personal_data_is_not_in_telemetry_or_on_the_page(left: dict[str, Any]) -> None:
     assert search(pattern_of(PERSONAL), {**left["telemetry"], "page": left["page"]}) == {}
 
 
-def test_what_loads_have_left_is_private(left: dict[str, Any]) -> None:
-    """Also below Airflow's own umask."""
+def test_files_of_loads_are_private(left: dict[str, Any]) -> None:
+    """Independent of Airflow's umask."""
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in left["folder"].glob("out/m422.*")}
     assert len(modes) >= 4
     assert set(modes.values()) == {0o600}

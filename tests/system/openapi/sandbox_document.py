@@ -1,4 +1,4 @@
-"""The sandbox's API as an OpenAPI document, written by hand from the reference of the API."""
+"""The sandbox's API as an OpenAPI document, written by hand from the API reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OBJECT: Schema = {"type": "object"}
 
 
 def record(required: str, **fields: Schema) -> Schema:
-    """An object with these fields and no others."""
+    """An object with exactly these fields."""
     return {
         "type": "object", "properties": fields, "required": required.split(), "additionalProperties": False
     }  # fmt: skip
@@ -62,7 +62,7 @@ STARTED: Schema = {
 }  # fmt: skip
 
 CALLS: tuple[tuple[str, str, Schema | None, int, Schema, str], ...] = (
-    # method, path, body, status and data of a success, statuses of its errors
+    # method, path, body, status and data of a success, statuses of errors
     ("post", "/contacts", NEW_CONTACT, 201, REF, "400 409 422"),
     ("get", "/contacts", None, 200, listing(CONTACT), "422"),
     ("get", "/contacts/{email}", None, 200, CONTACT, "404 422"),
@@ -86,7 +86,7 @@ GATEWAY: Schema = {"type": "object", "required": ["message"], "properties": {"me
 
 
 def document() -> dict[str, Any]:
-    """The whole document."""
+    """The complete document."""
     paths: dict[str, Any] = {}
     for method, path, body, status, data, errors in CALLS:
         paths.setdefault(path, {})[method] = _operation(path, body, status, data, errors.split())
@@ -109,9 +109,9 @@ def _operation(path: str, body: Schema | None, status: int, data: Schema, errors
     operation: dict[str, Any] = {
         "parameters": parameters,
         "responses": {
-            str(status): _answer(success),
-            "403": _answer(GATEWAY),
-            **{error: _answer(ERROR) for error in errors},
+            str(status): _response(success),
+            "403": _response(GATEWAY),
+            **{error: _response(ERROR) for error in errors},
         },
     }
     if body is not None:
@@ -119,5 +119,5 @@ def _operation(path: str, body: Schema | None, status: int, data: Schema, errors
     return operation
 
 
-def _answer(schema: Schema) -> dict[str, Any]:
+def _response(schema: Schema) -> dict[str, Any]:
     return {"description": "", "content": {"application/json": {"schema": schema}}}

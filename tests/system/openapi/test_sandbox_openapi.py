@@ -53,13 +53,13 @@ def _close() -> None:
 
 
 closing = asyncio.Event()
-closing.set()  # answers that are held back go out at once
+closing.set()  # delayed responses are sent at once
 gateway = Gateway(SandboxSettings(rate=None))
 sandbox = SandboxApp(gateway, closing, allowed_hosts=["testserver"])
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """The sandbox, its document, and what its server adds to each request."""
+    """The sandbox with its document, and with the data that its server adds to each request."""
     if scope["type"] == "http" and scope["path"] == "/openapi.json":
         await JSONResponse(document())(scope, receive, send)
         return
@@ -75,36 +75,36 @@ OPERATIONS = {
 }
 
 
-def test_every_route_is_in_the_document() -> None:
+def test_openapi_document_lists_every_route() -> None:
     routes = {f"{route.method} /v2{route.template}" for route in ROUTES}
     assert {name for name in OPERATIONS if ADMIN_PATH not in name} == routes
     assert len(OPERATIONS) - len(routes) == 13
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_keeps_to_its_document(name: str) -> None:
+def test_operation_conforms_to_the_openapi_document(name: str) -> None:
     @PROPERTY
     @given(case=OPERATIONS[name].as_strategy())
-    def keeps_to_it(case: Any) -> None:
+    def conforms(case: Any) -> None:
         gateway.reset(SandboxSettings(rate=None))
-        answer = case.call(headers=KEY)
-        assert answer.status_code < 500
-        case.validate_response(answer, checks=CHECKS)
+        response = case.call(headers=KEY)
+        assert response.status_code < 500
+        case.validate_response(response, checks=CHECKS)
 
-    keeps_to_it()
+    conforms()
 
 
 @settings(PROPERTY, max_examples=EXAMPLES * 3)
 @given(cases=st.lists(st.one_of([operation.as_strategy() for operation in OPERATIONS.values()]), max_size=8))
-def test_after_any_calls_nothing_breaks_that_was_not_meant_to(cases: list[Any]) -> None:
+def test_any_sequence_of_calls_leaves_the_sandbox_consistent(cases: list[Any]) -> None:
     gateway.reset(SandboxSettings(rate=None))
     for case in cases:
         try:
-            answer = case.call(headers=KEY)
+            response = case.call(headers=KEY)
         except ConnectionClosed:
             assert gateway.journal.entries()[-1].fault
             continue
-        if answer.status_code >= 500:
+        if response.status_code >= 500:
             assert ADMIN_PATH not in case.operation.full_path
             assert gateway.journal.entries()[-1].fault
     with gateway.lock:

@@ -1,4 +1,4 @@
-"""A gateway without HTTP, on a clock that stands still."""
+"""A gateway without HTTP, with a clock that does not advance."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def store(clock: ManualClock) -> CrmStore:
 
 @pytest.fixture
 def gateway(clock: ManualClock) -> Gateway:
-    """The demo seed, no rate limit."""
+    """The demo seed without a rate limit."""
     return Gateway(SandboxSettings(rate=None), clock=clock)
 
 
 @pytest.fixture
 def send(gateway: Gateway) -> Send:
-    """Send a call: ``send("PUT", "/contacts/ada@example.com", {"phone": "+1"})``; the path may have a query."""
+    """Send a request: ``send("PUT", "/contacts/ada@example.com", {"phone": "+1"})``. The path may contain a query."""
 
     def send(
         method: str,

@@ -1,4 +1,4 @@
-"""Every row of the API reference's table of calls: what it takes and what it answers."""
+"""Every endpoint of the API reference: accepted requests, responses, and errors."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_email_verification(send: Send, email: str, status: str, body: Any) -> N
     assert data(send("POST", f"/email-verification/{email}", body)) == {"email": email, "status": status}
 
 
-def test_an_automation_is_started_without_a_key(send: Send, gateway: Gateway) -> None:
+def test_automation_starts_without_an_api_key(send: Send, gateway: Gateway) -> None:
     fields = [{"fieldName": "plan", "fieldValue": "pro"}]
     data(send("POST", WEBHOOK, {"email": "a@example.com", "customFields": fields}, key=None))
     (started,) = gateway.store.automations
@@ -87,7 +87,7 @@ def test_an_automation_is_started_without_a_key(send: Send, gateway: Gateway) ->
     assert (started.email, started.custom_fields) == ("a@example.com", tuple(fields))
 
 
-def test_pages_start_at_0_have_10_records_and_end(send: Send, gateway: Gateway) -> None:
+def test_pages_start_at_0_and_hold_10_records(send: Send, gateway: Gateway) -> None:
     def page(query: str) -> Any:
         return data(send("GET", f"/contacts{query}"))
 
@@ -111,7 +111,7 @@ UNREPEATABLE = [
     b'{"email": "\xed\xa0\x80@example.com"}',
     '{"email": "\ud800@example.com"}'.encode("utf-16-le", "surrogatepass"),
 ]
-"""Bodies that no response could repeat, or that break a parser."""
+"""Bodies that no response can repeat, or that break a parser."""
 
 
 REFUSALS: list[tuple[str, str, Any, str]] = [
@@ -171,13 +171,13 @@ REFUSALS: list[tuple[str, str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "error"), REFUSALS)
-def test_refusals(send: Send, method: str, path: str, body: Any, error: str) -> None:
+def test_invalid_calls_are_refused(send: Send, method: str, path: str, body: Any, error: str) -> None:
     outcome = send(method, path, body)
     assert outcome.error == error
     assert not outcome.applied
 
 
-def test_a_refused_call_changes_nothing(send: Send, gateway: Gateway) -> None:
+def test_refused_call_changes_nothing(send: Send, gateway: Gateway) -> None:
     before = dict(gateway.store.contacts), dict(gateway.store.deals)
     for method, path, body, _ in REFUSALS:
         send(method, path, body)
@@ -197,7 +197,7 @@ def test_a_refused_call_changes_nothing(send: Send, gateway: Gateway) -> None:
         ("POST", "/email-verification/", "EMAIL_IS_NECESSARY"),
     ],
 )
-def test_a_blank_id_or_email_in_the_path(send: Send, method: str, path: str, text: str, blank: str) -> None:
+def test_blank_id_or_email_in_path_is_refused(send: Send, method: str, path: str, text: str, blank: str) -> None:
     outcome = send(method, path + blank, {"x": 1})
     assert outcome.error == "INVALID_PARAMS"
     assert outcome.response is not None
@@ -211,17 +211,17 @@ def test_closing_dates(send: Send, closing: str | None) -> None:
     data(send("PUT", DEAL, {"attributes": {"pb_closingDate": closing}}))
 
 
-def test_a_body_may_have_a_hundred_levels(send: Send) -> None:
+def test_body_may_be_nested_a_hundred_levels_deep(send: Send) -> None:
     body = b'{"email": "a@example.com", "attributes": {"n": ' + b"[" * 98 + b"]" * 98 + b"}}"
     data(send("POST", "/contacts", body), 201)
 
 
-def test_the_digits_of_an_amount_come_back_as_they_were_sent(send: Send) -> None:
+def test_amount_keeps_its_digits(send: Send) -> None:
     data(send("PUT", DEAL, {"attributes": {"pb_amount": "0001.10"}}))
     assert data(send("GET", DEAL))["attributes"]["pb_amount"] == "0001.10"
 
 
-def test_no_detail_of_a_refusal_repeats_a_value(send: Send) -> None:
+def test_error_details_contain_no_values(send: Send) -> None:
     secret = "s3cret"
     bodies = [
         {"email": secret},

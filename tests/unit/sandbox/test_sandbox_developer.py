@@ -1,4 +1,4 @@
-"""Developer mode: every call works with made-up data, and nothing real is touched."""
+"""Developer mode: every call returns fake data and changes no state."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def filled(template: str) -> str:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
-def test_every_call_works_whatever_it_names_and_leaves_the_state_alone(
-    send: Send, gateway: Gateway, route: Any
-) -> None:
+def test_every_call_succeeds_and_changes_no_state(send: Send, gateway: Gateway, route: Any) -> None:
     before = seeds.snapshot(gateway.store)
     outcome = send(route.method, filled(route.template), BODIES.get(route.name), headers=DEVELOPER)
     assert outcome.response is not None
@@ -46,20 +44,20 @@ def test_every_call_works_whatever_it_names_and_leaves_the_state_alone(
     assert not gateway.store.automations
 
 
-def test_fake_data_comes_back(send: Send) -> None:
-    answer = send("GET", "/contacts/ada@example.com", headers=DEVELOPER).response
-    assert answer is not None
-    assert answer.json["data"]["email"] == "ada@example.com"
-    assert answer.json["data"]["attributes"]["name"] == "Developer Mode"
+def test_developer_mode_returns_fake_data(send: Send) -> None:
+    response = send("GET", "/contacts/ada@example.com", headers=DEVELOPER).response
+    assert response is not None
+    assert response.json["data"]["email"] == "ada@example.com"
+    assert response.json["data"]["attributes"]["name"] == "Developer Mode"
 
 
-def test_key_and_body_are_still_checked(send: Send) -> None:
+def test_key_and_body_are_validated_in_developer_mode(send: Send) -> None:
     assert send("POST", "/contacts", {"email": "x"}, headers=DEVELOPER).error == "INVALID_INPUT"
     assert send("GET", "/contacts", key="wrong", headers=DEVELOPER).error == "FORBIDDEN"
 
 
 @pytest.mark.parametrize(("value", "developer"), [("true", True), ("TRUE", True), ("false", False), ("", False)])
-def test_the_header_must_say_true(send: Send, gateway: Gateway, value: str, developer: bool) -> None:
+def test_developer_header_must_be_true(send: Send, gateway: Gateway, value: str, developer: bool) -> None:
     send("POST", "/contacts", {"email": "n@example.com"}, headers={"x-developer-mode": value})
     assert ("n@example.com" in gateway.store.contacts) is not developer
     assert gateway.journal.entries()[0].developer_mode is developer

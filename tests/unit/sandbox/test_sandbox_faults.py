@@ -1,4 +1,4 @@
-"""Fault rules: what they match, when they apply, what they do."""
+"""Fault rules: matching, timing, and effects."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def facts_of(
 
 
 def applies(clock: ManualClock, calls: int, **rule: Any) -> list[int]:
-    """The numbers of the calls that a rule applies to, from 1."""
+    """The 1-based numbers of the calls that a rule applies to."""
     book = FaultRules(clock, [Fault(effect="drop", **rule)])
     return [number for number in range(1, calls + 1) if book.pick(facts_of(), in_front=True)]
 
 
-# -- what a rule matches --------------------------------------------------------------------------------------
+# -- matching -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,15 @@ def applies(clock: ManualClock, calls: int, **rule: Any) -> list[int]:
         ({"method": "GET", "path": "/contacts/*", "email": "alan@*"}, False),
     ],
 )
-def test_what_a_rule_matches(rule: dict[str, Any], matches: bool) -> None:
+def test_rule_matches_its_calls_only(rule: dict[str, Any], matches: bool) -> None:
     assert Fault(effect="drop", **rule).matches(facts_of()) is matches
 
 
-def test_the_case_of_an_email_does_not_matter() -> None:
+def test_rule_matches_email_in_any_case() -> None:
     assert Fault(effect="drop", email="Ada@*").matches(facts_of(email="ADA@example.com"))
 
 
-def test_an_email_pattern_matches_no_call_without_an_email() -> None:
+def test_email_pattern_matches_no_call_without_an_email() -> None:
     assert not Fault(effect="drop", email="*").matches(facts_of(email=None))
 
 
@@ -75,9 +75,7 @@ def test_an_email_pattern_matches_no_call_without_an_email() -> None:
         ("POST", "/webhook/a/c/b/w/c", {"email": "ada@example.com"}),
     ],
 )
-def test_the_email_is_found_wherever_a_call_names_it(
-    send: Send, gateway: Gateway, method: str, path: str, body: Any
-) -> None:
+def test_email_is_found_in_path_and_body(send: Send, gateway: Gateway, method: str, path: str, body: Any) -> None:
     (deal,) = gateway.store.deals.values()
     if body and "contactId" in body:
         body = {"contactId": deal.contact_id}
@@ -86,7 +84,7 @@ def test_the_email_is_found_wherever_a_call_names_it(
     assert send("GET", "/contacts/alan@example.com").fault is None
 
 
-# -- when it strikes ------------------------------------------------------------------------------------------
+# -- timing ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -100,11 +98,11 @@ def test_the_email_is_found_wherever_a_call_names_it(
         ({"probability": 0.0}, []),
     ],
 )
-def test_which_of_six_calls_are_struck(clock: ManualClock, rule: dict[str, Any], expected: list[int]) -> None:
+def test_rule_applies_to_the_expected_calls(clock: ManualClock, rule: dict[str, Any], expected: list[int]) -> None:
     assert applies(clock, 6, **rule) == expected
 
 
-def test_a_rule_ends_with_its_time_to_live(clock: ManualClock) -> None:
+def test_rule_expires_after_its_time_to_live(clock: ManualClock) -> None:
     book = FaultRules(clock, [Fault(effect="drop", seconds=10)])
     clock.advance(9.9)
     assert book.pick(facts_of(), in_front=True)
@@ -113,14 +111,14 @@ def test_a_rule_ends_with_its_time_to_live(clock: ManualClock) -> None:
     assert not book.statuses()[0].active
 
 
-def test_chance_is_the_same_for_the_same_seed(clock: ManualClock) -> None:
+def test_probability_is_repeatable_with_the_same_seed(clock: ManualClock) -> None:
     first = applies(clock, 200, probability=0.5, seed=1)
     assert first == applies(clock, 200, probability=0.5, seed=1)
     assert first != applies(clock, 200, probability=0.5, seed=2)
     assert 60 < len(first) < 140
 
 
-def test_the_first_rule_that_applies_wins_and_later_ones_do_not_see_the_call(clock: ManualClock) -> None:
+def test_first_matching_rule_hides_the_call_from_later_rules(clock: ManualClock) -> None:
     rules = [Fault(effect="drop", name="second call", nth=2), Fault(effect="html", name="any")]
     book = FaultRules(clock, rules)
     names = [picked.name for _ in range(3) if (picked := book.pick(facts_of(), in_front=True))]
@@ -128,14 +126,14 @@ def test_the_first_rule_that_applies_wins_and_later_ones_do_not_see_the_call(clo
     assert [(status.matched, status.hits) for status in book.statuses()] == [(3, 1), (2, 2)]
 
 
-def test_rules_get_names_and_names_are_unique(clock: ManualClock) -> None:
+def test_rules_get_unique_names(clock: ManualClock) -> None:
     book = FaultRules(clock)
     assert [book.add(Fault(effect="drop")).name, book.add(Fault(effect="lost")).name] == ["drop-1", "lost-2"]
     with pytest.raises(ValueError, match="named 'drop-1' already"):
         book.add(Fault(effect="drop", name="drop-1"))
 
 
-def test_rules_can_be_taken_out(clock: ManualClock) -> None:
+def test_rules_can_be_removed(clock: ManualClock) -> None:
     book = FaultRules(clock, [Fault(effect="drop", name="a"), Fault(effect="drop", name="b")])
     assert book.remove("a")
     assert not book.remove("a")
@@ -144,7 +142,7 @@ def test_rules_can_be_taken_out(clock: ManualClock) -> None:
     assert book.pick(facts_of(), in_front=True) is None
 
 
-def test_a_throttled_call_does_not_count_for_rules_behind_the_limit(send: Send, gateway: Gateway) -> None:
+def test_throttled_call_is_not_counted_by_rules_behind_the_limit(send: Send, gateway: Gateway) -> None:
     gateway.configure(rate=5, burst=1)
     gateway.faults.add(Fault(effect="lost", nth=2))
     assert send("GET", ADA).applied
@@ -152,11 +150,11 @@ def test_a_throttled_call_does_not_count_for_rules_behind_the_limit(send: Send, 
     assert gateway.faults.statuses()[0].matched == 1
 
 
-# -- what it does ---------------------------------------------------------------------------------------------
+# -- effects --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ERROR_NAMES)
-def test_every_error_of_the_catalogue_can_be_answered(send: Send, gateway: Gateway, name: str) -> None:
+def test_rule_can_return_every_catalogue_error(send: Send, gateway: Gateway, name: str) -> None:
     fault = gateway.faults.add(Fault(effect="error", error=name))
     outcome = send("POST", "/contacts", NEW)
     assert outcome.response is not None
@@ -186,7 +184,7 @@ def state(gateway: Gateway) -> Any:
 
 @pytest.mark.parametrize(("method", "path", "body"), WRITES, ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.parametrize("effect", ["error", "drop", "html", "redirect"])
-def test_a_write_that_is_lost_before_it_is_handled_changes_nothing(
+def test_write_lost_before_processing_changes_nothing(
     send: Send, gateway: Gateway, effect: Effect, method: str, path: str, body: Any
 ) -> None:
     gateway.faults.add(Fault(effect=effect, error="FORBIDDEN" if effect == "error" else None))
@@ -198,7 +196,7 @@ def test_a_write_that_is_lost_before_it_is_handled_changes_nothing(
 
 @pytest.mark.parametrize(("method", "path", "body"), WRITES, ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.parametrize("effect", ["latency", "drip", "large", "lost", "lost_error", "truncate", "garbage"])
-def test_a_write_whose_response_is_lost_is_done(
+def test_write_with_lost_response_is_applied(
     send: Send, gateway: Gateway, effect: Effect, method: str, path: str, body: Any
 ) -> None:
     gateway.faults.add(Fault(effect=effect, latency=1))
@@ -209,14 +207,14 @@ def test_a_write_whose_response_is_lost_is_done(
     assert state(gateway) != before
 
 
-def test_a_lost_refusal_is_still_known_to_the_journal(send: Send, gateway: Gateway) -> None:
+def test_journal_records_a_lost_refusal(send: Send, gateway: Gateway) -> None:
     gateway.faults.add(Fault(effect="lost"))
     outcome = send("POST", "/contacts", {"email": "ada@example.com"})
     assert (outcome.response, outcome.error, outcome.applied) == (None, "CONTACT_ALREADY_EXISTS", False)
 
 
 @pytest.mark.parametrize(("error", "status"), [(None, 500), ("GATEWAY_TIMEOUT", 504)])
-def test_carried_out_but_answered_with_an_error(send: Send, gateway: Gateway, error: str | None, status: int) -> None:
+def test_write_is_applied_and_returns_an_error(send: Send, gateway: Gateway, error: str | None, status: int) -> None:
     gateway.faults.add(Fault(effect="lost_error", error=error))
     outcome = send("POST", "/contacts", NEW)
     assert outcome.response is not None
@@ -265,19 +263,19 @@ def test_truncated_json(send: Send, gateway: Gateway) -> None:
 )
 def test_garbage(send: Send, gateway: Gateway, rule: dict[str, Any], status: int, body: bytes) -> None:
     gateway.faults.add(Fault(effect="garbage", **rule))
-    answer = send("GET", ADA).response
-    assert answer is not None
-    assert (answer.status, answer.body) == (status, body)
+    response = send("GET", ADA).response
+    assert response is not None
+    assert (response.status, response.body) == (status, body)
 
 
-def test_latency_goes_with_every_effect(send: Send, gateway: Gateway) -> None:
+def test_latency_combines_with_every_effect(send: Send, gateway: Gateway) -> None:
     gateway.faults.add(Fault(effect="error", error="unavailable", latency=3, retry_after=9))
     outcome = send("GET", ADA)
     assert outcome.response is not None
     assert (outcome.delay, outcome.response.headers["Retry-After"]) == (3, "9")
 
 
-# -- rules that make no sense ---------------------------------------------------------------------------------
+# -- invalid rules --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -314,16 +312,16 @@ def test_latency_goes_with_every_effect(send: Send, gateway: Gateway) -> None:
         ({"effect": "drop", "name": "a\nb"}, "one line"),
     ],
 )
-def test_invalid_rules_are_refused_with_the_reason(rule: dict[str, Any], message: str) -> None:
+def test_invalid_rule_is_refused_with_a_reason(rule: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Fault(**rule)
 
 
-def test_every_effect_is_described() -> None:
+def test_every_effect_has_a_description() -> None:
     assert set(get_args(Effect)) == set(EFFECTS)
 
 
-def test_types_that_the_gateway_says_apply_in_front_of_the_limit() -> None:
+def test_gateway_errors_apply_before_the_rate_limit() -> None:
     assert Fault(effect="error", error="SERVICE_UNAVAILABLE").in_front
     assert Fault(effect="error", error="throttled").in_front
     assert not Fault(effect="error", error="TOO_MANY_REQUESTS").in_front

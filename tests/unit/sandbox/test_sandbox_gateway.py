@@ -1,4 +1,4 @@
-"""The way of a call: the order of the steps, keys, settings, reset."""
+"""The path of a call: order of the steps, API keys, settings, and reset."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def said(outcome: RequestOutcome) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("base", ["", "/v1"])
-def test_a_wrong_base_url_looks_like_the_real_gateway(send: Send, base: str) -> None:
+def test_wrong_base_url_gets_the_response_of_the_real_gateway(send: Send, base: str) -> None:
     assert said(send("GET", ADA, base=base)) == (403, {"message": "Missing Authentication Token"})
 
 
-def test_each_step_comes_before_the_next(send: Send, gateway: Gateway) -> None:
-    """Route, key, faults in front, rate limit, faults behind it, the call itself."""
+def test_steps_run_in_order(send: Send, gateway: Gateway) -> None:
+    """Route, key, faults before the limit, rate limit, faults behind it, the call itself."""
     gateway.configure(rate=5, burst=1)
-    assert send("GET", "/contacts").applied  # the bucket is empty now
+    assert send("GET", "/contacts").applied  # the bucket is now empty
     gateway.faults.add(Fault(effect="error", error="firewall", name="front"))
     gateway.faults.add(Fault(effect="error", error="INTERNAL_SERVER_ERROR", name="back"))
     assert send("GET", "/nope", key=None).error == "UNKNOWN_ROUTE"
@@ -43,7 +43,7 @@ def test_each_step_comes_before_the_next(send: Send, gateway: Gateway) -> None:
     assert send("POST", "/contacts").error == "MISSING_BODY"
 
 
-def test_keys(send: Send, gateway: Gateway) -> None:
+def test_api_keys_are_checked(send: Send, gateway: Gateway) -> None:
     assert said(send("GET", ADA, key=None)) == (401, {"message": "Unauthorized"})
     assert said(send("GET", ADA, key="")) == (401, {"message": "Unauthorized"})
     status, body = said(send("GET", ADA, key="wröng"))
@@ -56,7 +56,7 @@ def test_keys(send: Send, gateway: Gateway) -> None:
     assert send("GET", ADA, key="new").error == "FORBIDDEN"
 
 
-def test_calls_that_are_refused_for_their_key_or_route_take_no_token(send: Send, gateway: Gateway) -> None:
+def test_call_refused_for_key_or_route_takes_no_token(send: Send, gateway: Gateway) -> None:
     gateway.configure(rate=5, burst=1)
     for _ in range(3):
         send("GET", ADA, key="wrong")
@@ -64,7 +64,7 @@ def test_calls_that_are_refused_for_their_key_or_route_take_no_token(send: Send,
     assert send("GET", ADA).applied
 
 
-def test_only_a_change_of_the_limit_refills_the_bucket(send: Send, gateway: Gateway) -> None:
+def test_only_a_new_rate_limit_refills_the_bucket(send: Send, gateway: Gateway) -> None:
     gateway.configure(rate=5, burst=1)
     assert send("GET", ADA).applied
     gateway.configure(envelope="v2", api_key="sandbox-key")
@@ -73,14 +73,14 @@ def test_only_a_change_of_the_limit_refills_the_bucket(send: Send, gateway: Gate
     assert send("GET", ADA).applied
 
 
-def test_the_webhook_is_limited_as_well(send: Send, gateway: Gateway) -> None:
+def test_webhook_is_rate_limited(send: Send, gateway: Gateway) -> None:
     gateway.configure(rate=5, burst=1)
     hook = "/webhook/a/c/b/w/c"
     assert send("POST", hook, {"email": "a@example.com"}, key=None).applied
     assert send("POST", hook, {"email": "a@example.com"}, key=None).error == "TOO_MANY_REQUESTS"
 
 
-def test_the_chosen_envelope_is_used(send: Send, gateway: Gateway) -> None:
+def test_configured_envelope_is_used(send: Send, gateway: Gateway) -> None:
     gateway.configure(envelope="v2", success="flat")
     assert said(send("GET", "/contacts/no@example.com"))[1] == {
         "code": "CONTACT_NOT_FOUND",
@@ -89,15 +89,15 @@ def test_the_chosen_envelope_is_used(send: Send, gateway: Gateway) -> None:
     assert said(send("GET", ADA))[1]["email"] == "ada@example.com"
 
 
-def test_request_ids_differ_and_are_in_header_body_and_journal(send: Send, gateway: Gateway) -> None:
-    answers = [send("GET", ADA).response, send("GET", ADA).response]
-    headers = [answer.headers["x-amzn-requestid"] for answer in answers if answer]
+def test_request_id_is_unique_and_in_header_body_and_journal(send: Send, gateway: Gateway) -> None:
+    responses = [send("GET", ADA).response, send("GET", ADA).response]
+    headers = [response.headers["x-amzn-requestid"] for response in responses if response]
     assert len(set(headers)) == 2
-    assert headers == [answer.json["requestId"] for answer in answers if answer]
+    assert headers == [response.json["requestId"] for response in responses if response]
     assert headers == [entry.request_id for entry in gateway.journal.entries()]
 
 
-def test_the_same_calls_get_the_same_answers_in_every_sandbox() -> None:
+def test_same_calls_get_the_same_responses_in_every_sandbox() -> None:
     def run() -> list[bytes]:
         gateway = Gateway(SandboxSettings(rate=None), clock=ManualClock())
         headers = {"x-api-key": "sandbox-key"}
@@ -112,7 +112,7 @@ def test_the_same_calls_get_the_same_answers_in_every_sandbox() -> None:
     assert len(run()) == 3
 
 
-def test_reset_brings_back_everything_as_it_was_at_the_start(send: Send, gateway: Gateway) -> None:
+def test_reset_restores_the_initial_state(send: Send, gateway: Gateway) -> None:
     store = gateway.store
     contacts, first = dict(store.contacts), send("GET", ADA).response
     gateway.configure(envelope="v2", membership_delay=5, api_key="other")
@@ -138,7 +138,7 @@ def test_reset_refills_the_bucket(clock: ManualClock) -> None:
         gateway.reset()
 
 
-def test_reset_forgets_which_magic_addresses_have_struck(send: Send, gateway: Gateway) -> None:
+def test_reset_forgets_used_magic_addresses(send: Send, gateway: Gateway) -> None:
     path = "/contacts/throttled@sandbox.test"
     expected = ["TOO_MANY_REQUESTS", "TOO_MANY_REQUESTS", "CONTACT_NOT_FOUND"]
     assert [send("GET", path).error for _ in range(3)] == expected
@@ -146,7 +146,7 @@ def test_reset_forgets_which_magic_addresses_have_struck(send: Send, gateway: Ga
     assert [send("GET", path).error for _ in range(3)] == expected
 
 
-def test_a_reset_with_settings_keeps_them(gateway: Gateway) -> None:
+def test_reset_with_settings_keeps_them(gateway: Gateway) -> None:
     gateway.reset(SandboxSettings(seed="empty", envelope="gateway"))
     gateway.configure(envelope="v1")
     gateway.reset()
@@ -154,7 +154,7 @@ def test_a_reset_with_settings_keeps_them(gateway: Gateway) -> None:
     assert not gateway.store.contacts
 
 
-def test_a_reset_to_a_bad_seed_changes_nothing(gateway: Gateway) -> None:
+def test_reset_with_a_bad_seed_changes_nothing(gateway: Gateway) -> None:
     with pytest.raises(SeedError):
         gateway.reset(SandboxSettings(seed={"deals": [{"contactId": "nobody"}]}))
     assert gateway.start_settings == SandboxSettings(rate=None)
@@ -162,12 +162,12 @@ def test_a_reset_to_a_bad_seed_changes_nothing(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("change", [{"seed": "empty"}, {"journal_size": 5}])
-def test_what_only_a_reset_can_change(gateway: Gateway, change: Any) -> None:
+def test_some_settings_change_only_on_reset(gateway: Gateway, change: Any) -> None:
     with pytest.raises(ValueError, match="only be changed by a reset"):
         gateway.configure(**change)
 
 
-def test_an_impossible_change_changes_nothing(gateway: Gateway) -> None:
+def test_invalid_settings_change_nothing(gateway: Gateway) -> None:
     with pytest.raises(ValueError, match="burst"):
         gateway.configure(burst=0, envelope="v2")
     assert gateway.settings == SandboxSettings(rate=None)

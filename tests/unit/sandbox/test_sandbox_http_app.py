@@ -1,4 +1,4 @@
-"""The ASGI app: what a web page or a foreign host cannot do, bodies, admin paths, and the time of a response."""
+"""The ASGI app: foreign hosts and web pages, request bodies, admin paths, and response dates."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def call(
         "",
     ],
 )
-def test_a_foreign_host_reads_nothing(gateway: Gateway, host: str, path: str) -> None:
+def test_foreign_host_is_refused(gateway: Gateway, host: str, path: str) -> None:
     refused = call(gateway, "GET", path, KEY, host=host)
     assert refused.status == 421
     assert "--allowed-host" in str(refused.json)
@@ -114,7 +114,7 @@ def test_loopback_names_and_addresses_are_served(gateway: Gateway, host: str) ->
         (HOST, 200),
     ],
 )
-def test_allowed_hosts_are_served_too(gateway: Gateway, host: str, status: int) -> None:
+def test_allowed_hosts_are_served(gateway: Gateway, host: str, status: int) -> None:
     allowed = ["crm-sandbox", "proxy:9000"]
     assert call(gateway, "GET", "/__sandbox__/ready", host=host, allowed_hosts=allowed).status == status
 
@@ -144,7 +144,7 @@ FOREIGN = [
         ("POST", WEBHOOK, b'{"email": "a@example.com"}'),
     ],
 )
-def test_a_page_of_another_site_changes_and_reads_nothing(
+def test_cross_site_page_can_neither_read_nor_write(
     gateway: Gateway, method: str, path: str, body: bytes, headers: dict[str, str]
 ) -> None:
     gateway.store.create_contact("new@example.com")
@@ -161,7 +161,7 @@ def test_a_page_of_another_site_changes_and_reads_nothing(
 @pytest.mark.parametrize(
     "headers", [{"origin": f"http://{HOST}"}, {"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}]
 )
-def test_what_is_not_from_another_site_is_served(gateway: Gateway, headers: dict[str, str]) -> None:
+def test_same_site_requests_are_served(gateway: Gateway, headers: dict[str, str]) -> None:
     assert call(gateway, "POST", "/__sandbox__/reset", {**JSON, **headers}).status == 200
 
 
@@ -186,7 +186,7 @@ def test_what_is_not_from_another_site_is_served(gateway: Gateway, headers: dict
         ("DELETE", "/faults/drop-1"),
     ],
 )
-def test_an_admin_write_must_be_json(gateway: Gateway, method: str, path: str, media_type: str | None) -> None:
+def test_admin_write_must_be_json(gateway: Gateway, method: str, path: str, media_type: str | None) -> None:
     gateway.store.create_contact("new@example.com")
     gateway.faults.add(Fault(effect="drop"))
     headers = {} if media_type is None else {"content-type": media_type}
@@ -197,7 +197,7 @@ def test_an_admin_write_must_be_json(gateway: Gateway, method: str, path: str, m
     assert "new@example.com" in gateway.store.contacts
 
 
-def test_the_media_type_may_have_parameters_and_any_case(gateway: Gateway) -> None:
+def test_media_type_may_have_parameters_and_any_case(gateway: Gateway) -> None:
     headers = {"content-type": "Application/JSON; charset=utf-8"}
     assert call(gateway, "POST", "/__sandbox__/reset", headers).status == 200
 
@@ -206,19 +206,19 @@ def test_the_media_type_may_have_parameters_and_any_case(gateway: Gateway) -> No
 
 
 @pytest.mark.parametrize(("path", "field"), [("/v2/contacts", "message"), ("/__sandbox__/seed", "detail")])
-def test_a_body_above_the_limit_is_refused(gateway: Gateway, path: str, field: str) -> None:
+def test_body_above_the_limit_is_refused(gateway: Gateway, path: str, field: str) -> None:
     refused = call(gateway, "POST", path, {**KEY, **JSON}, b" " * (MAX_BODY + 1))
     assert refused.status == 413
     assert refused.json[field].startswith("Request Too Long")
     assert gateway.journal.counters().total == 0
 
 
-def test_a_body_at_the_limit_is_read(gateway: Gateway) -> None:
+def test_body_at_the_limit_is_read(gateway: Gateway) -> None:
     body = b'{"email": "n@example.com"}'.ljust(MAX_BODY)
     assert call(gateway, "POST", "/v2/contacts", {**KEY, **JSON}, body).status == 201
 
 
-def test_an_endless_body_is_not_kept() -> None:
+def test_endless_body_is_not_buffered() -> None:
     piece, sent = b"x" * (MAX_BODY // 2), 20
 
     async def receive() -> Message:
@@ -253,27 +253,25 @@ def test_an_endless_body_is_not_kept() -> None:
         ("BREW", "/ready", 405),
     ],
 )
-def test_an_admin_path_without_a_route_is_no_request_of_the_api(
-    gateway: Gateway, method: str, path: str, status: int
-) -> None:
+def test_unknown_admin_path_is_not_an_api_call(gateway: Gateway, method: str, path: str, status: int) -> None:
     response = call(gateway, method, f"/__sandbox__{path}", JSON)
     assert response.status == status
     assert set(response.json) == {"detail"}
     assert gateway.journal.counters().total == 0
 
 
-def test_a_similar_path_belongs_to_the_api(gateway: Gateway) -> None:
+def test_path_similar_to_an_admin_path_belongs_to_the_api(gateway: Gateway) -> None:
     assert call(gateway, "GET", "/__sandbox__x/ready").json == {"message": "Missing Authentication Token"}
 
 
-def test_a_deeply_nested_admin_body_is_refused(gateway: Gateway) -> None:
+def test_deeply_nested_admin_body_is_refused(gateway: Gateway) -> None:
     assert call(gateway, "POST", "/__sandbox__/faults", JSON, b"[" * 100_000).status in (400, 422)
 
 
 # -- time -----------------------------------------------------------------------------------------------------
 
 
-def test_every_response_is_dated_by_the_clock_of_the_records(clock: ManualClock) -> None:
+def test_response_date_comes_from_the_clock_of_the_records(clock: ManualClock) -> None:
     gateway = Gateway(SandboxSettings(rate=None), clock=clock)
     clock.advance(3600.5)
     created = call(gateway, "POST", "/v2/contacts", {**KEY, **JSON}, b'{"email": "n@example.com"}')
@@ -290,7 +288,7 @@ def test_every_response_is_dated_by_the_clock_of_the_records(clock: ManualClock)
     assert {one.headers["date"] for one in [created, *others]} == {"Wed, 01 Jan 2025 01:00:00 GMT"}
 
 
-def test_a_seeded_contact_is_older_than_one_that_is_created(gateway: Gateway) -> None:
+def test_seeded_contact_is_older_than_a_created_one(gateway: Gateway) -> None:
     created = gateway.store.create_contact("n@example.com").created_at
     assert all(
         seeded.created_at < created for email, seeded in gateway.store.contacts.items() if email != "n@example.com"
@@ -298,7 +296,7 @@ def test_a_seeded_contact_is_older_than_one_that_is_created(gateway: Gateway) ->
     assert len(gateway.store.contacts) == 12
 
 
-def test_the_format_of_a_date() -> None:
+def test_date_header_format() -> None:
     now = ManualClock().now()
     assert settings.http_date(now) == "Wed, 01 Jan 2025 00:00:00 GMT"
     assert parsedate_to_datetime(settings.http_date(now)) == now

@@ -1,4 +1,4 @@
-"""The journal and its counters: what is in them, and what never is."""
+"""The journal and its counters: what they record and what they leave out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def entry(seq: int, at: float) -> JournalEntry:
     return JournalEntry(seq=seq, at=at, time="", method="GET", route="/contacts", request_id="", status=200)
 
 
-def test_an_entry_says_what_happened(send: Send, gateway: Gateway, clock: ManualClock) -> None:
+def test_journal_entry_describes_the_call(send: Send, gateway: Gateway, clock: ManualClock) -> None:
     clock.advance(1.5)
     gateway.faults.add(Fault(effect="lost", name="mine", latency=2))
     send("POST", "/contacts", {"email": "n@example.com", "attributes": {"phone": "+5531999999999"}, "origin": {}})
@@ -43,7 +43,7 @@ def test_an_entry_says_what_happened(send: Send, gateway: Gateway, clock: Manual
     )
 
 
-def test_no_value_that_was_sent_is_in_the_journal(send: Send, gateway: Gateway) -> None:
+def test_journal_contains_no_sent_values(send: Send, gateway: Gateway) -> None:
     secrets = ["s3cret-key", "s3cret@example.com", "S3cret Name", "s3cret-path"]
     body = {"email": secrets[1], "attributes": {"name": secrets[2], "phone": secrets[2]}}
     send("POST", "/contacts", body, key=secrets[0])
@@ -65,7 +65,7 @@ def test_fingerprints_distinguish_values_and_depend_on_a_secret(gateway: Gateway
     assert gateway.hasher.hash(None) is None
 
 
-def test_filters(send: Send, gateway: Gateway) -> None:
+def test_journal_filters(send: Send, gateway: Gateway) -> None:
     send("GET", ADA)
     send("GET", "/contacts/no@example.com")
     send("DELETE", ADA)
@@ -77,7 +77,7 @@ def test_filters(send: Send, gateway: Gateway) -> None:
     assert find(method="GET", email=email, since=1) == []
 
 
-def test_only_the_last_calls_are_kept_but_all_are_counted(clock: ManualClock) -> None:
+def test_journal_keeps_the_last_calls_and_counts_all(clock: ManualClock) -> None:
     gateway = Gateway(SandboxSettings(rate=None, journal_size=3), clock=clock)
     for _ in range(5):
         gateway.handle(RawRequest(method="GET", raw_path="/v2/contacts", headers={"x-api-key": "sandbox-key"}))
@@ -96,14 +96,14 @@ def test_only_the_last_calls_are_kept_but_all_are_counted(clock: ManualClock) ->
         ([0, 2, 4], 1),
     ],
 )
-def test_the_highest_rate_in_any_second(times: list[float], highest: int) -> None:
-    journal = RequestJournal(size=2)  # less than the window holds: the counter must not depend on it
+def test_highest_rate_in_any_second(times: list[float], highest: int) -> None:
+    journal = RequestJournal(size=2)  # shorter than the window: the counter must not depend on its size
     for seq, at in enumerate(times, start=1):
         journal.add(entry(seq, at))
     assert journal.counters().highest_rate == highest
 
 
-def test_counters(send: Send, gateway: Gateway) -> None:
+def test_journal_counters(send: Send, gateway: Gateway) -> None:
     (deal,) = gateway.store.deals.values()
     again = {"contactId": deal.contact_id, "pipelineId": deal.pipeline_id, "stageId": deal.stage_id}
     send("POST", "/contacts", {"email": "ada@example.com"})
@@ -122,13 +122,13 @@ def test_counters(send: Send, gateway: Gateway) -> None:
     }
 
 
-def test_a_conflict_that_a_fault_made_up_is_no_duplicate(send: Send, gateway: Gateway) -> None:
+def test_injected_conflict_is_not_counted_as_a_duplicate(send: Send, gateway: Gateway) -> None:
     gateway.faults.add(Fault(effect="error", error="CONTACT_ALREADY_EXISTS"))
     send("POST", "/contacts", {"email": "n@example.com"})
     assert gateway.journal.counters().duplicate_contacts == 0
 
 
-def test_a_duplicate_whose_answer_was_lost_counts(send: Send, gateway: Gateway) -> None:
+def test_duplicate_with_lost_response_is_counted(send: Send, gateway: Gateway) -> None:
     gateway.faults.add(Fault(effect="lost"))
     send("POST", "/contacts", {"email": "ada@example.com"})
     assert gateway.journal.counters().duplicate_contacts == 1

@@ -1,4 +1,4 @@
-"""Magic emails: each row of the table does what the table says."""
+"""Magic emails: each row of the table behaves as documented."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def statuses(outcomes: list[RequestOutcome]) -> list[int | None]:
         ("html", [200]),
     ],
 )
-def test_what_creations_are_answered(tag: str, expected: list[int], send: Send) -> None:
+def test_magic_email_sets_the_response_of_a_creation(tag: str, expected: list[int], send: Send) -> None:
     outcomes = [create(send, f"{tag}@sandbox.test") for _ in expected]
     assert statuses(outcomes) == expected
-    answer = outcomes[0].response
-    assert answer is not None
+    response = outcomes[0].response
+    assert response is not None
     if tag == "quota":
-        assert (answer.json, answer.headers["Retry-After"]) == ({"message": "Limit Exceeded"}, "3600")
-    assert (answer.headers["content-type"] == "text/html; charset=utf-8") is (tag == "html")
+        assert (response.json, response.headers["Retry-After"]) == ({"message": "Limit Exceeded"}, "3600")
+    assert (response.headers["content-type"] == "text/html; charset=utf-8") is (tag == "html")
 
 
-def test_invalid(send: Send, gateway: Gateway) -> None:
+def test_magic_invalid(send: Send, gateway: Gateway) -> None:
     gateway.store.create_contact("invalid@sandbox.test")
     assert create(send, "invalid@sandbox.test").error == "INVALID_INPUT"
     assert update(send, "invalid@sandbox.test").error == "INVALID_INPUT"
     assert get(send, "invalid@sandbox.test").applied
 
 
-def test_lost(send: Send) -> None:
+def test_magic_lost(send: Send) -> None:
     assert get(send, "lost@sandbox.test").error == "CONTACT_NOT_FOUND"
     lost = create(send, "lost@sandbox.test")
     assert (lost.response, lost.applied) == (None, True)
@@ -67,25 +67,25 @@ def test_lost(send: Send) -> None:
     assert (again.error, again.duplicate) == ("CONTACT_ALREADY_EXISTS", True)
 
 
-def test_slow(send: Send) -> None:
+def test_magic_slow(send: Send) -> None:
     outcome = create(send, "slow@sandbox.test")
     assert (outcome.delay, outcome.applied) == (2.0, True)
 
 
-def test_blocked(send: Send) -> None:
+def test_magic_blocked(send: Send) -> None:
     assert get(send, "blocked@sandbox.test").error == "CONTACT_NOT_FOUND"
     assert create(send, "blocked@sandbox.test").applied
-    answer = get(send, "blocked@sandbox.test").response
-    assert answer is not None
-    assert {"unsubscribedAt", "blacklistedAt"} < set(answer.json["data"])
+    response = get(send, "blocked@sandbox.test").response
+    assert response is not None
+    assert {"unsubscribedAt", "blacklistedAt"} < set(response.json["data"])
 
 
-def test_each_tag_has_counters_of_its_own(send: Send) -> None:
+def test_each_tag_has_its_own_counters(send: Send) -> None:
     for tag in ("+1", "+2", ""):
         assert statuses([create(send, f"throttled{tag}@sandbox.test") for _ in range(3)]) == [429, 429, 201]
 
 
-def test_the_email_works_in_the_path_and_in_the_body_of_deals(send: Send, gateway: Gateway) -> None:
+def test_magic_email_works_in_path_and_deal_body(send: Send, gateway: Gateway) -> None:
     (deal,) = gateway.store.deals
     owner = gateway.store.create_contact("error@sandbox.test")
     gateway.store.update_deal(deal, contact_id=owner.id)
@@ -97,13 +97,13 @@ def test_other_addresses_are_ordinary(email: str | None) -> None:
     assert magic_email(email) is None
 
 
-def test_case_does_not_matter() -> None:
+def test_magic_email_works_in_any_case() -> None:
     row = magic_email("Lost+7@Sandbox.Test")
     assert row is not None
     assert row.name == "lost"
 
 
-def test_magic_can_be_switched_off(send: Send, gateway: Gateway) -> None:
+def test_magic_can_be_disabled(send: Send, gateway: Gateway) -> None:
     gateway.configure(magic=False)
     for row in MAGIC_EMAILS:
         outcome = create(send, row.email)
@@ -112,7 +112,7 @@ def test_magic_can_be_switched_off(send: Send, gateway: Gateway) -> None:
     assert gateway.store.contact("blocked@sandbox.test").blacklisted_at is None
 
 
-def test_a_rule_of_the_user_comes_first(send: Send, gateway: Gateway) -> None:
+def test_user_rule_takes_precedence_over_magic(send: Send, gateway: Gateway) -> None:
     gateway.faults.add(Fault(effect="drop", email="throttled@*", name="mine", count=1))
     assert create(send, "throttled@sandbox.test").fault == "mine"
     assert create(send, "throttled@sandbox.test").fault == "magic:throttled:1"

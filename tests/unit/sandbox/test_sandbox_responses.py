@@ -1,4 +1,4 @@
-"""Envelopes: every error of the catalogue in every form, and both forms of success."""
+"""Envelopes: every catalogue error in every form, and both forms of success."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from crm_provider.sandbox.settings import Envelope, SuccessShape
 
 ENVELOPES = get_args(Envelope)
 VENDOR = [spec for spec in CATALOGUE.values() if spec.source is ErrorSource.VENDOR]
-WITHOUT_ANSWER = [spec.type for spec in CATALOGUE.values() if spec.status is None]
+WITHOUT_RESPONSE = [spec.type for spec in CATALOGUE.values() if spec.status is None]
 
 
 def writer(envelope: Envelope = "v1", success: SuccessShape = "wrapped") -> ResponseWriter:
@@ -27,7 +27,7 @@ def writer(envelope: Envelope = "v1", success: SuccessShape = "wrapped") -> Resp
 
 
 @pytest.mark.parametrize("spec", VENDOR, ids=lambda spec: spec.type)
-def test_a_vendors_error_in_each_envelope(spec: Any) -> None:
+def test_vendor_error_in_each_envelope(spec: Any) -> None:
     problem = error_reply(spec.type)
     text = spec.messages[0]
     bodies = {
@@ -36,33 +36,33 @@ def test_a_vendors_error_in_each_envelope(spec: Any) -> None:
         "v2-text": {"message": text},
     }
     for envelope, body in bodies.items():
-        answer = writer(envelope).fail(problem)  # type: ignore[arg-type]
-        assert (answer.status, answer.json) == (spec.status, body)
-        assert answer.headers["x-amzn-requestid"] == "the-request-id"
-        assert "x-amzn-ErrorType" not in answer.headers
+        response = writer(envelope).fail(problem)  # type: ignore[arg-type]
+        assert (response.status, response.json) == (spec.status, body)
+        assert response.headers["x-amzn-requestid"] == "the-request-id"
+        assert "x-amzn-ErrorType" not in response.headers
 
 
 @pytest.mark.parametrize("envelope", ENVELOPES)
-@pytest.mark.parametrize("case", GATEWAY_RESPONSES, ids=lambda answer: answer.case)
-def test_the_gateways_own_answers_look_the_same_in_every_envelope(case: Any, envelope: Envelope) -> None:
-    answer = writer(envelope).fail(gateway_reply(case.case))
-    assert (answer.status, answer.json) == (case.status, dict(case.body))
-    assert answer.headers.get("x-amzn-ErrorType") == case.error_type
+@pytest.mark.parametrize("case", GATEWAY_RESPONSES, ids=lambda response: response.case)
+def test_gateway_errors_look_the_same_in_every_envelope(case: Any, envelope: Envelope) -> None:
+    response = writer(envelope).fail(gateway_reply(case.case))
+    assert (response.status, response.json) == (case.status, dict(case.body))
+    assert response.headers.get("x-amzn-ErrorType") == case.error_type
 
 
 @pytest.mark.parametrize("spec", VENDOR, ids=lambda spec: spec.type)
-def test_the_gateways_envelope_uses_its_own_words_if_it_has_any(spec: Any) -> None:
-    answer = writer("gateway").fail(error_reply(spec.type))
+def test_gateway_envelope_uses_the_gateways_own_text(spec: Any) -> None:
+    response = writer("gateway").fail(error_reply(spec.type))
     own = [a for a in GATEWAY_RESPONSES if a.type == spec.type]
-    assert answer.status == spec.status
+    assert response.status == spec.status
     if own:
-        assert (answer.json, answer.headers["x-amzn-ErrorType"]) in [(dict(a.body), a.error_type) for a in own]
-        assert None not in answer.json.values()
+        assert (response.json, response.headers["x-amzn-ErrorType"]) in [(dict(a.body), a.error_type) for a in own]
+        assert None not in response.json.values()
     else:
-        assert answer.json == {"message": spec.messages[0]}
+        assert response.json == {"message": spec.messages[0]}
 
 
-def test_every_name_makes_the_error_that_the_catalogue_has_for_it() -> None:
+def test_every_error_name_builds_its_catalogue_error() -> None:
     for name in ERROR_NAMES:
         problem = error_reply(name)
         spec = CATALOGUE[problem.type]
@@ -71,37 +71,37 @@ def test_every_name_makes_the_error_that_the_catalogue_has_for_it() -> None:
             assert problem.text in spec.messages
 
 
-def test_which_names_there_are() -> None:
+def test_error_names() -> None:
     expected = {spec.type for spec in CATALOGUE.values() if spec.status} | set(ALIASES)
-    assert set(ERROR_NAMES) == expected | {answer.case for answer in GATEWAY_RESPONSES}
+    assert set(ERROR_NAMES) == expected | {response.case for response in GATEWAY_RESPONSES}
 
 
-def test_types_of_the_gateway_are_said_by_the_gateway() -> None:
+def test_gateway_errors_come_from_the_gateway() -> None:
     for spec in CATALOGUE.values():
         if spec.status is not None:
             assert (error_reply(spec.type).gateway is not None) is (spec.source is ErrorSource.GATEWAY)
 
 
-def test_an_alias_is_the_text_of_its_type() -> None:
+def test_alias_is_the_text_of_its_type() -> None:
     assert error_reply("deal_id_is_necessary") == ErrorReply(
         type="INVALID_PARAMS", status=422, text="DEAL_ID_IS_NECESSARY"
     )
 
 
-@pytest.mark.parametrize("name", WITHOUT_ANSWER)
-def test_what_is_never_an_answer_is_refused_with_the_way_to_get_it(name: str) -> None:
+@pytest.mark.parametrize("name", WITHOUT_RESPONSE)
+def test_client_side_error_is_refused_with_a_hint(name: str) -> None:
     with pytest.raises(ValueError, match=r"never a response.*use the effect"):
         error_reply(name)
 
 
-def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+def test_unknown_error_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'CONTACT_NOT_FOUND'"):
         error_reply("CONTACT_NOT_FOUN")
     with pytest.raises(ValueError, match="did you mean 'quota used up'"):
         error_reply("quota used")
 
 
-def test_only_errors_that_are_answers_can_be_a_refusal() -> None:
+def test_only_response_errors_can_refuse_a_call() -> None:
     assert RefusedError("INVALID_PARAMS", text="EMAIL_IS_NECESSARY").reply.text == "EMAIL_IS_NECESSARY"
     with pytest.raises(ValueError, match="never a response"):
         RefusedError("CONNECTION")
@@ -122,7 +122,7 @@ def test_retry_after_is_sent_as_given(value: int | str) -> None:
         ("gateway", "flat", {"id": "1"}),
     ],
 )
-def test_success(envelope: Envelope, success: SuccessShape, body: Any) -> None:
-    answer = writer(envelope, success).succeed(201, {"id": "1"})
-    assert (answer.status, answer.json) == (201, body)
-    assert answer.headers["x-amzn-requestid"] == "the-request-id"
+def test_success_envelopes(envelope: Envelope, success: SuccessShape, body: Any) -> None:
+    response = writer(envelope, success).succeed(201, {"id": "1"})
+    assert (response.status, response.json) == (201, body)
+    assert response.headers["x-amzn-requestid"] == "the-request-id"

@@ -1,4 +1,4 @@
-"""How a path as it arrives over HTTP finds its route."""
+"""Routing of a raw HTTP path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 @given(values=st.lists(TEXT, min_size=3, max_size=3))
-def test_any_value_survives_the_way_through_a_path(route: Route, values: list[str]) -> None:
+def test_any_value_survives_path_encoding(route: Route, values: list[str]) -> None:
     names = [part[1:-1] for part in route.template.split("/") if part.startswith("{")]
     params = dict(zip(names, values, strict=False))
     path = route.template
@@ -63,11 +63,11 @@ def test_paths_are_decoded_exactly_once(encoded: str, email: str) -> None:
         ("GET", "/v2/webhook/a/c/b/w/c"),
     ],
 )
-def test_what_is_no_route(method: str, path: str) -> None:
+def test_unknown_paths_have_no_route(method: str, path: str) -> None:
     assert find_route(method, path) is None
 
 
-def test_routes_answer_blank_values_with_a_text_of_the_catalogue() -> None:
+def test_blank_path_values_get_a_catalogue_error() -> None:
     assert {route.blank for route in ROUTES} <= set(CATALOGUE["INVALID_PARAMS"].messages)
 
 

@@ -1,4 +1,4 @@
-"""Seeds: names, documents, files, and a snapshot as a seed."""
+"""Seeds: names, documents, files, and snapshots."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ def filled(seed: Any, clock: ManualClock | None = None) -> CrmStore:
     return store
 
 
-def test_demo_has_what_the_documentation_promises() -> None:
+def test_demo_seed_matches_the_documentation() -> None:
     store = filled("demo")
     assert {pipeline.name: [stage.name for stage in pipeline.stages] for pipeline in store.pipelines.values()} == {
         name: ["New", "Qualified", "Proposal", "Won", "Lost"] for name in ("Sales", "Partners")
     }
     assert [known.name for known in store.visible_lists] == ["Newsletter", "Trial users"]
-    assert len(store.contacts) == 11  # more than a page
+    assert len(store.contacts) == 11  # more than one page
     assert store.deal_of(ids.contact_id("ada@example.com")) is not None
 
 
-def test_empty_is_empty() -> None:
+def test_empty_seed() -> None:
     assert snapshot(filled("empty")) == {"pipelines": [], "lists": [], "contacts": [], "deals": []}
 
 
-def test_many_contacts() -> None:
+def test_many_contacts_seed() -> None:
     store = filled("contacts:25")
     assert len(store.contacts) == 25
     assert len(store.pipelines) == 2
     assert not store.deals
 
 
-def test_many_deals() -> None:
+def test_many_deals_seed() -> None:
     store = filled("deals:7")
     deals = [store.deal_of(contact.id) for contact in store.contacts.values()]
     stages = ["New", "Qualified", "Proposal", "Won", "Lost", "New", "Qualified"]
@@ -65,7 +65,7 @@ def test_many_deals() -> None:
     assert deals[1].attributes == {"pb_name": "Deal 2", "pb_amount": "2.50"}
 
 
-def test_a_document_may_name_things_or_give_ids() -> None:
+def test_document_accepts_names_and_ids() -> None:
     store = filled(SEED)
     ann, bob = store.contact("ann@example.com"), store.contact("bob@example.com")
     assert list(ann.memberships) == [ids.list_id("Newsletter"), "my-list"]
@@ -76,19 +76,19 @@ def test_a_document_may_name_things_or_give_ids() -> None:
 
 
 @pytest.mark.parametrize("seed", ["empty", "demo", "contacts:3", "deals:3", SEED], ids=str)
-def test_a_snapshot_is_a_seed_that_brings_the_state_back(seed: Any) -> None:
+def test_snapshot_restores_the_state(seed: Any) -> None:
     taken = snapshot(filled(seed))
     assert snapshot(filled(json.loads(json.dumps(taken)))) == taken
 
 
-def test_a_snapshot_keeps_what_is_left_of_a_lists_delay() -> None:
+def test_snapshot_keeps_the_remaining_list_delay() -> None:
     clock = ManualClock()
     store = filled(SEED, clock)
     clock.advance(2)
     assert [known["appears_after"] for known in snapshot(store)["lists"]] == [0, 3]
 
 
-def test_a_file(tmp_path: Path) -> None:
+def test_seed_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "seed.json"
     path.write_text(json.dumps(SEED), encoding="utf-8")
     assert len(filled(str(path)).contacts) == 2
@@ -138,12 +138,12 @@ def test_a_file(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_bad_seed_is_refused_with_the_place(seed: Any, message: str) -> None:
+def test_bad_seed_is_refused_with_its_location(seed: Any, message: str) -> None:
     with pytest.raises(SeedError, match=message):
         filled(seed)
 
 
-def test_a_file_that_is_not_json(tmp_path: Path) -> None:
+def test_seed_file_that_is_not_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "seed.json"
     path.write_text("{", encoding="utf-8")
     with pytest.raises(SeedError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""SandboxSettings, names, ids and time."""
+"""SandboxSettings, names, ids, and time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crm_provider.sandbox import Fault, ManualClock, Sandbox, SandboxSettings, i
 from crm_provider.sandbox.settings import SandboxOptions, not_one_of, timestamp
 
 
-def test_importing_the_sandbox_or_the_pytest_plugin_loads_no_web_framework_and_no_airflow() -> None:
+def test_importing_sandbox_or_pytest_plugin_loads_no_web_framework_and_no_airflow() -> None:
     code = (
         "import sys, crm_provider.sandbox, crm_provider.testing;"
         "print([m for m in ('fastapi', 'starlette', 'uvicorn', 'pydantic', 'airflow', 'requests') if m in sys.modules])"
@@ -25,7 +25,7 @@ def test_importing_the_sandbox_or_the_pytest_plugin_loads_no_web_framework_and_n
     assert done.stdout.strip() == "[]"
 
 
-def test_settings_as_keyword_arguments_are_the_fields_of_settings() -> None:
+def test_keyword_arguments_are_the_fields_of_the_settings() -> None:
     own, keywords = get_type_hints(SandboxSettings), get_type_hints(SandboxOptions)
     assert keywords == {field.name: own[field.name] for field in fields(SandboxSettings)}
 
@@ -49,13 +49,13 @@ def test_settings_as_keyword_arguments_are_the_fields_of_settings() -> None:
         ({"membership_delay": math.inf}, "membership_delay must be finite"),
     ],
 )
-def test_impossible_settings_are_refused_with_the_reason(wrong: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused_with_a_reason(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Sandbox(**wrong)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.com", "", "127.0.0.1.example.com"])
-def test_only_loopback_is_listened_on(host: str) -> None:
+def test_sandbox_listens_on_loopback_only(host: str) -> None:
     with pytest.raises(ValueError, match=r"loopback only.*no password"):
         Sandbox(host=host)
 
@@ -63,29 +63,29 @@ def test_only_loopback_is_listened_on(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["", "*", "a b", "http://a", "a/b", "a:b", "a:999999", "user@a", "[::1", "\u0430.example"]
 )
-def test_an_allowed_host_is_a_name_with_an_optional_port(host: str) -> None:
+def test_allowed_host_is_a_name_with_an_optional_port(host: str) -> None:
     with pytest.raises(ValueError, match="not a host name"):
         Sandbox(allowed_hosts=[host])
 
 
-def test_a_url_before_the_start_says_why_there_is_none() -> None:
+def test_url_before_the_start_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="before it is started"):
         _ = Sandbox().url
 
 
-def test_a_fault_is_given_as_a_rule_or_as_its_fields() -> None:
+def test_fault_is_given_as_a_rule_or_as_its_fields() -> None:
     with pytest.raises(TypeError, match="not both"):
         Sandbox().add_fault(Fault(effect="drop"), count=1)
 
 
-def test_the_nearest_word_is_named_without_regard_to_case() -> None:
+def test_nearest_word_ignores_case() -> None:
     assert not_one_of("error", "deal_not_fond", ["CONTACT_NOT_FOUND", "DEAL_NOT_FOUND"]).endswith(
         "did you mean 'DEAL_NOT_FOUND'?"
     )
     assert "one of 'a', 'b'" in not_one_of("x", "quite different", ["a", "b"])
 
 
-def test_ids_are_stable_uuids_and_differ() -> None:
+def test_ids_are_stable_unique_uuids() -> None:
     made = [
         ids.pipeline_id("Sales"),
         ids.stage_id("Sales", "New"),
@@ -98,16 +98,16 @@ def test_ids_are_stable_uuids_and_differ() -> None:
     ]
     assert len(set(made)) == len(made)
     assert all(uuid.UUID(one).version == 5 for one in made)
-    # an example DAG names it: it must never change
+    # an example DAG uses this id, so it must never change
     assert ids.pipeline_id("Sales") == "a17480f5-9e08-57d0-801d-d7187ee171a3"
 
 
-def test_time_is_written_as_the_api_writes_it() -> None:
+def test_time_is_formatted_like_the_api() -> None:
     moment = datetime(2025, 12, 22, 20, 11, 43, 719_400, tzinfo=timezone(timedelta(hours=2)))
     assert timestamp(moment) == "2025-12-22T18:11:43.719Z"
 
 
-def test_a_manual_clock_moves_only_forward() -> None:
+def test_manual_clock_moves_only_forward() -> None:
     clock = ManualClock()
     before = clock.now()
     clock.advance(1.5)

@@ -1,4 +1,4 @@
-"""The rules of the CRM, without any HTTP."""
+"""The rules of the CRM, without HTTP."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def the_deal(store: CrmStore) -> str:
 # -- contacts -----------------------------------------------------------------------------------------------
 
 
-def test_a_created_contact_is_there(store: CrmStore) -> None:
+def test_created_contact_exists(store: CrmStore) -> None:
     store.create_contact("new@example.com", attributes={"name": "New"}, origin={"url": "https://a.example"})
     shown = store.contact("new@example.com").as_json(0)
     assert shown == {
@@ -42,22 +42,22 @@ def test_a_created_contact_is_there(store: CrmStore) -> None:
     }
 
 
-def test_a_contact_is_created_once(store: CrmStore) -> None:
+def test_contact_is_created_once(store: CrmStore) -> None:
     assert refusal(lambda: store.create_contact(ADA)) == "CONTACT_ALREADY_EXISTS"
 
 
-def test_the_case_of_an_email_counts(store: CrmStore) -> None:
+def test_email_case_matters(store: CrmStore) -> None:
     store.create_contact(ADA.upper())
     assert store.contact(ADA.upper()).id != store.contact(ADA).id
 
 
-def test_an_update_keeps_what_is_not_sent(store: CrmStore) -> None:
+def test_update_keeps_other_attributes(store: CrmStore) -> None:
     store.update_contact(ADA, {"phone": "+4930123", "position": "Engineer"})
     attributes = store.contact(ADA).attributes
     assert attributes == {"name": "Ada Example", "phone": "+4930123", "position": "Engineer"}
 
 
-def test_what_does_not_exist_cannot_be_read_changed_or_deleted(store: CrmStore) -> None:
+def test_missing_records_cannot_be_read_changed_or_deleted(store: CrmStore) -> None:
     nobody = "nobody@example.com"
     assert refusal(lambda: store.contact(nobody)) == "CONTACT_NOT_FOUND"
     assert refusal(lambda: store.update_contact(nobody, {})) == "CONTACT_NOT_FOUND"
@@ -67,14 +67,14 @@ def test_what_does_not_exist_cannot_be_read_changed_or_deleted(store: CrmStore) 
     assert refusal(lambda: store.delete_deal(UNKNOWN)) == "DEAL_NOT_FOUND"
 
 
-def test_a_deleted_contact_is_gone_with_its_deal_and_comes_back_as_another_one(store: CrmStore) -> None:
+def test_deleted_contact_loses_its_deal_and_is_recreated_with_a_new_id(store: CrmStore) -> None:
     old = store.delete_contact(ADA)
     assert ADA not in store.contacts
     assert not store.deals
     assert store.create_contact(ADA).id != old.id
 
 
-def test_a_blocked_contact_shows_when(store: CrmStore, clock: ManualClock) -> None:
+def test_blocked_contact_has_a_timestamp(store: CrmStore, clock: ManualClock) -> None:
     clock.advance(60)
     store.block_contact(ADA)
     shown = store.contact(ADA).as_json(clock.monotonic())
@@ -100,20 +100,20 @@ def create(store: CrmStore, contact: str = ALAN, pipeline: str = SALES, stage: s
         ({"pipeline": PARTNERS}, "STAGE_NOT_FOUND"),
     ],
 )
-def test_a_deal_needs_a_free_contact_and_a_stage_of_its_pipeline(
+def test_deal_needs_a_free_contact_and_a_stage_of_its_pipeline(
     store: CrmStore, wrong: dict[str, str], error: str
 ) -> None:
     assert refusal(lambda: create(store, **wrong)) == error
     assert len(store.deals) == 1
 
 
-def test_a_contact_may_have_a_deal_again_after_the_first_was_deleted(store: CrmStore) -> None:
+def test_contact_may_have_a_deal_again_after_deletion(store: CrmStore) -> None:
     old = the_deal(store)
     store.delete_deal(old)
     assert create(store, ADA) != old
 
 
-def test_a_deal_moves_within_its_pipeline_and_keeps_the_rest(store: CrmStore) -> None:
+def test_deal_moves_within_its_pipeline_and_keeps_other_fields(store: CrmStore) -> None:
     deal = store.update_deal(the_deal(store), stage_id=WON, attributes={"pb_amount": "7"})
     assert (deal.stage_id, deal.pipeline_id) == (WON, SALES)
     assert deal.attributes == {"pb_name": "First order", "pb_amount": "7"}
@@ -121,7 +121,7 @@ def test_a_deal_moves_within_its_pipeline_and_keeps_the_rest(store: CrmStore) ->
     assert store.deal(deal.id).stage_id == WON
 
 
-def test_a_deal_goes_to_another_contact_if_that_one_is_free(store: CrmStore) -> None:
+def test_deal_moves_to_another_contact_if_free(store: CrmStore) -> None:
     deal, other = the_deal(store), create(store)
     alan = store.contacts[ALAN].id
     assert refusal(lambda: store.update_deal(deal, contact_id=alan)) == "CONTACT_ASSOCIATED_WITH_A_DEAL"
@@ -129,10 +129,10 @@ def test_a_deal_goes_to_another_contact_if_that_one_is_free(store: CrmStore) -> 
     store.delete_deal(other)
     store.update_deal(deal, contact_id=alan)
     assert store.deal_of(alan) == store.deal(deal)
-    create(store, ADA)  # free now
+    create(store, ADA)  # now free
 
 
-def test_an_updated_deal_keeps_its_place_in_the_pages(store: CrmStore) -> None:
+def test_updated_deal_keeps_its_position_in_the_pages(store: CrmStore) -> None:
     first, second = the_deal(store), create(store)
     store.update_deal(first, stage_id=WON)
     assert list(store.deals) == [first, second]
@@ -145,7 +145,7 @@ def shown_lists(store: CrmStore, email: str) -> list[str]:
     return list(store.contact(email).as_json(store.clock.monotonic())["segmentedListsIds"])
 
 
-def test_a_contact_is_added_to_all_lists_or_none(store: CrmStore) -> None:
+def test_contact_is_added_to_all_lists_or_none(store: CrmStore) -> None:
     known = [ids.list_id("Newsletter"), ids.list_id("Trial users")]
     assert refusal(lambda: store.add_to_lists(ALAN, [known[0], UNKNOWN])) == "SEGMENTATION_LIST_NOT_FOUND"
     assert shown_lists(store, ALAN) == []
@@ -154,7 +154,7 @@ def test_a_contact_is_added_to_all_lists_or_none(store: CrmStore) -> None:
     assert refusal(lambda: store.add_to_lists("nobody@example.com", known)) == "CONTACT_NOT_FOUND"
 
 
-def test_a_membership_shows_after_its_delay_and_adding_again_does_not_restart_it(
+def test_membership_shows_after_its_delay_and_a_second_add_does_not_restart_it(
     store: CrmStore, clock: ManualClock
 ) -> None:
     store.membership_delay = 10
@@ -167,7 +167,7 @@ def test_a_membership_shows_after_its_delay_and_adding_again_does_not_restart_it
     assert shown_lists(store, ALAN) == [newsletter]
 
 
-def test_a_list_can_appear_later(store: CrmStore, clock: ManualClock) -> None:
+def test_list_can_appear_later(store: CrmStore, clock: ManualClock) -> None:
     late = store.add_list("Late", appears_after=5)
     assert late not in store.visible_lists
     assert refusal(lambda: store.add_to_lists(ALAN, [late.id])) == "SEGMENTATION_LIST_NOT_FOUND"
@@ -176,6 +176,6 @@ def test_a_list_can_appear_later(store: CrmStore, clock: ManualClock) -> None:
     store.add_to_lists(ALAN, [late.id])
 
 
-def test_a_pipeline_can_be_added(store: CrmStore) -> None:
+def test_pipeline_can_be_added(store: CrmStore) -> None:
     store.add_pipeline("Renewals", ["Open", "Done"])
     create(store, pipeline=ids.pipeline_id("Renewals"), stage=ids.stage_id("Renewals", "Done"))
