@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from crm_provider import errors as e
 from crm_provider.client.request import Call
 from crm_provider.client.retry import Calls
+from crm_provider.values.counted import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -216,9 +217,8 @@ class ListingProgress:
         :raises CrmProtocolError: if the listing ends before its own total
         """
         if self.is_short:
-            raise self._error(
-                f"ends early: page {self.pages} is empty after {len(self._seen)} of {self._least} records"
-            )
+            least = counted(self._least or 0, "record")
+            raise self._error(f"ends early: page {self.pages} is empty after {len(self._seen)} of {least}")
 
     def _error(self, what: str) -> e.CrmProtocolError:
         self.is_broken = True

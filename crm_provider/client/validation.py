@@ -10,6 +10,7 @@ from uuid import UUID
 
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.values.addresses import NotOneAddress, one_address
+from crm_provider.values.counted import counted
 from crm_provider.values.json_values import ConversionError, json_safe
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -51,7 +52,7 @@ def uuid(value: Any, field: str) -> str:
             f"{field} is the text 'None', not a UUID: a template renders a missing value like this. Use the result of "
             "a task that has one, or copy the id from the CRM (like 123e4567-e89b-12d3-a456-426614174000)"
         )
-    shown = f"text of {len(value)} characters" if isinstance(value, str) else _kind(value)
+    shown = f"text of {counted(len(value), 'character')}" if isinstance(value, str) else _kind(value)
     raise CrmInvalidValueError(
         f"{field} is {shown}, not a UUID; copy the id from the CRM (like 123e4567-e89b-12d3-a456-426614174000)"
     )

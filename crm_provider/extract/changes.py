@@ -42,6 +42,7 @@ from crm_provider.files.fingerprints import (
 )
 from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import AnyPath, atomic_writer, is_local, read_own, remove, sibling
+from crm_provider.values.counted import counted
 from crm_provider.values.json_values import json_text
 
 if TYPE_CHECKING:
@@ -173,10 +174,10 @@ class ChangeTracker:
         remove(sibling(self.path, PENDING))
         if self.counts["unconfirmed"]:
             log.warning(
-                "%d records are missing from the listing of %s, which changed while it was read: a later run reports "
-                "those that were removed.",
-                self.counts["unconfirmed"],
+                "The listing of %s changed while it was read, and lacks %s of the last run: a later run "
+                "reports what was removed.",
                 self._listing,
+                counted(self.counts["unconfirmed"], "record"),
             )
 
     def summary(self) -> dict[str, int]:

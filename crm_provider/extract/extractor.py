@@ -29,6 +29,7 @@ from crm_provider.extract.writers import (
 )
 from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath, CannotWrite, as_path, atomic_writer, is_local
+from crm_provider.values.counted import counted
 from crm_provider.values.json_types import TEXT, ColumnType
 
 if TYPE_CHECKING:
@@ -116,9 +117,11 @@ class Extractor:
         try:
             return self._run()
         except CannotWrite as unwritten:
+            pages = self._reader.kept_pages
+            kept = f"{counted(pages, 'page')} of {self._listing} {'is' if pages == 1 else 'are'} kept"
             raise ExtractUnsaved(
-                f"{unwritten}. {self._reader.kept_pages} pages of {self._listing} are kept beside {self._target.name}, "
-                "which is unchanged. Free disk space or fix the path; a retry continues with the next page"
+                f"{unwritten}. {kept} beside {self._target.name}, which is unchanged. "
+                "Free disk space or fix the path; a retry continues with the next page"
             ) from unwritten
 
     def _run(self) -> Extracted:
@@ -129,7 +132,7 @@ class Extractor:
             if self._tracker is not None:
                 self._tracker.commit()
         self._reader.discard()
-        log.info("Extract of %s: %d records read for %s.", self._listing, stats.records, self._target.name)
+        log.info("Extract of %s: %s read for %s.", self._listing, counted(stats.records, "record"), self._target.name)
         seconds = round(self._clock() - started, 3)
         result = cast("Extracted", {**stats.counts(), "path": str(self._target), "seconds": seconds})
         if self._tracker is not None:

@@ -22,6 +22,7 @@ from crm_provider.client.pagination import AT_ONCE, LISTINGS, PAGE_SIZE, ListedP
 from crm_provider.extract.partial_pages import Owner, PartialPages
 from crm_provider.extract.writers import Columns, IfChanged, check_if_changed
 from crm_provider.files.paths import AnyPath, is_local, private_folder, writing
+from crm_provider.values.counted import counted
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +110,9 @@ class ExtractProgress:
         self._logged = now
         rate = stats.calls / (now - self._started)
         log.info(
-            "Extract of %s: %d of %s records, %d pages, %.1f pages/s, %s",
-            self._listing, stats.records, "?" if stats.total is None else stats.total, stats.pages, rate,
-            _left(stats, rate),
+            "Extract of %s: %d of %s records, %s, %.1f pages/s, %s",
+            self._listing, stats.records, "?" if stats.total is None else stats.total, counted(stats.pages, "page"),
+            rate, _left(stats, rate),
         )  # fmt: skip
 
 
@@ -181,7 +182,7 @@ class ListingReader:
             yield record
         if found != stats.records:
             raise RuntimeError(
-                f"{stats.records} records were read but {found} are in the pages kept beside "
+                f"records read: {stats.records}, but {found} are in the pages kept beside "
                 f"{self._beside.name}: another extract writes the same file. Give each run its own file, for "
                 "example with {{ run_id }} in its name"
             )

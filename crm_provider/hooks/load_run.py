@@ -187,6 +187,7 @@ class LoadRun:
         client = opened.enter_context(self.bulk_client(sleep=self.cancel_token.sleep, observer=stats))
         rejects, outcomes, state = (self.path(name) for name in WRITTEN_PATHS[:3])
         checkpoints = self._checkpoints(state or rejects or outcomes, dry_run=options.dry_run)
+        resumes = options.dry_run or not isinstance(checkpoints, NoCheckpoints)
         ti = None if self.context is None else self.context["ti"]
         mapper = self.kind.mapper_of(self.given)
         return LoadJob(
@@ -206,7 +207,7 @@ class LoadRun:
             epoch=int(getattr(ti, "max_tries", None) or 0),
             suppressed=self._suppressed(opened),
             cancel_token=self.cancel_token,
-            time_limit=None if ti is None else time_limit(self.timeout, ti, checkpoints),
+            time_limit=None if ti is None else time_limit(self.timeout, ti, resumes=resumes),
         )
 
     def _checkpoints(self, beside: AnyPath | None, *, dry_run: bool) -> Checkpoints:
@@ -255,11 +256,14 @@ class LoadRun:
                 raise SourceError(f"{name}: {path} cannot be written ({problem}); give the path of a writable file")
 
 
-def time_limit(timeout: timedelta | None, ti: Any, checkpoints: Checkpoints) -> float | None:
-    """Seconds that ``execution_timeout`` leaves for a load: in this try, and in its retries if they resume it."""
+def time_limit(timeout: timedelta | None, ti: Any, *, resumes: bool) -> float | None:
+    """Seconds that ``execution_timeout`` leaves for a load: in this try, and in its retries if they resume it.
+
+    :param resumes: whether a retry resumes the load; a dry run, which keeps no checkpoint, assumes that it does
+    """
     if timeout is None:
         return None
-    retries = 0 if isinstance(checkpoints, NoCheckpoints) else int(ti.max_tries or 0) + 1 - int(ti.try_number)
+    retries = int(ti.max_tries or 0) + 1 - int(ti.try_number) if resumes else 0
     return timeout.total_seconds() * (1 + max(retries, 0))
 
 

@@ -10,11 +10,12 @@ from crm_provider.load.rows import rows_text
 def dry_run_ending(summary: Summary, options: LoadOptions) -> str:
     """The ending of a dry run, in a few sentences."""
     problem, unsendable = real_run_problem(summary, options), _unsendable(summary)
+    bad = f"{rows_text(unsendable)} cannot be sent" if unsendable else ""
     sentences = [
         "A dry run: every row was checked, nothing was written",
         problem and f"A real run {problem}",
         "" if summary.refusal else summary.forecast[:1].upper() + summary.forecast[1:],
-        f"{rows_text(unsendable)} cannot be sent" if unsendable and (summary.refusal or not problem) else "",
+        "" if bad in problem else bad,
     ]
     return " ".join(f"{sentence}." for sentence in sentences if sentence)
 
@@ -26,6 +27,8 @@ def real_run_problem(summary: Summary, options: LoadOptions) -> str:
     unsendable, allowed = _unsendable(summary), rejects_allowed(options.max_rejects, summary.rows)
     if unsendable and options.on_invalid == "stop":
         return f"would {options.verb} none and fail: {rows_text(unsendable)} cannot be sent, on_invalid='stop'"
+    if summary.too_long:
+        return f"would {options.verb} none and fail: {summary.too_long}"
     if unsendable > allowed:
         most = f"{allowed:,}" if allowed else "none"
         return f"would fail: {rows_text(unsendable)} cannot be sent, max_rejects={options.max_rejects!r} allows {most}"
@@ -38,7 +41,11 @@ def what_next(summary: Summary, options: LoadOptions) -> str:
         return f"Leave out dry_run to {options.verb} them."
     if summary.refusal:
         return "Check the source, and raise max_deletes if all of these contacts are to be deleted."
-    return "Correct the rows." if options.on_invalid == "stop" else "Correct the rows, or raise max_rejects."
+    if options.on_invalid == "stop" and _unsendable(summary):
+        return "Correct the rows."
+    if summary.too_long:
+        return "Raise execution_timeout or retries, or load less."
+    return "Correct the rows, or raise max_rejects."
 
 
 def _unsendable(summary: Summary) -> int:

@@ -216,13 +216,19 @@ class LoadTry:
         return self.plan.seconds(self.job.rate * MARGIN)
 
     def _refuse_if_too_long(self) -> None:
+        if too_long := self._too_long():
+            raise SourceError(too_long)
+
+    def _too_long(self) -> str:
+        """Why the plan does not fit in the time that is left; empty if it does."""
         limit = self.job.time_limit
-        if limit is not None and self._plan_seconds > limit:
-            raise SourceError(
-                f"the load would take about {duration(self._plan_seconds)} ({calls_text(self.plan.calls)} at "
-                f"{self.job.rate * MARGIN:g} per second), but execution_timeout allows {duration(limit)} in all "
-                "tries that are left; raise execution_timeout or retries, or load less"
-            )
+        if limit is None or self._plan_seconds <= limit:
+            return ""
+        return (
+            f"the load would take about {duration(self._plan_seconds)} ({calls_text(self.plan.calls)} at "
+            f"{self.job.rate * MARGIN:g} per second), but execution_timeout allows {duration(limit)} in all "
+            "tries that are left; raise execution_timeout or retries, or load less"
+        )
 
     def _send_all(self) -> None:
         job = self.job
@@ -269,6 +275,7 @@ class LoadTry:
             checked=self.preflight.as_found() if job.options.dry_run else {},
             forecast=self.remote.forecast,
             refusal=self.remote.refusal,
+            too_long=self._too_long() if job.options.dry_run else "",
         )
 
     def _samples(self) -> list[dict[str, object]]:

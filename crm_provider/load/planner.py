@@ -26,6 +26,7 @@ from functools import partial
 
 from crm_provider.client.pagination import PAGE_SIZE
 from crm_provider.load.options import Mode, PlanName
+from crm_provider.values.counted import counted
 
 SAMPLE_SHARE = 0.01
 """Share of the rows, or of the calls if they are fewer, that is spent on the estimate."""
@@ -224,8 +225,8 @@ def _by_sample(mode: Mode, total: int, sample: Sample, costs: Callable[[Sample],
 
 def facts_of(sample: Sample) -> str:
     """What a sample has shown, for people."""
-    return f"of {sample.rows} sampled rows, {sample.existing} exist and {sample.same} are equal"
+    return f"of {counted(sample.rows, 'sampled row')}, {sample.existing} exist and {sample.same} are equal"
 
 
 def _count(total: int | None) -> str:
-    return "an unknown number of contacts" if total is None else f"{total:,} contacts"
+    return "an unknown number of contacts" if total is None else counted(total, "contact")

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 from crm_provider.load.mapping.columns import NullWords, has_column, key_value
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError, rows_text
+from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError, more_kinds, rows_text
 from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.temp_tables import RowStatus, StagedRows, without_views
@@ -73,7 +73,7 @@ class Preflight:
         common = sorted(self.problems.items(), key=lambda item: (-item[1], item[0]))
         lines = [f"{rows_text(count)}: {problem}{self._place(problem)}" for problem, count in common[:SHOWN_PROBLEMS]]
         if len(common) > SHOWN_PROBLEMS:
-            lines.append(f"... and {len(common) - SHOWN_PROBLEMS} more kinds of problems")
+            lines.append(f"... and {more_kinds(len(common) - SHOWN_PROBLEMS)}")
         return lines
 
     def _place(self, problem: str) -> str:

@@ -17,7 +17,7 @@ from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.errors.policy import Decision
 from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
 from crm_provider.load.options import ContactOptions, LoadOptions, rejects_allowed
-from crm_provider.load.rows import CHECKED, WRITTEN, Outcome, calls_text, rows_text
+from crm_provider.load.rows import CHECKED, WRITTEN, Outcome, calls_text, more_kinds, rows_text
 
 if TYPE_CHECKING:
     from crm_provider.load.outcomes.file import OutcomesFile
@@ -40,15 +40,14 @@ class Summary:
     :param calls_saved: the extra calls that a create-then-update loop would have made; 0 if there are none
     :param throttled: calls of this try that were refused for their rate
     :param seconds: time of all tries, without the time between tries
-    :param left: rows that were not sent, because the run ended early
-    :param outcomes: the ways in which a row can end
+    :param left: rows that were not sent, because the run ended early; ``outcomes``: the ways in which a row can end
     :param kind: of the records, as ``CrmRetryRejectsOperator`` takes it; ``plan_words``: what its plan does
     :param budget_used: share of the key's rate that this try took; a burst is not counted beyond it
     :param samples: of rejected rows (:func:`crm_provider.load.rejects.samples.samples_of`)
     :param resend: the DAG that sends the rejected rows again (:func:`crm_provider.load.rejects.resend.resend_dag`)
     :param ending: how the load ended, in a sentence or two
     :param checked: of a dry run: rows by what it found; ``forecast``, ``refusal``: of ``RemoteRecords``
-    :param would_fail: whether a dry run has shown that a real run would fail
+    :param would_fail: whether a dry run has shown that a real run would fail; ``too_long``: for lack of time, in words
     """
 
     rows: int
@@ -77,6 +76,7 @@ class Summary:
     checked: Mapping[str, int] = field(default_factory=dict)
     forecast: str = ""
     refusal: str = ""
+    too_long: str = ""
     would_fail: bool = False
 
     def __getitem__(self, outcome: Outcome) -> int:
@@ -425,7 +425,10 @@ def _problems(summary: Summary) -> Iterator[Sequence[object]]:
     for problem, count in problems[:SHOWN_PROBLEMS]:
         yield f"{count:,}", problem
     if rest := problems[SHOWN_PROBLEMS:]:
-        yield f"{sum(count for _, count in rest):,}", f"{len(rest)} more kinds of problems"
+        yield (
+            f"{sum(count for _, count in rest):,}",
+            more_kinds(len(rest)),
+        )
 
 
 def _calls(summary: Summary, naive: str) -> Iterator[Sequence[object]]:

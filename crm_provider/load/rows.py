@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from crm_provider.values.addresses import person_key
+from crm_provider.values.counted import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -277,7 +278,7 @@ def rows_text(number: int) -> str:
     >>> rows_text(1), rows_text(1200)
     ('1 row', '1,200 rows')
     """
-    return f"{number:,} row{'s' * (number != 1)}"
+    return counted(number, "row")
 
 
 def calls_text(number: int) -> str:
@@ -286,4 +287,9 @@ def calls_text(number: int) -> str:
     >>> calls_text(1), calls_text(1200)
     ('1 call', '1,200 calls')
     """
-    return f"{number:,} call{'s' * (number != 1)}"
+    return counted(number, "call")
+
+
+def more_kinds(number: int) -> str:
+    """The kinds of problems that are not shown, for people."""
+    return counted(number, "more kind of problem", "more kinds of problems")

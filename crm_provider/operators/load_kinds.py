@@ -37,7 +37,7 @@ class HidesSuppression:
     def suppression(self, value: Any) -> None:
         if value is ...:  # as a generated DAG has it
             raise SourceError("suppression is ..., a place to fill in: give the addresses, or the path of a file")
-        self._suppression = hide_list(value, "addresses")
+        self._suppression = hide_list(value, "address", "addresses")
 
 
 class CrmContactLoadOperator(HidesSuppression, CrmLoadOperator):

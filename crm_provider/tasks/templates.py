@@ -19,6 +19,7 @@ from airflow.sdk import XComArg
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError, is_table
+from crm_provider.values.counted import counted
 
 if TYPE_CHECKING:
     import jinja2
@@ -34,20 +35,21 @@ class Hidden:
     """A list in a template field. Airflow stores and shows only its length.
 
     :param items: the list, or the text that a template rendered it to
-    :param noun: what the items are
+    :param noun: what one of the items is
+    :param nouns: what several of them are
     """
 
     template_fields = ("items",)
     """Airflow renders the templates in here as well."""
 
-    def __init__(self, items: Any, noun: str) -> None:
+    def __init__(self, items: Any, noun: str, nouns: str) -> None:
         self.items = items
-        self.noun = noun
+        self.noun, self.nouns = noun, nouns
 
     def __str__(self) -> str:
         if isinstance(self.items, str):
-            return f"text of {self.noun}"
-        return f"{len(self.items)} {self.noun}" if hasattr(self.items, "__len__") else self.noun
+            return f"text of {self.nouns}"
+        return counted(len(self.items), self.noun, self.nouns) if hasattr(self.items, "__len__") else self.nouns
 
     __repr__ = __str__
 
@@ -55,20 +57,21 @@ class Hidden:
 def hide_rows(value: Any) -> Any:
     """A load's source as a template field: a table is hidden, and a list unless it contains paths."""
     if isinstance(value, str):
-        return Hidden(value, "rows") if value.lstrip().startswith("[{") else value
+        return Hidden(value, "row", "rows") if value.lstrip().startswith("[{") else value
     if isinstance(value, (list, tuple)) and all(isinstance(item, (str, AnyPath)) for item in value):
         return [path_text(item) for item in value]
     if is_table(value):
-        return Hidden(value, "rows")
+        return Hidden(value, "row", "rows")
     is_pages = isinstance(value, (list, tuple)) and isinstance(value[0], (list, tuple))
-    return hide_list(path_text(value), "pages of rows" if is_pages else "rows")
+    nouns = ("page of rows", "pages of rows") if is_pages else ("row", "rows")
+    return hide_list(path_text(value), *nouns)
 
 
-def hide_list(value: Any, noun: str) -> Any:
+def hide_list(value: Any, noun: str, nouns: str) -> Any:
     """A value as a template field: hidden if it is a list."""
     if isinstance(value, (str, bytes, Hidden)) or not isinstance(value, (Sequence, set, frozenset)):
         return value
-    return value if refers_to_tasks(value) else Hidden(value, noun)
+    return value if refers_to_tasks(value) else Hidden(value, noun, nouns)
 
 
 def path_text(value: Any) -> Any:

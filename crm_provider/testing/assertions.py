@@ -33,7 +33,7 @@ def assert_rate_kept(sandbox: Sandbox, *, calls: int = 5, seconds: float = 1.0, 
     """
     dropped = sandbox.counters().journal_dropped
     if dropped:
-        raise ValueError(f"the journal has lost {dropped} calls: give the sandbox a greater journal_size")
+        raise ValueError(f"the journal has lost calls ({dropped}): give the sandbox a greater journal_size")
     bound = calls + (sandbox.settings.burst if burst is None else burst)
     fullest = _fullest_window(sandbox.journal(), seconds)
     if len(fullest) > bound:
@@ -52,7 +52,7 @@ def assert_never_throttled(sandbox: Sandbox) -> None:
     refused = Counter(f"{entry.method} {entry.route}" for entry in sandbox.journal(status=429))
     count = sandbox.counters().throttled
     if count:
-        raise AssertionError(f"{count} calls got the response 429: {dict(refused)}")
+        raise AssertionError(f"calls with the response 429: {count}, {dict(refused)}")
 
 
 def assert_no_duplicates(sandbox: Sandbox) -> None:
@@ -64,8 +64,8 @@ def assert_no_duplicates(sandbox: Sandbox) -> None:
     if counters.duplicate_contacts or counters.duplicate_deals:
         repeated = [entry.seq for entry in sandbox.journal() if entry.duplicate]
         raise AssertionError(
-            f"{counters.duplicate_contacts} contacts and {counters.duplicate_deals} deals were created although they "
-            f"existed: calls {repeated} of the journal"
+            f"created although they existed: contacts {counters.duplicate_contacts}, deals {counters.duplicate_deals}; "
+            f"calls {repeated} of the journal"
         )
 
 

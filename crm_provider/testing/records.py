@@ -54,7 +54,7 @@ def assert_contacts_deleted(sandbox: Sandbox, emails: Sequence[str], *, left: in
     people = {person_key(email) for email in emails}
     there = [email for email in sandbox.store.contacts if person_key(email) in people]
     if there:
-        raise AssertionError(f"{len(there)} contacts should have been deleted: {', '.join(there)}")
+        raise AssertionError(f"these contacts should have been deleted: {', '.join(there)}")
     count = len(sandbox.store.contacts)
     if left is not None and count != left:
-        raise AssertionError(f"the CRM has {count} contacts, expected {left}")
+        raise AssertionError(f"contacts in the CRM: {count}, expected {left}")

@@ -24,6 +24,7 @@ from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.templates import is_mapped, path_text
 from crm_provider.transfers.sql_table import SqlTable, TableMode, check_table_mode, with_kinds
 from crm_provider.transfers.sql_to_crm import database_of
+from crm_provider.values.counted import counted
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -228,7 +229,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
             if tracker is not None:
                 tracker.commit()
         reader.discard()
-        self.log.info("%d rows of %s for the table %s (%s).", count, self.listing, self.table, self.mode)
+        self.log.info("%s of %s for the table %s (%s).", counted(count, "row"), self.listing, self.table, self.mode)
         changes = {} if tracker is None else {"changes": tracker.summary()}
         seconds = round(time.monotonic() - started, 3)
         return {**stats.counts(), "table": self.table, "rows": count, "seconds": seconds, **changes}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from crm_provider.load.report import duration
 from crm_provider.ui.results import OUTCOMES
+from crm_provider.values.counted import counted
 
 BAR_WIDTH, LEAST_WIDTH = 1000.0, 6.0
 """Width of the whole bar, and of its smallest part: one rejected row of a million must be visible."""
@@ -130,4 +131,4 @@ def _text(points: Sequence[TrendPoint]) -> str:
     ended = ", ".join(f"{count} {tone}" for tone, count in tones.items())
     took = [point.seconds for point in points if point.seconds is not None]
     range_ = f"; they took {duration(min(took))} to {duration(max(took))}" if took else ""
-    return f"The last {len(points)} runs: {ended}{range_}"
+    return f"The last {counted(len(points), 'run')}: {ended}{range_}"

@@ -78,7 +78,7 @@ def _success(run: Run, note: str) -> Ending:
 
 
 def _rejected(result: Result) -> str:
-    rows = "1 row was" if result.rejected == 1 else f"{result.rejected:,} rows were"
+    rows = f"{rows_text(result.rejected)} {'was' if result.rejected == 1 else 'were'}"
     return f"{rows} rejected. {result.ending.removeprefix('Done.').strip()}".strip()
 
 
@@ -113,9 +113,10 @@ def _stopped_at(run: Run) -> str:
     checkpoint = run.checkpoint
     if checkpoint is None or not checkpoint.rows:
         return ""
-    of = f" of {checkpoint.notes['rows']:,}" if isinstance(checkpoint.notes.get("rows"), int) else ""
+    rows = checkpoint.notes.get("rows")
+    done = f"{checkpoint.rows:,} of {rows_text(rows)}" if isinstance(rows, int) else rows_text(checkpoint.rows)
     return (
-        f"It was ended from outside after {checkpoint.rows:,}{of} rows: marked by a person, stopped by a timeout, or "
+        f"It was ended from outside after {done}: marked by a person, stopped by a timeout, or "
         "killed. A cleared task starts with the first row."
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from airflow.models.dag import DagModel, DagTag
@@ -28,6 +29,7 @@ from crm_provider.ui.results import LARGEST, InvalidStoredValue, json_of
 from crm_provider.ui.stored import ENDED, StoredTask
 
 if TYPE_CHECKING:
+    from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
 MOST_TASKS = 50_000
@@ -82,6 +84,16 @@ def all_syncs(session: Session) -> list[Sync]:
     The tasks are found one after the other in the index of task instances, without reading the runs of each. The class
     of the operator is that of the last run by name, or of the first.
     """
+    return sorted((row.dag_id, row.task_id) for row in session.execute(_statement_for_syncs()))
+
+
+@cache
+def _statement_for_syncs() -> Select[Any]:
+    """Built once: it has thousands of parts.
+
+    As new objects of each request they would make Python's full garbage collections, which stop the whole api-server,
+    twice as frequent.
+    """
     ti = aliased(TaskInstance)
     first = select(func.min(ti.task_id)).where(ti.dag_id == DagModel.dag_id).scalar_subquery()
     tasks = select(DagModel.dag_id.label("dag_id"), first.label("task_id")).cte("tasks", recursive=True)
@@ -89,13 +101,12 @@ def all_syncs(session: Session) -> list[Sync]:
         select(func.min(ti.task_id)).where(ti.dag_id == tasks.c.dag_id, ti.task_id > tasks.c.task_id).scalar_subquery()
     )
     tasks = tasks.union_all(select(tasks.c.dag_id, following).where(tasks.c.task_id.is_not(None)))
-    statement = (
+    return (
         select(tasks.c.dag_id, tasks.c.task_id)
         .where(tasks.c.task_id.is_not(None))
         .where(or_(*(_operator_of(tasks.c, last=last).in_(SYNCS) for last in (True, False))))
         .limit(MOST_TASKS)
     )
-    return sorted((row.dag_id, row.task_id) for row in session.execute(statement))
 
 
 def _operator_of(task: Any, *, last: bool) -> Any:

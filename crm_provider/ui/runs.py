@@ -13,10 +13,12 @@ from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
 from crm_provider.load.report import duration
+from crm_provider.load.rows import calls_text
 from crm_provider.ui.charts import BarSegment, segments_of, words_of
 from crm_provider.ui.endings import Ending, Tone, ending_of
 from crm_provider.ui.results import Result
 from crm_provider.ui.stored import Run
+from crm_provider.values.counted import counted
 
 SHOWN_KINDS = 20
 """Maximum error types and kinds of problems shown for one run; one line sums up the rest."""
@@ -231,7 +233,7 @@ def page_of(run: Run, *, root: str, base: str, now: datetime, link: Callable[[st
         kind=result.kind,
         facts=_facts(result),
         reasons=_reasons(result.errors, policy),
-        problems=[(_shortened(text), rows) for text, rows in _most_frequent(result.problems, "kinds")],
+        problems=[(_shortened(text), rows) for text, rows in _most_frequent(result.problems, "kind")],
         plan=_plan(result),
         lines=_own_lines(result),
         policy=[asdict(line) for line in explain(policy)] if policy is not None else (),
@@ -308,7 +310,7 @@ def _planned(result: Result) -> str:
     calls, seconds = result.plan.get("calls"), result.plan.get("seconds")
     if calls is None:
         return ""
-    return f"{calls:,} calls" + ("" if seconds is None else f", about {duration(seconds)}")
+    return calls_text(calls) + ("" if seconds is None else f", about {duration(seconds)}")
 
 
 def _policy_of(result: Result, operator: str) -> ErrorPolicy | None:
@@ -336,7 +338,7 @@ def _reasons(errors: Mapping[str, int], policy: ErrorPolicy | None) -> list[Reje
     """Rows by error type, the most frequent first, each with the catalogue's advice."""
     known = {line.type: line for line in explain(policy)} if policy is not None and errors else {}
     reasons = []
-    for name, rows in _most_frequent(errors, "types"):
+    for name, rows in _most_frequent(errors, "type"):
         advice = CATALOGUE[name].advice if name in CATALOGUE else ""
         line = known.get(name)
         action, origin = (line.action, line.origin) if line is not None else ("", "")
@@ -348,7 +350,7 @@ def _most_frequent(counts: Mapping[str, int], noun: str) -> list[tuple[str, int]
     """The first :data:`SHOWN_KINDS` by rows, and one line for all others."""
     ordered = sorted(((name, rows) for name, rows in counts.items() if rows), key=lambda item: (-item[1], item[0]))
     shown, others = ordered[:SHOWN_KINDS], ordered[SHOWN_KINDS:]
-    rest = [(f"{len(others):,} more {noun}", sum(rows for _, rows in others))] if others else []
+    rest = [(counted(len(others), f"more {noun}"), sum(rows for _, rows in others))] if others else []
     return [*shown, *rest]
 
 

@@ -1,6 +1,6 @@
 """How long the page "CRM" takes, with many task instances in Airflow's database on PostgreSQL.
 
-    python tests/benchmarks/bench_page.py [--instances 50000] [--requests 20] [--plans] [--write docs/page.md]
+    python tests/benchmarks/bench_page.py [--instances 50000] [--requests 100] [--plans] [--write docs/page.md]
 
 A PostgreSQL of its own runs on loopback, in a temporary folder, as the user ``postgres`` if this one is root. Airflow's
 tables are created in it and filled: DAGs with four tasks each, one of them a load. Then the page's application, with
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import operator
 import os
 import platform
 import re
@@ -37,6 +38,9 @@ from crm_provider.testing.airflow_home import fresh_airflow_home, prepare_airflo
 LIMIT = 0.3
 """Seconds that one request may take with 50,000 task instances."""
 
+AIRFLOWS = {"Airflow's own list of DAGs, of its website": "/ui/dags", "The same by REST": "/api/v2/dags"}
+"""Requests to Airflow, for comparison."""
+
 TASKS = ("extract", "load", "check", "notify")
 OPERATORS = {"load": "CrmLoadContactsOperator"}
 RUNS = 250
@@ -48,13 +52,13 @@ NOW = datetime.now(timezone.utc)
 class Line:
     """What a page takes: seconds, those of this process and of PostgreSQL's on a processor, and bytes.
 
-    :param collected: seconds of the longest request in Python's garbage collector
+    :param uncollected: seconds of the longest request without Python's garbage collector
     """
 
     page: str
     median: float
     longest: float
-    collected: float
+    uncollected: float
     cpu: float
     database: float
     size: int
@@ -63,7 +67,7 @@ class Line:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--instances", type=int, default=50_000, help="task instances (default: %(default)s)")
-    parser.add_argument("--requests", type=int, default=20, help="requests of each page (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=100, help="requests of each page (default: %(default)s)")
     parser.add_argument("--plans", action="store_true", help="print the plan of each statement")
     parser.add_argument("--write", type=Path, help="a document with the marks")
     options = parser.parse_args()
@@ -71,13 +75,13 @@ def main() -> None:
         prepare(url)
         fill(options.instances)
         lines = measure(options.requests, plans=options.plans)
-    table = written(lines, options.instances)
+    table = written(lines, options.instances, options.requests)
     print(table)
     if options.write:
         text = options.write.read_text()
         options.write.write_text(MARKS.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", text))
-    if max(line.median for line in lines) > LIMIT:
-        sys.exit(f"a page takes more than {LIMIT} s")
+    if max(line.uncollected for line in lines if line.page not in AIRFLOWS) > LIMIT:
+        sys.exit(f"a page takes more than {LIMIT} s, without garbage collection")
 
 
 # -- PostgreSQL ---------------------------------------------------------------------------------------------
@@ -238,11 +242,11 @@ def measure(requests: int, *, plans: bool) -> list[Line]:
         ("One sync", "/sync", sync),
         ("One sync, runs with rejects, third page", "/sync", {**sync, "state": "rejects", "page": "3"}),
         ("One run", "/run", {**sync, "run_id": run}),
-        ("Airflow's own list of DAGs, by REST", "/api/v2/dags", {"limit": "50"}),
+        *((name, path, {"limit": "50", "dag_runs_limit": "14"}) for name, path in AIRFLOWS.items()),
     ]
     lines, spent = [], Collections()
     for name, path, parameters in pages:
-        client = airflow if path.startswith("/api/") else page
+        client = airflow if name in AIRFLOWS else page
         with explained() if plans else no_plans():
             answer = client.get(path, params=parameters)
         assert answer.status_code == 200, answer.text
@@ -255,11 +259,11 @@ def measure(requests: int, *, plans: bool) -> list[Line]:
             cpu.append(time.process_time() - used)
             collected.append(spent.seconds)
         in_database = (database_seconds() - database) / requests
+        uncollected = max(map(operator.sub, seconds, collected))
         lines.append(
             Line(
                 page=name, median=statistics.median(seconds), longest=max(seconds),
-                collected=collected[seconds.index(max(seconds))], cpu=statistics.median(cpu), database=in_database,
-                size=len(answer.content),
+                uncollected=uncollected, cpu=statistics.median(cpu), database=in_database, size=len(answer.content),
             )
         )  # fmt: skip
     return lines
@@ -310,12 +314,14 @@ def explained() -> Iterator[None]:
         event.remove(settings.engine, "before_cursor_execute", explain)
 
 
-def written(lines: list[Line], instances: int) -> str:
-    head = ["| Page | Median | Longest | Of it garbage collection | CPU: api-server | CPU: PostgreSQL | Size |"]
+def written(lines: list[Line], instances: int, requests: int) -> str:
+    head = [
+        "| Page | Median | Longest without garbage collection | Longest | CPU: api-server | CPU: PostgreSQL | Size |"
+    ]
     head += ["| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     body = [
-        f"| {line.page} | {line.median * 1000:.0f} ms | {line.longest * 1000:.0f} ms "
-        f"| {line.collected * 1000:.0f} ms | {line.cpu * 1000:.0f} ms "
+        f"| {line.page} | {line.median * 1000:.0f} ms | {line.uncollected * 1000:.0f} ms "
+        f"| {line.longest * 1000:.0f} ms | {line.cpu * 1000:.0f} ms "
         f"| {line.database * 1000:.0f} ms | {line.size / 1000:.0f} kB |"
         for line in lines
     ]
@@ -323,7 +329,7 @@ def written(lines: list[Line], instances: int) -> str:
 
     note = (
         f"Airflow {airflow_version}, PostgreSQL, Python {platform.python_version()}, {os.cpu_count()} cores, "
-        f"{instances:,} task instances, a quarter of them loads."
+        f"{instances:,} task instances, a quarter of them loads; {requests} requests of each."
     )
     return "\n".join([*head, *body, "", note])
 

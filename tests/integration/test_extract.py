@@ -71,23 +71,23 @@ def test_extract_writes_the_file_and_its_xcom(many: Sandbox, run_task: RunTask, 
     assert "@example.com" not in task.log.replace("Updating RenderedTaskInstanceFields", "")
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(str, id="text"),
-        pytest.param(lambda path: f"file://{path}", id="URL"),
-        pytest.param(lambda path: ObjectStoragePath(f"file://{path}"), id="ObjectStoragePath"),
-        pytest.param(lambda path: path, id="Path"),
-        pytest.param(lambda path: f"{path.parent}/{{{{ 'contacts' }}}}.csv", id="template"),
-    ],
-)
-def test_extract_accepts_each_kind_of_target(
-    make: Callable[[Path], Any], many: Sandbox, run_task: RunTask, tmp_path: Path
-) -> None:
-    target = tmp_path / "contacts.csv"
-    task = run_task(CrmExtractContactsOperator, target=make(target), fields=["{{ 'email' }}"])
-    assert task.states == ["success"]
-    assert target.read_text().splitlines() == ["email", *many.store.contacts]
+TARGETS: dict[str, Callable[[Path], Any]] = {
+    "text": str,
+    "url": lambda path: f"file://{path}",
+    "object": lambda path: ObjectStoragePath(f"file://{path}"),
+    "path": lambda path: path,
+    "template": lambda path: f"{path.parent}/{{{{ 'template' }}}}.csv",
+}
+
+
+def test_extract_accepts_each_kind_of_target(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    with DAG("targets", schedule=None) as dag:
+        for name, make in TARGETS.items():
+            target = make(tmp_path / f"{name}.csv")
+            CrmExtractContactsOperator(task_id=name, target=target, fields=["{{ 'email' }}"])
+    assert run_dag(dag).states() == dict.fromkeys(TARGETS, "success")
+    for name in TARGETS:
+        assert (tmp_path / f"{name}.csv").read_text().splitlines() == ["email", *many.store.contacts], name
 
 
 def test_retry_of_an_extract_continues_after_the_saved_pages(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:

@@ -23,11 +23,9 @@ from crm_provider.hooks.load_run import time_limit
 from crm_provider.load import dispatch
 from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.rows import NoSuchFile
-from crm_provider.load.state.checkpoint import NoCheckpoints
 from crm_provider.load.workers import WorkerPool
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.sandbox import CrmStore, Sandbox, SandboxSettings
-from crm_provider.tasks.state import TaskStateCheckpoints
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]
@@ -218,8 +216,8 @@ def test_row_values_are_neither_stored_nor_logged(crm: Sandbox, run_dag: RunDag)
     }
     assert len(stored) == 7
     for name, fields in stored.items():
-        assert '"1 rows"' in fields, name
-        assert '"1 addresses"' in fields, name
+        assert '"1 row"' in fields, name
+        assert '"1 address"' in fields, name
         assert "hidden" not in fields.lower(), name
     own = "".join(run[name].log for name in dag_tasks)
     assert "hidden.person" not in own
@@ -333,7 +331,7 @@ def test_rejected_rows_fail_the_task_after_the_other_rows_are_sent(
     assert "CrmRetryRejectsOperator" in message
     report = (tmp_path / "rejects.jsonl.report.md").read_text(encoding="utf-8")
     assert end.result["report_path"] == str(tmp_path / "rejects.jsonl.report.md")
-    resend = f"params={{\"rejects\": '{path}'}}"
+    resend = f'"rejects": "{path}"'
     for part in ("2 of 9 rows were rejected", "| rejected | 2 | 22.2% |", "`INVALID_INPUT` | 1 |", resend):
         assert part in report
     for text in (message, report, end.log):
@@ -404,32 +402,35 @@ def test_load_with_a_state_file_sends_changed_rows_only(crm: Sandbox, run_task: 
 def test_load_that_exceeds_the_execution_timeout_does_not_start(
     crm: Sandbox, run_task: RunTask, resuming: dict[str, str]
 ) -> None:
-    load = {"source": rows(400), "mapping": MAPPING, "plan": "learned"}  # takes 121 s at 5 calls per second
-    timeout = {"execution_timeout": timedelta(seconds=100)}
+    load = {"source": rows(100), "mapping": MAPPING, "plan": "learned"}  # takes 31 s at 5 calls per second
+    timeout = {"execution_timeout": timedelta(seconds=25)}
     end = run_task(CrmLoadContactsOperator, **load, **timeout, **resuming, retries=0)
     assert end.states == ["failed"]
     assert "raise execution_timeout or retries, or load less" in str(end.error)
     assert not crm.journal()
+    foreseen = run_task(CrmLoadContactsOperator, **load, **timeout, dry_run=True, retries=0)
+    assert (foreseen.state, foreseen.result["would_fail"]) == ("success", True)
+    assert str(end.error) in foreseen.result["ending"]
     end = run_task(CrmLoadContactsOperator, **load, **timeout, **resuming, retries=1)
     assert end.state == "success", "the load starts, because it could finish in a retry"
 
 
 @pytest.mark.parametrize(
-    ("try_number", "checkpoints", "seconds"),
+    ("try_number", "resumes", "seconds"),
     [
-        (1, TaskStateCheckpoints({}), 300.0),  # this try and two retries
-        (3, TaskStateCheckpoints({}), 100.0),
-        (4, TaskStateCheckpoints({}), 100.0),  # after a clear
-        (1, NoCheckpoints(), 100.0),  # a retry would begin with the first row
+        (1, True, 300.0),  # this try and two retries
+        (3, True, 100.0),
+        (4, True, 100.0),  # after a clear
+        (1, False, 100.0),  # a retry would begin with the first row
     ],
 )
-def test_time_limit_counts_the_remaining_tries(try_number: int, checkpoints: Any, seconds: float) -> None:
+def test_time_limit_counts_the_remaining_tries(try_number: int, resumes: bool, seconds: float) -> None:
     ti = SimpleNamespace(max_tries=2, try_number=try_number)
-    assert time_limit(timedelta(seconds=100), ti, checkpoints) == seconds
+    assert time_limit(timedelta(seconds=100), ti, resumes=resumes) == seconds
 
 
 def test_time_limit_without_execution_timeout_is_none() -> None:
-    assert time_limit(None, SimpleNamespace(max_tries=2, try_number=1), NoCheckpoints()) is None
+    assert time_limit(None, SimpleNamespace(max_tries=2, try_number=1), resumes=False) is None
 
 
 # -- suppression ----------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ SYNCS: Mapping[str, tuple[type, dict[str, Any], dict[str, str], tuple[str, ...]]
         {"source": "DEALS", "mapping": {"deal_id": "deal", "stage_id": "stage"}, "mode": "move", "max_rejects": 1,
          "rejects_path": "FOLDER/deals.jsonl"},
         {"list": "3 updated, 1 rejected", "state": "success with rejects"},
-        ("DEAL_NOT_FOUND", "kind='deals',", "mode='move',", "Move each deal"),
+        ("DEAL_NOT_FOUND", 'kind="deals",', 'mode="move",', "Move each deal"),
     ),
     "deletions": (
         CrmDeleteContactsOperator,

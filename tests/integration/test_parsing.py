@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from crm_provider.get_provider_info import get_provider_info
 
 DAG_FILE = """
@@ -46,15 +48,60 @@ ONLY_WHEN_RUN = {
 }
 
 
-def test_dag_parse_imports_no_runtime_modules(airflow_db: Path) -> None:
+EXAMPLES = sorted(map(str, (Path(__file__).resolve().parents[2] / "example_dags").glob("*.py")))
+
+PROGRAM = """
+import json, runpy, sys, warnings
+import airflow.sdk
+from airflow.sdk import DAG, BaseOperator
+
+def new():
+    return sorted(set(sys.modules) - before)
+
+before, found = set(sys.modules), {}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    IMPORTS
+    found["operators"] = new()
+    for file in sys.argv[1:]:
+        runpy.run_path(file)
+    found["examples"] = new()
+    import crm_provider.ui.plugin
+    found["plugin"] = new()
+found["warnings"] = [
+    str(warning.message) for warning in caught if "crm_provider" in warning.filename or warning.filename in sys.argv
+]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def parsed(airflow_db: Path) -> dict[str, list[str]]:
+    """Modules beyond those of Airflow after each step of one process, and warnings about this package."""
     info = get_provider_info()
     modules = [name for part in ("operators", "sensors") for group in info[part] for name in group["python-modules"]]
-    imports = "".join(f"import {name}\n" for name in modules)
-    program = (
-        f"import json, sys\nimport airflow.sdk\nfrom airflow.sdk import DAG, BaseOperator\nbefore = set(sys.modules)\n"
-        f"{imports}{DAG_FILE}\nprint(json.dumps(sorted(set(sys.modules) - before)))"
+    imports = "".join(f"import {name}\n" for name in modules) + DAG_FILE
+    program = PROGRAM.replace("IMPORTS", f"exec({imports!r})")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *EXAMPLES], capture_output=True, text=True, check=False, timeout=600
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    loaded = set(json.loads(done.stdout.splitlines()[-1]))
-    assert "crm_provider.operators.load" in loaded
-    assert loaded & ONLY_WHEN_RUN == set()
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_dag_parse_imports_no_runtime_modules(parsed: dict[str, list[str]]) -> None:
+    assert "crm_provider.operators.load" in parsed["operators"]
+    assert ONLY_WHEN_RUN & set(parsed["operators"]) == set()
+
+
+def test_example_dags_parse_without_warnings_and_runtime_modules(parsed: dict[str, list[str]]) -> None:
+    assert len(EXAMPLES) == 6
+    assert parsed["warnings"] == []
+    assert {"crm_provider.sandbox", "requests"} & set(parsed["examples"]) == set()
+
+
+def test_operators_and_the_plugin_do_not_import_the_page(parsed: dict[str, list[str]]) -> None:
+    assert not [name for name in parsed["examples"] if name.startswith("crm_provider.ui")]
+    assert "crm_provider.ui.plugin" in parsed["plugin"]
+    assert {"crm_provider.ui.app", "crm_provider.ui.query"} & set(parsed["plugin"]) == set()

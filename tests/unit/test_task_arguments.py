@@ -1,4 +1,4 @@
-"""Arguments that an operator does not have: refused by name, with the nearest one that it has."""
+"""Unknown operator arguments are refused by name, with the nearest known one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Base:
 
 
 class Plain(Base):
-    """Without one of its own."""
+    """Without its own."""
 
 
 class Operator(Plain):
@@ -37,7 +37,7 @@ def test_arguments_of_any_base_are_known(names: list[str]) -> None:
         (["kwargs"], "'kwargs'"),
     ],
 )
-def test_what_is_not_known_is_reported_with_the_nearest_name(names: list[str], reported: str) -> None:
+def test_unknown_argument_is_reported_with_the_nearest_name(names: list[str], reported: str) -> None:
     with pytest.raises(TypeError) as refused:
         check_names(Operator, names)
     assert str(refused.value) == f"Operator has no argument {reported}"

@@ -34,6 +34,7 @@ from crm_provider.load.planner import (
     facts_of,
     pages_of,
 )
+from crm_provider.values.counted import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,4 +132,4 @@ def _both(rows: DealRows, total: int, sample: Sample) -> tuple[float, float]:
 
 
 def _deals(total: int | None) -> str:
-    return "an unknown number of deals" if total is None else f"{total:,} deals"
+    return "an unknown number of deals" if total is None else counted(total, "deal")

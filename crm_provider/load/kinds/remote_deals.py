@@ -21,6 +21,7 @@ from crm_provider.load.planner import MIN_ROWS, SAMPLE_MOST, Plan, Sample, pages
 from crm_provider.load.rows import Outcome, Record, SourceError, key_of
 from crm_provider.load.state.temp_tables import ContactCache, RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, SentRow, in_order
+from crm_provider.values.counted import counted
 
 log = logging.getLogger(__name__)
 
@@ -279,7 +280,7 @@ class RemoteDeals(RemoteRecords):
 
 
 def _deals_are(number: int) -> str:
-    return "1 deal is" if number == 1 else f"{number:,} deals are"
+    return f"{counted(number, 'deal')} {'is' if number == 1 else 'are'}"
 
 
 def _deal(record: Record) -> Deal:

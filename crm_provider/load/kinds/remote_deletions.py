@@ -16,6 +16,7 @@ from crm_provider.load.planner import Plan, pages_of
 from crm_provider.load.rows import Contact, Outcome, Record, SourceError, key_of
 from crm_provider.load.state.temp_tables import digest
 from crm_provider.load.workers import InFlightRow, SentRow
+from crm_provider.values.counted import counted
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ class RemoteDeletions(RemoteRecords):
         why = "all contacts are read, to find every spelling of an address"
         if self._options.dry_run:
             self.read_all(lambda count, records: None)
-            why = f"{why}: {self._found:,} contacts would be deleted for {self.rows:,} addresses"
+            addresses = counted(self.rows, "address", "addresses")
+            why = f"{why}: {_contacts(self._found)} would be deleted for {addresses}"
         return Plan("compare", pages + 1 + self.rows, why)
 
     @property
@@ -85,12 +87,12 @@ class RemoteDeletions(RemoteRecords):
             self._forecast(count, most)
         elif before + count > most:
             raise SourceError(
-                f"{count:,} contacts would be deleted, but max_deletes={most} allows {most:,}{_after(before)}. Check "
+                f"{_contacts(count)} would be deleted, but max_deletes={most} allows {most:,}{_after(before)}. Check "
                 "the source (dry_run=True shows the number), then raise max_deletes"
             )
 
     def _forecast(self, count: int, most: int) -> None:
-        contacts = f"{count:,} contact{'s' * (count != 1)}"
+        contacts = _contacts(count)
         at_most = "" if self._options.every_spelling else "at most "
         self.forecast = f"{at_most}{contacts} would be deleted"
         self.refusal = f"{contacts}, more than max_deletes={most}" if count > most else ""
@@ -132,6 +134,10 @@ class RemoteDeletions(RemoteRecords):
 
 def _count(kept: Any) -> int:
     return kept if isinstance(kept, int) and not isinstance(kept, bool) and kept > 0 else 0
+
+
+def _contacts(number: int) -> str:
+    return counted(number, "contact")
 
 
 def _after(before: int) -> str:

@@ -15,6 +15,7 @@ from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.files import EXTRA, LARGEST_ROW, LINE, Record, SourceTable, place
 from crm_provider.load.sources.options import FileOptions, HeaderLine, unique_names
 from crm_provider.load.sources.text_files import TextLines, open_lines
+from crm_provider.values.counted import counted
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def _skip_to_header(text: _LineReader, skip: int) -> str | None:
         line = next(text, None)
         if line is None:
             raise SourceError(
-                f"{text.path} has {text.number} lines, and skip_lines skips {skip}; correct source_options"
+                f"{text.path} has {counted(text.number, 'line')}, and skip_lines skips {skip}; correct source_options"
             )
         found = found or _excel_mark(line)
     _skip_blank(text)
@@ -246,8 +247,7 @@ class _RecordReader:
         if len(fields) > len(columns):
             values[EXTRA] = fields[len(columns) :]
         has = "has" if len(self._recent) == 1 else "have"
-        noun = "field" if len(fields) == 1 else "fields"
-        problem = f"{self._place()} {has} {len(fields)} {noun}, the header has {len(columns)}"
+        problem = f"{self._place()} {has} {counted(len(fields), 'field')}, the header has {len(columns)}"
         return values, problem, self._first_line
 
     def _reason(self, error: str) -> str:

@@ -18,6 +18,7 @@ from crm_provider.load.sources.jsonl_files import open_jsonl
 from crm_provider.load.sources.memory import RowsSource, without_nulls
 from crm_provider.load.sources.options import ROWS, FileOptions, checked_format
 from crm_provider.load.sources.parquet_files import open_parquet
+from crm_provider.values.counted import counted
 
 OpenTable = Callable[[AnyPath], AbstractContextManager[SourceTable]]
 """Opens one file; leaving the context closes it."""
@@ -113,7 +114,7 @@ class FilesSource:
         self._nulls, self._empty = frozenset(read.null_values), "" if self._format in ("csv", "tsv") else None
         self._places = RowLocations()
         more = len(self._files) - 1
-        self.name = str(self._files[0]) + (f" and {more} more file{'s' * (more > 1)}" if more else "")
+        self.name = str(self._files[0]) + (f" and {counted(more, 'more file')}" if more else "")
 
     @property
     def files(self) -> Sequence[AnyPath]:

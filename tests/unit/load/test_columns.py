@@ -1,4 +1,4 @@
-"""Columns of a table for records: which names and types, and which value for a column."""
+"""Table columns for records: names, types, and the value for a column."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AT_NOON = datetime(2025, 12, 22, 12, 0, 0, 500_000, tzinfo=timezone.utc)
         ("0001-01-01T00:00:00+23:00", "text"), ("2025-12-22T14:00:00.1234567Z", "text"),
     ],
 )  # fmt: skip
-def test_what_a_value_needs(value: Any, kind: str) -> None:
+def test_kind_of_a_value(value: Any, kind: str) -> None:
     assert kind_of(value) == kind
 
 
@@ -66,7 +66,7 @@ def test_a_field_of_a_mapping_may_have_a_dot_in_its_name() -> None:
         ("integer[]", "text"), ("point", "text"), ("", "text"),
     ],
 )  # fmt: skip
-def test_what_a_type_holds(declared: str, kind: str) -> None:
+def test_kind_of_a_declared_type(declared: str, kind: str) -> None:
     assert kind_of_type(declared) == kind
 
 
@@ -82,7 +82,7 @@ def test_what_a_type_holds(declared: str, kind: str) -> None:
         (5, "timestamp", 5), (NOON, "date", "2025-12-22"), ("22 December", "date", "22 December"),
     ],
 )  # fmt: skip
-def test_values_that_fit(value: Any, kind: Any, fit: Any) -> None:
+def test_values_are_fitted_to_the_column(value: Any, kind: Any, fit: Any) -> None:
     found = fitted(value, kind)
     assert (found, type(found)) == (fit, type(fit))
 
@@ -129,7 +129,7 @@ def test_chosen_columns() -> None:
         (["a", "A", "b", "a", "a", "a"], "the fields 'a', 'A', 'a', 'a' would have the same column"),
     ],
 )
-def test_columns_that_will_not_do(given: Any, message: str) -> None:
+def test_invalid_columns_are_refused(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         chosen_columns(given)
     check_names([SqlColumn(field="a" * NAME_LIMIT, name="a" * NAME_LIMIT), SqlColumn(field="b", name="\ud800")])
