@@ -27,23 +27,29 @@ UNIT = "tests/unit"
 LOAD = f"{UNIT}/load"
 ENGINE = f"{LOAD}/test_job.py"
 CHANGES = f"{LOAD}/test_changes.py"
-LEASES = f"{UNIT}/test_rate_limit_leases.py"
-ROSTER = f"{UNIT}/test_rate_limit_roster.py"
-SCHEDULE = f"{UNIT}/test_rate_limit_schedule.py"
-STORES = f"{UNIT}/test_rate_limit_stores.py"
+OUTCOMES = f"{LOAD}/test_outcomes_file.py"
+SUPPRESSION = f"{LOAD}/test_suppression.py"
+POLICY = f"{UNIT}/test_policy"
+LIMIT = f"{UNIT}/test_rate_limit"
+LEASES = f"{LIMIT}_leases.py"
+ROSTER = f"{LIMIT}_roster.py"
+SCHEDULE = f"{LIMIT}_schedule.py"
+STORES = f"{LIMIT}_stores.py"
 
-_ANY_CHANGES = (f"{CHANGES}::test_changes_applied_to_the_old_copy_give_the_new_one",)
+_ANY_CHANGES = (
+    f"{CHANGES}::test_changes_applied_to_the_old_copy_give_the_new_one",
+    f"{CHANGES}::test_each_change_is_in_the_table_once_despite_repeats_and_kills",
+)
 
 _ALL = (
     Group(
         "policy",
         ("errors/policy",),
-        (
-            f"{UNIT}/test_policy.py",
-            f"{UNIT}/test_policy_table.py",
-            f"{UNIT}/test_policy_cli.py",
-            f"{UNIT}/test_suggest.py",
-        ),
+        (f"{POLICY}.py", f"{POLICY}_table.py", f"{POLICY}_cli.py", f"{UNIT}/test_suggest.py"),
+    ),
+    Group("on_error", ("errors/on_error",), (f"{POLICY}.py", f"{POLICY}_cli.py")),
+    Group(
+        "suppression", ("load/suppression",), (SUPPRESSION,), (f"{SUPPRESSION}::test_everybody_on_the_list_is_found",)
     ),
     Group(
         "answers",
@@ -62,11 +68,7 @@ _ALL = (
         ),
         (f"{UNIT}/test_client.py::test_no_sent_value_is_shown",),
     ),
-    Group(
-        "deletions",
-        ("load/kinds/deletions", "load/kinds/remote_deletions"),
-        (f"{LOAD}/test_deletions.py",),
-    ),
+    Group("deletions", ("load/kinds/deletions", "load/kinds/remote_deletions"), (f"{LOAD}/test_deletions.py",)),
     Group(
         "deals",
         ("load/kinds/deal_plan", "load/kinds/deal_sender", "load/kinds/remote_deals"),
@@ -77,27 +79,21 @@ _ALL = (
     Group(
         "schedule",
         ("rate_limit/schedule",),
-        (f"{UNIT}/test_rate_limit_schedule_steps.py", SCHEDULE),
+        (f"{LIMIT}_schedule_steps.py", SCHEDULE),
         (
-            f"{SCHEDULE}::test_all_of_the_budget_is_used_while_there_is_work",
-            f"{SCHEDULE}::test_lanes_that_all_have_work_get_their_weighted_share",
+            f"{SCHEDULE}::test_whole_budget_is_used_while_there_is_work",
+            f"{SCHEDULE}::test_busy_lanes_get_their_weighted_share",
             f"{SCHEDULE}::test_no_call_is_refused_if_a_caller_wakes_late_or_dies",
-            f"{SCHEDULE}::test_one_token_is_left_for_the_jitter_of_the_way",
-            f"{SCHEDULE}::test_waiting_asks_little",
-            f"{SCHEDULE}::test_whatever_the_state_says_a_caller_gets_a_slot_within_seconds",
+            f"{SCHEDULE}::test_one_token_is_reserved_for_network_jitter",
+            f"{SCHEDULE}::test_waiting_makes_few_requests",
+            f"{SCHEDULE}::test_caller_gets_a_slot_within_seconds_in_any_state",
         ),
     ),
     Group(
         "pacing",
         ("rate_limit/limiter", "rate_limit/host_file", "rate_limit/redis"),
-        (
-            f"{UNIT}/test_rate_limit_limiter.py",
-            f"{UNIT}/test_rate_limit_budget.py",
-            f"{UNIT}/test_rate_limit_host_file.py",
-            f"{UNIT}/test_rate_limit_redis.py",
-            STORES,
-        ),
-        (f"{STORES}::test_processes_that_are_killed_all_the_time_neither_break_the_rate_nor_stop_the_others",),
+        (f"{LIMIT}_limiter.py", f"{LIMIT}_budget.py", f"{LIMIT}_host_file.py", f"{LIMIT}_redis.py", STORES),
+        (f"{STORES}::test_constantly_killed_processes_neither_break_the_rate_nor_stop_the_others",),
     ),
     Group(
         "hosts",
@@ -106,16 +102,12 @@ _ALL = (
         (
             f"{ROSTER}::test_any_json_is_a_plan",
             f"{LEASES}::test_the_limit_is_used_kept_and_fairly_shared",
-            f"{LEASES}::test_hosts_that_come_and_go_cost_few_calls",
-            f"{LEASES}::test_who_needs_little_leaves_the_rest_to_the_others",
-            f"{LEASES}::test_a_dead_host_is_forgotten_within_15_seconds",
+            f"{LEASES}::test_joining_and_leaving_hosts_cost_few_calls",
+            f"{LEASES}::test_unused_rate_is_left_to_the_other_hosts",
+            f"{LEASES}::test_dead_host_is_forgotten_within_15_seconds",
         ),
     ),
-    Group(
-        "plan",
-        ("load/planner",),
-        (f"{LOAD}/test_planner.py", f"{LOAD}/test_plan_costs.py"),
-    ),
+    Group("plan", ("load/planner",), (f"{LOAD}/test_planner.py", f"{LOAD}/test_plan_costs.py")),
     Group(
         "endings",
         ("load/row_results", "load/report"),
@@ -126,8 +118,8 @@ _ALL = (
         ("load/state/checkpoint", "load/progress"),
         (
             f"{LOAD}/test_checkpoint.py",
-            f"{LOAD}/test_hostile_state.py::test_an_impossible_part_is_refused",
-            f"{LOAD}/test_hostile_state.py::test_a_missing_part_is_refused",
+            f"{LOAD}/test_hostile_state.py::test_invalid_field_is_refused",
+            f"{LOAD}/test_hostile_state.py::test_missing_field_is_refused",
             f"{LOAD}/test_preflight_and_progress.py",
             f"{LOAD}/test_load_progress.py",
             f"{LOAD}/test_load_try.py",
@@ -138,8 +130,16 @@ _ALL = (
         "extract",
         ("extract/extractor", "extract/reader"),
         (f"{LOAD}/test_extract_stats.py", f"{LOAD}/test_extract.py", f"{LOAD}/test_typed_extracts.py", CHANGES),
-        (f"{LOAD}/test_typed_extracts.py::test_a_load_makes_the_same_contacts_of_it", *_ANY_CHANGES),
+        (f"{LOAD}/test_typed_extracts.py::test_load_gives_the_same_contacts", *_ANY_CHANGES),
     ),
+    Group("changes", ("extract/changes", "extract/columns"), (CHANGES, f"{LOAD}/test_columns.py"), _ANY_CHANGES),
+    Group(
+        "outcomes_file",
+        ("load/outcomes/file", "load/outcomes/formats"),
+        (OUTCOMES,),
+        (f"{OUTCOMES}::test_keys_survive_a_round_trip",),
+    ),
+    Group("queries", ("transfers/sql_rows",), (f"{UNIT}/test_sql_values.py",)),
     Group(
         "loop",
         ("load/dispatch", "load/workers", "load/state/temp_tables"),
@@ -160,7 +160,7 @@ _ALL = (
         "known",
         ("load/state/fingerprints", "files/fingerprints"),
         (f"{LOAD}/test_fingerprints.py",),
-        (f"{LOAD}/test_fingerprints.py::test_killed_at_any_byte_never_wrongly_unchanged",),
+        (f"{LOAD}/test_fingerprints.py::test_kill_at_any_byte_never_leaves_a_wrong_unchanged",),
     ),
 )
 

@@ -136,6 +136,22 @@ def text(value: Any, field: str) -> str:
     return value
 
 
+def boolean(value: Any, field: str) -> bool:
+    """A switch that is not rendered from a template. Any text would count as true, also ``"false"``.
+
+    :raises CrmInvalidValueError: if it is neither True nor False
+    """
+    if not isinstance(value, bool):
+        raise CrmInvalidValueError(not_boolean(value, field))
+    return value
+
+
+def not_boolean(value: Any, field: str) -> str:
+    """What is wrong with a value that is neither True nor False."""
+    hint = "; templates are not rendered here" if isinstance(value, str) and "{{" in value else ""
+    return f"{field} must be True or False but is {_kind(value)}{hint}"
+
+
 def refuse_list_as_text(value: Any, field: str) -> None:
     """Refuse the text of a list, which a template renders unless it renders natively.
 

@@ -131,12 +131,12 @@ class ChangeTracker:
             a page that was read before, and is reported as removed only by a quiet run
         :raises CrmProtocolError: if a record has no id
         """
-        known = 0
+        known = False
         for record in records:
             key, print_ = self._key(record), self._print(view(record))
             before = self._old.get(key)
             self._new.put([(key, print_)])
-            known += before is not None
+            known |= before is not None
             if before != print_ or (self._repeats and self._written.get(key) != print_):
                 yield self._changed(record, "created" if before is None else "updated")
         if not self._same_key and not known and len(self._old):

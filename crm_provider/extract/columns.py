@@ -70,7 +70,7 @@ class ColumnKinds:
     def note(self, record: Record) -> None:
         """Take in one record."""
         for name, value in flatten(record).items():
-            before = self._kinds.setdefault(name, None)
+            before = self._kinds.setdefault(name)
             if value is not None:
                 self._kinds[name] = _wider(before, kind_of(value))
 
@@ -192,4 +192,4 @@ def _as_number(value: Any) -> Any:
 
 def _plain(text: str) -> str:
     """Text without lone surrogates, which no database accepts."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text.encode(errors="replace").decode()

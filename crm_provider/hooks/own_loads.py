@@ -20,11 +20,10 @@ from crm_provider.load.sources.memory import IteratorSource
 from crm_provider.load.sources.options import ROWS, FileOptions
 from crm_provider.load.sources.source import Source, open_source
 from crm_provider.load.state.checkpoint import Checkpoints, FileCheckpoints, NoCheckpoints
-from crm_provider.tasks.arguments import ContactLoadSettings, DealLoadSettings
+from crm_provider.tasks.arguments import ContactLoadSettings, DealLoadSettings, hinted
 from crm_provider.tasks.outcome import current_context
 from crm_provider.tasks.state import STATE_KEY, checkpoints_for, lost_files, site_report
 from crm_provider.tasks.templates import path_of, with_connection
-from crm_provider.values.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from crm_provider.client.client import CrmClient
@@ -95,7 +94,7 @@ def _check_names(kind: Kind, given: Mapping[str, Any]) -> None:
     known = SETTINGS_OF[kind.name].__annotations__
     for name in given:
         if name not in known:
-            raise TypeError(f"a load has no argument {name!r}. {did_you_mean(name, known)}".rstrip())
+            raise TypeError(f"a load has no argument {hinted(name, known)}")
 
 
 def _policy(kind: Kind, on_error: Any, mode: Any) -> ErrorPolicy:

@@ -6,13 +6,15 @@ from crm_provider.load.options import LoadOptions, rejects_allowed
 from crm_provider.load.report import Summary
 from crm_provider.load.rows import rows_text
 
+DRY_RUN = "A dry run: every row was checked, nothing was written"
+
 
 def dry_run_ending(summary: Summary, options: LoadOptions) -> str:
     """The ending of a dry run, in a few sentences."""
     problem, unsendable = real_run_problem(summary, options), _unsendable(summary)
     bad = f"{rows_text(unsendable)} cannot be sent" if unsendable else ""
     sentences = [
-        "A dry run: every row was checked, nothing was written",
+        DRY_RUN,
         problem and f"A real run {problem}",
         "" if summary.refusal else summary.forecast[:1].upper() + summary.forecast[1:],
         "" if bad in problem else bad,

@@ -115,7 +115,7 @@ class ContactOptions(LoadOptions):
     resubscribe: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "list_ids", several(self.list_ids or ()))
+        object.__setattr__(self, "list_ids", ids_of(self.list_ids))
         super().__post_init__()
         if self.mode != "upsert" and self.plan == "learned":
             raise SourceError(f"plan={self.plan!r} is for mode='upsert'; mode={self.mode!r} takes 'auto' or 'compare'")
@@ -142,6 +142,11 @@ class ContactOptions(LoadOptions):
         lists: dict[str, Any] = {"list_ids": sorted(self.checked_lists())} if self.list_ids else {}
         # mode create leaves existing contacts alone: their rows are not what the CRM has
         return {**lists, "mode": self.mode} if self.mode == "create" else lists
+
+
+def ids_of(given: Any) -> tuple[Any, ...]:
+    """One id or several as a tuple; None for none. An empty text remains, because a template may render it."""
+    return () if given is None else several(given)
 
 
 _CHOICES = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider import errors as e
 from crm_provider._compat import Context
+from crm_provider.client import validation
 from crm_provider.errors.on_error import Action
 from crm_provider.extract.writers import (
     ColumnTypes,
@@ -96,7 +97,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         self.fields = rendered(fields)
         self.format = format
         self.if_changed = if_changed
-        self.formula_guard = formula_guard
+        self.formula_guard = validation.boolean(formula_guard, "formula_guard")
         self.column_types = column_types
         self.changes_since = changes_since
         self.state_path = path_text(state_path)

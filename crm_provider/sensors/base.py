@@ -22,6 +22,7 @@ from crm_provider._compat import (
     PokeReturnValue,
     conf,
 )
+from crm_provider.client import validation
 from crm_provider.client.settings import DEFAULT_CONN_ID
 from crm_provider.errors.on_error import Action, OnError, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy
@@ -95,8 +96,8 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         super().__init__(**for_base_operator(self, retry_policy, kwargs))
         self.crm_conn_id = rendered(crm_conn_id)
         self.max_errors_in_a_row = max_errors_in_a_row
-        self.deferrable = deferrable
-        self.share_poll = share_poll
+        self.deferrable = validation.boolean(deferrable, "deferrable")
+        self.share_poll = validation.boolean(share_poll, "share_poll")
         self.set_error_policy(on_error)
         if deferrable and self.exponential_backoff:
             warnings.warn(

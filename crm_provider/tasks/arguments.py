@@ -262,6 +262,26 @@ def rendered(value: Templated[_T]) -> _T:
 
 # -- names --------------------------------------------------------------------------------------------------
 
+_INPUTS = (
+    "csv data dataframe df file file_name file_path filename filepath files input input_file path paths source_file"
+)
+NAMES_ELSEWHERE: Mapping[str, str] = {
+    "source": f"{_INPUTS} input_path records rows source_path",
+    "rejects": f"{_INPUTS} rejects_file source",
+    "target": f"{_INPUTS} dest destination output output_file output_path target_path",
+    "sql": "query select source sql_query statement table",
+    "mode": "if_exists update_existing upsert",
+    "mapping": "column_mapping columns field_mapping fields",
+    "rejects_path": "rejects",
+    "contact_email": "address contact contact_id email_address mail",
+    "deal_id": "deal id",
+    "execution_timeout": "timeout",
+}
+"""An argument -> what other operators and libraries call it. The first that an operator has is suggested."""
+
+SAME_WORD = 0.65
+"""Minimum similarity of a name with an argument of Airflow's, 0 to 1: ``retry`` and ``retries`` have 0.67."""
+
 
 def check_names(operator: type, given: Iterable[str]) -> None:
     """Reject arguments that an operator does not have. Airflow's own check would show their values.
@@ -272,7 +292,7 @@ def check_names(operator: type, given: Iterable[str]) -> None:
     known = frozenset(own_parameters(operator))
     wrong = [name for name in given if name not in known and not name.startswith("_")]
     if wrong:
-        raise TypeError(f"{operator.__name__} has no argument {', '.join(_hinted(name, known) for name in wrong)}")
+        raise TypeError(f"{operator.__name__} has no argument {', '.join(hinted(name, known) for name in wrong)}")
 
 
 @functools.cache
@@ -287,8 +307,24 @@ def own_parameters(operator: type) -> Mapping[str, inspect.Parameter]:
     return found
 
 
-def _hinted(name: str, known: Iterable[str]) -> str:
-    close = nearest(name, sorted(known))
+def _meant(name: str, known: Iterable[str]) -> str | None:
+    """The argument that an author means by a name that is not known: by its usual name elsewhere, or a similar one.
+
+    An argument of Airflow's must be very similar: nobody who writes ``file`` means ``inlets``.
+    """
+    names = sorted(known)
+    for right, elsewhere in NAMES_ELSEWHERE.items():
+        if right in names and name in elsewhere.split():
+            return right
+    own = [each for each in names if each not in BaseOperatorArguments.__annotations__]
+    return nearest(name, names, cutoff=SAME_WORD) or nearest(name, own)
+
+
+def hinted(name: str, known: Collection[str]) -> str:
+    """A name that is not known, with the argument or the operators that its author means."""
+    if "source" in known and "sql" not in known and name in NAMES_ELSEWHERE["sql"].split():
+        return f"{name!r} (the operators of crm_provider.transfers.sql_to_crm load the rows of a query)"
+    close = _meant(name, known)
     return f"{name!r} (did you mean {close!r}?)" if close else repr(name)
 
 

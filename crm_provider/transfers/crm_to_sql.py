@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from crm_provider import errors as e
 from crm_provider._compat import Context
+from crm_provider.client import validation
 from crm_provider.extract.columns import ColumnChoice, SqlColumn, chosen_columns
 from crm_provider.extract.writers import IfChanged, Since, check_changes_since, check_if_changed, field_value
 from crm_provider.files.paths import AnyPath, as_path
@@ -106,7 +107,8 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
             if isinstance(columns, (list, tuple, dict)):  # otherwise an XCom that does not exist yet
                 _check_columns(columns, mode, changes_since)
         check_if_changed(if_changed)
-        self.listing, self.mode, self.create_table = listing, mode, create_table
+        self.listing, self.mode = listing, mode
+        self.create_table = validation.boolean(create_table, "create_table")
         self.sql_conn_id = rendered(sql_conn_id)
         self.table = rendered(table)
         self.columns = rendered(columns)

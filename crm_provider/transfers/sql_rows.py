@@ -55,6 +55,11 @@ class SqlRows:
 
     name = "the result of the query"
 
+    _driver: Driver
+    """Of the connection. It and the next two are set when the query is run."""
+    _next_size: int
+    _failed_in_a_row: int
+
     def __init__(
         self, connect: Callable[[], Any], sql: str, *, parameters: Any = None, fetch_size: int = FETCH_SIZE
     ) -> None:
@@ -62,8 +67,6 @@ class SqlRows:
         self._connect, self._sql, self._parameters, self._fetch_size = connect, sql, parameters, fetch_size
         self._open = ExitStack()
         self._asked: tuple[Any, Batch] | None = None
-        self._driver = Driver(lambda connection: connection.cursor())
-        self._next_size, self._failed_in_a_row = 1, 0
         self._places = RowLocations()
 
     @cached_property
@@ -114,35 +117,35 @@ class SqlRows:
         with _without_values():
             if self._driver.one_by_one:
                 return self._one_by_one(cursor)
-            rows = list(cursor.fetchmany(self._next_size))
-        sizes = [size_of(row) for row in rows]
-        fitting = LARGEST_BATCH // max(1, *sizes, 1)
+            sized = [(row, size_of(row)) for row in cursor.fetchmany(self._next_size)]
+        fitting = LARGEST_BATCH // max([1, *(size for _, size in sized)])
         self._next_size = max(1, min(self._fetch_size, self._next_size * GROWTH, fitting))
-        return [row if size <= LARGEST_BATCH else _TOO_LONG for row, size in zip(rows, sizes, strict=True)]
+        return [row if size <= LARGEST_BATCH else _TOO_LONG for row, size in sized]
 
     def _one_by_one(self, cursor: Any) -> Batch:
-        """Rows until their number or their bytes are enough.
-
-        :raises Exception: the driver's, if it is not about a row, or too many consecutive rows fail
-        """
+        """Rows until their number or their bytes are enough."""
         batch: Batch = []
         free = LARGEST_BATCH
-        while len(batch) < self._fetch_size and free > 0:
-            try:
-                row = cursor.fetchone()
-            except (ValueError, OverflowError) as wrong:  # includes UnicodeDecodeError, but not errors of the server
-                self._failed_in_a_row += 1
-                if self._failed_in_a_row > FAILURES_IN_A_ROW:
-                    raise
-                batch.append(_not_held(wrong))
-                continue
-            if row is None:
-                break
-            self._failed_in_a_row = 0
+        while len(batch) < self._fetch_size and free > 0 and (row := self._next_row(cursor)) is not None:
             size = size_of(row)
             batch.append(row if size <= LARGEST_BATCH else _TOO_LONG)
             free -= size
         return batch
+
+    def _next_row(self, cursor: Any) -> Any:
+        """The next row, or why it cannot be used; None after the last one.
+
+        :raises Exception: the driver's, if it is not about a row, or too many consecutive rows fail
+        """
+        try:
+            row = cursor.fetchone()
+        except (ValueError, OverflowError) as wrong:  # includes UnicodeDecodeError, but not errors of the server
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row > FAILURES_IN_A_ROW:
+                raise
+            return _not_held(wrong)
+        self._failed_in_a_row = 0
+        return row
 
     def close(self) -> None:
         """Close cursor and connection."""

@@ -51,7 +51,7 @@ class _WatchTrigger(BaseEventTrigger):
             raise ValueError(f"max_per_event is {max_per_event!r}; give 1 to {MOST_PER_EVENT}")
         self.crm_conn_id = crm_conn_id
         self.poke_interval = poke_interval
-        self.include_existing = include_existing
+        self.include_existing = validation.boolean(include_existing, "include_existing")
         self.max_per_event = max_per_event
 
     def serialize(self) -> tuple[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from crm_provider.load.dry_run import DRY_RUN
 from crm_provider.load.progress import left_of
 from crm_provider.load.report import duration
 from crm_provider.load.rows import rows_text
@@ -30,7 +31,7 @@ WAITS = {
 }  # fmt: skip
 """Labels of states before the end; any other is queued."""
 
-NOTHING_LEFT = "It left no reason: it failed outside the operator, or its process was killed. See the task's log."
+NOTHING_LEFT = "It left no reason: it failed outside the operator, or a timeout or kill ended it. See the task's log."
 ELSEWHERE = "Its result is kept elsewhere, by a custom XCom backend; see the task's page."
 UNREADABLE = "Its {part} cannot be read: its format is not that of a sync. See the task's page."
 
@@ -68,10 +69,10 @@ def _success(run: Run, note: str) -> Ending:
     result = run.result
     if result is None:
         return Ending(tone=Tone.SUCCESS, label="success", reason=note)
-    if result.dry_run and result.would_fail:
-        return Ending(tone=Tone.REJECTS, label="dry run: would fail", reason=result.ending)
     if result.dry_run:
-        return Ending(tone=Tone.SUCCESS, label="dry run", reason=result.ending)
+        found = result.ending.removeprefix(f"{DRY_RUN}.").strip()
+        tone, label = (Tone.REJECTS, "dry run: would fail") if result.would_fail else (Tone.SUCCESS, "dry run")
+        return Ending(tone=tone, label=label, reason=found)
     if result.rejected:
         return Ending(tone=Tone.REJECTS, label="success with rejects", reason=_rejected(result))
     return Ending(tone=Tone.SUCCESS, label="success", reason="" if result.ending == "Done." else result.ending)

@@ -10,16 +10,18 @@ CUTOFF = 0.5
 """Minimum similarity of a suggestion, 0 to 1."""
 
 
-def nearest(word: Any, choices: Iterable[str]) -> str | None:
+def nearest(word: Any, choices: Iterable[str], *, cutoff: float = CUTOFF) -> str | None:
     """The choice that is most similar to a word, ignoring case. None if none is similar, or the word is not text.
 
     >>> nearest("deal_not_fount", ["DEAL_NOT_FOUND", "CONTACT_NOT_FOUND"])
     'DEAL_NOT_FOUND'
+
+    :param cutoff: minimum similarity, 0 to 1
     """
     if not isinstance(word, str):
         return None
     by_lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=CUTOFF)
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[close[0]] if close else None
 
 

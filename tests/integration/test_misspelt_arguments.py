@@ -1,4 +1,4 @@
-"""Misspelt arguments of operators and sensors are reported at DAG parse, without their values."""
+"""Misspelt arguments, and switches given as text, are reported at DAG parse, without their values."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from airflow.sdk import DAG
 
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.deals import CrmMoveDealStageOperator
-from crm_provider.operators.load import CrmLoadContactsOperator
+from crm_provider.operators.extract import CrmExtractListsOperator
+from crm_provider.operators.load import CrmDeleteContactsOperator, CrmLoadContactsOperator
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.lists import CrmListSensor
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
+from crm_provider.triggers.watch import CrmListJoinedTrigger
 
 VALUE = "ada@example.com"
 
@@ -78,3 +81,43 @@ def test_arguments_that_a_subclass_passes_on_are_checked() -> None:
 
     with pytest.raises(TypeError, match=r"OwnOperator has no argument 'attribute' \(did you mean 'attributes'\?\)"):
         OwnOperator(task_id="task", shop="north", attribute=1)
+
+
+@pytest.mark.parametrize(
+    ("operator", "given", "switch"),
+    [
+        (CrmLoadContactsOperator, {"source": [], "list_ids": "00000000-0000-4000-8000-000000000001"}, "resubscribe"),
+        (CrmLoadContactsOperator, {"source": []}, "dry_run"),
+        (CrmLoadContactsOperator, {"source": [], "state_path": "state"}, "full_refresh"),
+        (CrmLoadContactsOperator, {"source": []}, "lowercase_email"),
+        (CrmDeleteContactsOperator, {"source": [], "max_deletes": 1, "rejects_path": "r.jsonl"}, "every_spelling"),
+        (CrmExtractListsOperator, {"target": "lists.csv"}, "formula_guard"),
+        (CrmToSqlOperator, {"listing": "lists", "sql_conn_id": "db", "table": "t", "mode": "replace"}, "create_table"),
+        (CrmListSensor, {"list_name": "Trial"}, "deferrable"),
+        (CrmListSensor, {"list_name": "Trial"}, "share_poll"),
+    ],
+)
+def test_a_switch_is_true_or_false_and_not_a_text_that_counts_as_true(operator: Any, given: Any, switch: str) -> None:
+    operator(task_id="right", **given, **{switch: False})
+    texts = {"false": "of type str", "{{ params.on }}": "of type str; templates are not", None: "None"}
+    for number, (value, kind) in enumerate(texts.items()):
+        with pytest.raises(ValueError, match=f"{switch} must be True or False but is {kind}"):
+            operator(task_id=f"wrong_{number}", **given, **{switch: value})
+
+
+def test_so_is_a_switch_from_default_args_and_in_a_mapped_task() -> None:
+    with (
+        DAG("switches", default_args={"dry_run": "{{ params.dry_run }}"}),
+        pytest.raises(ValueError, match="dry_run must be True or False"),
+    ):
+        CrmLoadContactsOperator(task_id="task", source=[])
+    with pytest.raises(ValueError, match="resubscribe must be True or False"):
+        CrmLoadContactsOperator.partial(task_id="mapped", resubscribe="no")  # type: ignore[arg-type]
+
+
+def test_a_watch_of_existing_members_is_switched_by_true_or_false() -> None:
+    with pytest.raises(ValueError, match="include_existing must be True or False"):
+        CrmListJoinedTrigger(
+            list_id="00000000-0000-4000-8000-000000000001",
+            include_existing="false",  # type: ignore[arg-type]
+        )

@@ -149,7 +149,7 @@ def test_script_load_raises_for_rejects(crm: Sandbox) -> None:
 
 
 def test_hook_load_rejects_unknown_arguments() -> None:
-    with pytest.raises(TypeError, match=r"a load has no argument 'max_reject'. Did you mean 'max_rejects'\?"):
+    with pytest.raises(TypeError, match=r"a load has no argument 'max_reject' \(did you mean 'max_rejects'\?\)"):
         CrmHook().load_contacts([], max_reject=1)
     with pytest.raises(SourceError, match="outcome_keys needs outcomes_path"):
         CrmHook().load_contacts([], outcome_keys="a")

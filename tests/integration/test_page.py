@@ -323,6 +323,17 @@ def test_page_limits_the_output_per_load(users: Users, loads: Any, set_stored: S
     assert len(users.client().get("/").text) < PAGE_SIZE * 10_000
 
 
+def test_page_names_the_rejects_file_only_if_there_is_one(users: Users, loads: Any, set_stored: SetStored) -> None:
+    assert "Values of rows are only in the rejects file." in run_page(users.client(), loads).text
+    set_stored("xcom", "value", of_load(rejected=1, samples=[{"row": 1, "type": "T", "message": "m"}]))
+    assert "this load wrote no rejects file" in run_page(users.client(), loads).text
+
+
+def test_list_shows_rows_of_which_none_is_done(users: Users, loads: Any, set_stored: SetStored) -> None:
+    set_stored("xcom", "value", of_load(rows=3, ending="Stopped: x."))
+    assert "3 rows, none done" in users.client().get("/").text
+
+
 def test_xcoms_are_read_without_creating_objects(users: Users, loads: Any, set_stored: SetStored) -> None:
     """Airflow's own decoder would import the module of a class whose name begins with ``airflow.``."""
     module = "airflow.example_dags.example_skip_dag"

@@ -67,8 +67,13 @@ def anchors(document: Path) -> set[str]:
 def _slugs(headings: list[str]) -> Iterator[str]:
     seen: dict[str, int] = {}
     for heading in headings:
-        text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
-        slug = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+        slug = slug_of(heading)
         repeated = seen.get(slug, 0)
         seen[slug] = repeated + 1
         yield f"{slug}-{repeated}" if repeated else slug
+
+
+def slug_of(heading: str) -> str:
+    """The anchor of a heading, if no heading before it has the same text."""
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")

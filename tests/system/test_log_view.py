@@ -48,6 +48,7 @@ def rows(name, number):
 with DAG("logs", schedule=None, default_args={"retries": 0}):
     CrmMoveDealStageOperator(
         task_id="skip", deal_id=NO_DEAL, stage_id="WON", on_error={"DEAL_NOT_FOUND": "skip"})
+    CrmUpsertContactOperator(task_id="upsert", contact_email="ada@example.com", crm_conn_id="crm_refused")
     CrmUpsertContactOperator(task_id="retry", contact_email="broken@example.com", **RETRY)
     CrmLoadContactsOperator(task_id="contacts", source=rows("lead", 30))
     CrmLoadContactsOperator(
@@ -80,6 +81,16 @@ with DAG("waits", schedule=None, default_args={"retries": 1}):
 
 EXPECTED = {
     "skip": ("DEAL_NOT_FOUND", "Task:        skipped", "Decided by:  on_error[DEAL_NOT_FOUND]"),
+    "upsert": (  # the picture in the README
+        "FORBIDDEN (403) on POST /contacts",
+        "What to do:  Check the API key",
+        "This is Airflow's connection 'crm_refused'.",
+        "Task:        failed; not retried",
+        "Decided by:  default[CrmAccessError]",
+        "Policy:",
+        "Docs:",
+        "Request id:",
+    ),
     "retry": ("INTERNAL_SERVER_ERROR", "Worth a retry, but the task has none left"),
     "contacts": ("Done: 30 rows: 30 created",),
     "rejects": ("3 of 8 rows were rejected.", "What to do:", "Report:"),
@@ -127,6 +138,7 @@ def stack(
     (dags / "logs.py").write_text(text)
     env = {
         "AIRFLOW_CONN_CRM_DEFAULT": crm.connection_json(requests_per_second=50),
+        "AIRFLOW_CONN_CRM_REFUSED": json.dumps({**json.loads(crm.connection_json()), "password": "an-old-key"}),
         "AIRFLOW_CONN_WAREHOUSE": postgres.connection_json(),
         "AIRFLOW_CONN_NO_WAREHOUSE": json.dumps({**json.loads(postgres.connection_json()), "port": 1}),
     }

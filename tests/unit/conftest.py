@@ -1,6 +1,6 @@
-"""Settings of the property tests: 60 examples, no deadlines, for the machine is shared; in CI the same each time.
+"""Settings of the property tests: 60 examples, no deadlines (the machine is shared), and fixed examples in CI.
 
-``make fuzz`` asks for many more examples, other ones each time.
+``make fuzz`` runs many more examples, new ones each time.
 """
 
 import os
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 FUZZ = "CRM_FUZZ_EXAMPLES"
-"""How many examples each property is tried with, of ever new ones."""
+"""Number of new random examples for each property."""
 
 settings.register_profile(
     "unit",
@@ -27,14 +27,14 @@ if FUZZ in os.environ:
     settings.load_profile("fuzz")
 
 UNMEASURED = frozenset({"load_model", "sandbox"})
-"""Folders of tests that add nothing to the coverage of the core: simulations, and tests of what is not the core."""
+"""Folders of tests that do not count for the core's coverage: simulations, and tests of other code."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure coverage with examples written by hand only.
+    """Measure coverage with hand-written examples only.
 
-    No line counts as covered because a random example reached it, and the properties take half of the time.
+    A line that only a random example reached does not count as covered, and the property tests take half of the time.
     """
     for item in items:
         if item.path.parent.name in UNMEASURED or item.get_closest_marker("hypothesis"):

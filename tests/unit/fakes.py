@@ -1,4 +1,4 @@
-"""Stand-ins for time, the rate budget and the network."""
+"""Stand-ins for time, the rate budget, and the network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crm_provider.client.settings import Settings
 from crm_provider.client.transport import Transport
 from crm_provider.rate_limit.limiter import BudgetBusy
 
-from .reference import ANSWERED
+from .reference import RESPONSE_TYPES
 
 if TYPE_CHECKING:
     import pytest
@@ -27,7 +27,7 @@ KEY = "k3y-of-the-account"
 
 @dataclass
 class FakeClock:
-    """A clock that only sleeping moves."""
+    """A clock that advances only by sleeping."""
 
     now: float = 1000.0
     slept: list[float] = field(default_factory=list)
@@ -42,7 +42,7 @@ class FakeClock:
 
 @dataclass
 class FakeRateLimiter:
-    """Gives every slot at once; the slots in ``away`` (by their number from 0) are so many seconds away."""
+    """Grants every slot at once. The slots in ``away`` (0-based numbers) are that many seconds away."""
 
     away: Mapping[int, float] = field(default_factory=dict)
     asked: list[float] = field(default_factory=list)
@@ -85,7 +85,7 @@ Step = Callable[[Call], CrmResponse]
 
 
 def lost(call: Call) -> NoReturn:
-    """No response came: a write may or may not have happened."""
+    """No response arrived: a write may or may not have been processed."""
     raise e.CrmTimeoutError(
         "no response in time", method=call.method, path=call.log_path, outcome_known=not call.is_write
     )
@@ -98,7 +98,7 @@ def refused(call: Call) -> NoReturn:
 
 def error(type_: str, **headers: str) -> Reply:
     """An error of the API by its type."""
-    row = next(row for row in ANSWERED if row.type == type_)
+    row = next(row for row in RESPONSE_TYPES if row.type == type_)
     return Reply(row.status, {"error": row.message, "errorCode": row.type, "requestId": "req-1"}, headers)
 
 
@@ -108,7 +108,7 @@ def data(value: Any, status: int = 200) -> Reply:
 
 
 class FakeHttpSession:
-    """Answers from a script, step by step; whatever is sent beyond it is an error of the test."""
+    """Returns scripted responses step by step. A request beyond the script fails the test."""
 
     def __init__(self, *script: Step) -> None:
         self.script = list(script)
@@ -116,21 +116,21 @@ class FakeHttpSession:
 
     def round_trip(self, call: Call) -> CrmResponse:
         path = call.path
-        assert self.script, f"sent beyond the script: {call.method} {path}"
+        assert self.script, f"request beyond the script: {call.method} {path}"
         self.calls.append(call)
         return self.script.pop(0)(call)
 
     @property
     def sent(self) -> list[str]:
-        """What was sent: method, path and query."""
+        """The requests: method, path, and query."""
         return [f"{c.method} {c.path}{_query(c.query)}" for c in self.calls]
 
     def close(self) -> None:
-        """Nothing is open."""
+        """No connection is open."""
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What this package has logged. Others may log at any time: a collector that finds what an earlier test left."""
+    """The log records of this package. Other code may log at any time, e.g. during garbage collection."""
     return [record for record in caplog.records if record.name.startswith("crm_provider.")]
 
 
@@ -156,7 +156,7 @@ class Bench:
 def bench(
     *script: Step, budget: RetryBudget | None = None, limiter: FakeRateLimiter | None = None, jitter: float = 1.0
 ) -> Bench:
-    """A bench that answers from a script."""
+    """A bench with scripted responses."""
     settings = Settings(api_key=KEY, base_url="http://127.0.0.1:9/v2")
     http, clock, limiter = FakeHttpSession(*script), FakeClock(), limiter or FakeRateLimiter()
     transport = Transport(settings, limiter=limiter, clock=clock, sleep=clock.sleep, jitter=lambda: jitter)

@@ -1,4 +1,4 @@
-"""Hosts that share a rate through one text, in simulated time: each has its own files, clocks and workers."""
+"""Hosts that share a rate through one text, in simulated time. Each has its own files, clocks, and workers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from crm_provider.values.server_clock import ServerClock
 from .rate_limit_scene import NEVER_MIND, TokenBucket
 
 EPOCH = 1.7e9
-"""The CRM's time when a scene begins."""
+"""The CRM's time at the start of a scene."""
 
 
 @dataclass
 class Text:
-    """The shared text; a write that began before another one ended may be lost, as in a database.
+    """The shared text. A write that began before another one ended may be lost, as in a database.
 
-    :param down: while it cannot be used
+    :param down: while it is unavailable
     """
 
     content: str | None = None
@@ -127,11 +127,11 @@ class Hosts:
             clock.note(date, sent=local, received=local + 0.04)
 
     def used(self, begin: float, end: float) -> float:
-        """The part of the limit that was used."""
+        """The share of the limit that was used."""
         return sum(begin <= at < end for at, _ in self.sent) / (self.rate * (end - begin))
 
     def refusals(self, begin: float, end: float) -> float:
-        """The part of the calls that was refused."""
+        """The share of the calls that was refused."""
         bad = sum(begin <= at < end for at, _ in self.refused)
         return bad / max(bad + sum(begin <= at < end for at, _ in self.sent), 1)
 

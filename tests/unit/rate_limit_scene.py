@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 from crm_provider.rate_limit.schedule import Grant, GrantStatus, Lane, Pace, Schedule
 
 NEVER_MIND = 1e9
-"""Seconds that a patient caller can wait."""
+"""Seconds that a patient caller waits at most."""
 
 Ask = Callable[[float, Lane, "int | None", Pace, float], Grant]
 
 
 @dataclass(frozen=True)
 class Caller:
-    """One worker: calls, waits for the response, calls again.
+    """A worker that calls, waits for the response, and calls again.
 
     :param begins: when it makes its first call
     :param rest: seconds from a call to its next
-    :param calls: how many it makes
-    :param late: seconds by which it wakes late
-    :param dies: when it is killed, wherever it is
+    :param calls: number of calls
+    :param late: seconds by which it wakes up late
+    :param dies: when it is killed, whatever it is doing
     """
 
     lane: Lane = Lane.SINGLE
@@ -46,7 +46,7 @@ class Sent:
 
 @dataclass
 class TokenBucket:
-    """What the gateway does: refuses a call that finds no token."""
+    """The gateway: refuses a call that finds no token."""
 
     rate: float
     burst: int
@@ -69,7 +69,7 @@ class TokenBucket:
 class Scene:
     """Runs callers against a schedule until a time.
 
-    :param ask: another way to ask than a schedule of its own
+    :param ask: replaces the request to its own schedule
     """
 
     pace: Pace
@@ -80,7 +80,7 @@ class Scene:
     asked: int = 0
 
     def run(self) -> list[Sent]:
-        """All calls, by their slots, in seconds from the beginning."""
+        """All calls by slot, in seconds from the beginning."""
         sent: list[Sent] = []
         order = itertools.count()
         events: list[tuple[float, int, int, int, int | None, float]] = []
@@ -95,11 +95,11 @@ class Scene:
         while events:
             now, _, who, left, ticket, since = heapq.heappop(events)
             caller = self.callers[who]
-            answer = self.ask(self.began + now, caller.lane, ticket, self.pace, NEVER_MIND)
+            grant = self.ask(self.began + now, caller.lane, ticket, self.pace, NEVER_MIND)
             self.asked += 1
-            then = now + answer.seconds
-            if answer.status is GrantStatus.RETRY_AFTER:
-                wake(then, who, left, answer.ticket, since)
+            then = now + grant.seconds
+            if grant.status is GrantStatus.RETRY_AFTER:
+                wake(then, who, left, grant.ticket, since)
             elif then < caller.dies:
                 sent.append(Sent(who, caller.lane, since, then))
                 wake(then + caller.rest, who, left - 1, None, then + caller.rest)
@@ -107,5 +107,5 @@ class Scene:
 
 
 def jain(counts: Sequence[int]) -> float:
-    """1 if all got the same, 1/n if one got everything."""
+    """1 if all received the same number, 1/n if one received all."""
     return sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts))

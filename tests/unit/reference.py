@@ -1,4 +1,4 @@
-"""The API reference and the design as data, written down by hand: nothing here is read from the code under test."""
+"""The API reference and the design as hand-written data. Nothing here is read from the code under test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One error type as the reference knows it."""
+    """An error type in the reference."""
 
     type: str
     error: str
@@ -43,10 +43,10 @@ VENDOR = (
 )
 
 UNNAMED = ("CONTACT_NOT_FOUND", "CONTACT_ALREADY_EXISTS", "CONTACT_ASSOCIATED_WITH_A_DEAL", "INVALID_INPUT")
-"""Types whose name is missing in the user's copy of the document."""
+"""Types whose name is missing in the user's copy of the API document."""
 
 GATEWAY_TYPES = (
-    # section 5: what only the gateway says
+    # section 5: errors of the gateway only
     Row("UNAUTHORIZED", "CrmUnauthorizedError", 401, "Unauthorized"),
     Row("UNKNOWN_ROUTE", "CrmUnknownRouteError", 403, "Missing Authentication Token"),
     Row("LIMIT_EXCEEDED", "CrmLimitExceededError", 429, "Limit Exceeded"),
@@ -55,7 +55,7 @@ GATEWAY_TYPES = (
     Row("GATEWAY_TIMEOUT", "CrmGatewayTimeoutError", 504, "Endpoint request timed out"),
 )
 
-ANSWERED = (*VENDOR, *GATEWAY_TYPES)
+RESPONSE_TYPES = (*VENDOR, *GATEWAY_TYPES)
 """The types that a response can have."""
 
 FOUND_HERE = {
@@ -66,12 +66,12 @@ FOUND_HERE = {
     "INVALID_VALUE": "CrmInvalidValueError",
     "PROTOCOL": "CrmProtocolError",
 }
-"""The types that are found on this side: no response can name them."""
+"""The types of client-side errors: no response can name them."""
 
 RECOGNISED_BY_STATUS = {"INVALID_REQUEST": "CrmInvalidRequestError"}
-"""The type of a 400 or 422 that does not say what is wrong: section 4, rule 3."""
+"""The type of a 400 or 422 without a reason: section 4, rule 3."""
 
-TYPES = {**{row.type: row.error for row in ANSWERED}, **FOUND_HERE, **RECOGNISED_BY_STATUS}
+TYPES = {**{row.type: row.error for row in RESPONSE_TYPES}, **FOUND_HERE, **RECOGNISED_BY_STATUS}
 """All types and their classes."""
 
 
@@ -117,7 +117,7 @@ GATEWAY = (
 )
 
 BY_STATUS = {
-    # section 4, rule 3: what a status alone says
+    # section 4, rule 3: errors known only by status
     400: "CrmInvalidRequestError",
     401: "CrmUnauthorizedError",
     403: "CrmForbiddenError",
@@ -136,7 +136,7 @@ BY_STATUS = {
 }
 
 REPEATED = {
-    # which calls the client sends again by itself, of GET, PUT, DELETE and a POST that cannot be settled
+    # which calls the client repeats automatically, of GET, PUT, DELETE, and a POST that cannot be verified
     "TOO_MANY_REQUESTS": {"GET", "PUT", "DELETE", "POST"},
     "INTERNAL_SERVER_ERROR": {"GET", "PUT", "DELETE"},
     "BAD_GATEWAY": {"GET", "PUT", "DELETE"},
@@ -182,7 +182,7 @@ EXCEPTIONS = {
     ("CrmCreateDealOperator", "CONTACT_ASSOCIATED_WITH_A_DEAL"): "skip",
     ("CrmDeleteContactOperator", "CONTACT_NOT_FOUND"): "skip",
     **{
-        # an automation is never started twice: what may have happened is not retried
+        # an automation is never started twice: an ambiguous call is not retried
         ("CrmTriggerAutomationOperator", type_): "fail"
         for type_ in (
             "INTERNAL_SERVER_ERROR",

@@ -1,4 +1,4 @@
-"""``crm://`` assets: one way to write each, and what a load leaves on their events."""
+"""``crm://`` assets: one canonical form each, and the data that a load adds to their events."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONTACTS = "crm://connect.pingback.com/contacts"
         ("crm://connect.pingback.com/Acme/lists", "crm://connect.pingback.com/Acme/lists"),
     ],
 )
-def test_one_way_to_write_it(written: str, uri: str) -> None:
+def test_canonical_uri_is_accepted(written: str, uri: str) -> None:
     assert Asset(uri=written).uri == uri
 
 
@@ -43,29 +43,29 @@ def test_one_way_to_write_it(written: str, uri: str) -> None:
     "written",
     ["crm:///contacts", "crm://host", "crm://host/people", "crm://host/a/b/contacts", "crm://host//contacts"],
 )
-def test_another_one_is_refused_when_the_dag_is_parsed(written: str) -> None:
+def test_other_forms_are_refused_when_the_dag_is_parsed(written: str) -> None:
     with pytest.raises(ValueError, match=r"a CRM asset is written crm://host/contacts .* contacts, deals, lists"):
         Asset(uri=written)
 
 
 @pytest.mark.parametrize("written", ["crm://key@host/contacts", "crm://host/contacts?page=1"])
-def test_a_key_or_a_query_has_no_place_in_it(written: str) -> None:
+def test_key_or_query_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match="no user, key or query"):
         sanitize_uri(urlsplit(written))
 
 
-def test_a_query_is_refused_when_the_dag_is_parsed() -> None:
+def test_query_is_refused_when_the_dag_is_parsed() -> None:
     with pytest.raises(ValueError, match="no user, key or query"):
         Asset(uri="crm://host/contacts?page=1")
 
 
 @pytest.mark.filterwarnings("ignore:An Asset URI should not contain auth info")  # Airflow 3.1.0, which drops it
-def test_a_key_is_not_kept() -> None:
+def test_key_is_not_kept() -> None:
     with suppress(ValueError):
         assert Asset(uri="crm://key@host/contacts").uri == "crm://host/contacts"
 
 
-def test_the_factory() -> None:
+def test_asset_factory() -> None:
     assert create_asset().uri == CONTACTS
     assert create_asset(listing="deals", account="acme", host="h").uri == "crm://h/acme/deals"
     assert create_asset(extra={"team": "sales"}).extra == {"team": "sales"}
@@ -73,14 +73,14 @@ def test_the_factory() -> None:
         create_asset(listing="people")
 
 
-def test_as_a_dataset_of_openlineage() -> None:
+def test_asset_as_an_openlineage_dataset() -> None:
     pytest.importorskip("openlineage.client", reason="an optional extra")
     dataset = convert_asset_to_openlineage(create_asset(account="acme"), None)
     assert (dataset.namespace, dataset.name) == dataset_of(create_asset(account="acme").uri)
     assert (dataset.namespace, dataset.name) == ("crm://connect.pingback.com", "acme/contacts")
 
 
-def test_which_of_a_tasks_outlets_are_meant() -> None:
+def test_crm_outlets_of_a_task() -> None:
     outlets = [
         create_asset(),
         create_asset(listing="deals"),
@@ -102,7 +102,7 @@ def load(outlets: list[Any], kind: Any = contacts.CONTACTS, **result: Any) -> tu
     return task.outlets, events
 
 
-def test_the_event_has_the_counts() -> None:
+def test_event_has_the_counts() -> None:
     other = create_asset(listing="deals")
     outlets, events = load([create_asset(), other])
     assert outlets == [create_asset(), other]
@@ -110,7 +110,7 @@ def test_the_event_has_the_counts() -> None:
     assert events[create_asset()].extra == {"rows": 5, "created": 2, "updated": 1, "rejected": 2}
 
 
-def test_a_load_of_deals_writes_the_asset_of_deals() -> None:
+def test_deal_load_writes_the_asset_of_deals() -> None:
     outlets = [create_asset(), create_asset(listing="deals")]
     _, events = load(outlets, kind=deals.DEALS)
     assert "rows" not in events[outlets[0]].extra
@@ -131,7 +131,7 @@ def test_a_load_of_deals_writes_the_asset_of_deals() -> None:
         ({"listing": "deals"}, {"records": 1, "path": "/x"}, {"listing": "deals", "records": 1}),
     ],
 )  # fmt: skip
-def test_a_listing_has_its_counts_on_what_it_was_written_to(
+def test_listing_adds_its_counts_to_the_event_of_its_target(
     task: dict[str, Any], result: dict[str, Any], extra: dict[str, Any]
 ) -> None:
     events, table = OutletEventAccessors(), Asset("postgres://db/warehouse/public/t")
@@ -140,7 +140,7 @@ def test_a_listing_has_its_counts_on_what_it_was_written_to(
     assert (len(events), events[table].extra) == (1, extra)
 
 
-def test_a_dry_run_makes_no_event() -> None:
+def test_dry_run_creates_no_event() -> None:
     other = Asset("file:///out")
     outlets, events = load([create_asset(), other], dry_run=True)
     assert outlets == [other]

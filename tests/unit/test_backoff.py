@@ -24,7 +24,5 @@ from crm_provider.values.backoff import delay
         (5_000, 1.0, 10.0),
     ],
 )
-def test_delays_double_up_to_the_longest_and_half_of_them_is_jitter(
-    attempt: int, jitter: float, seconds: float
-) -> None:
+def test_delays_double_up_to_the_maximum_and_half_is_jitter(attempt: int, jitter: float, seconds: float) -> None:
     assert delay(attempt, first=0.5, longest=10.0, jitter=jitter) == seconds

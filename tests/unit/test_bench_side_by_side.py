@@ -1,4 +1,4 @@
-"""The calculations of ``tests/benchmarks/bench_side_by_side.py``, so that its figures can be believed."""
+"""The calculations of ``tests/benchmarks/bench_side_by_side.py``, which its figures depend on."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from crm_provider.sandbox.journal import JournalEntry
 @pytest.mark.parametrize(
     ("fewest", "calls"),
     [
-        (Fewest.of(leads(2_000)), 160 + 400 + 80),  # all pages, the new ones and those that differ
-        (Fewest(rows=100, existing=0, writes=100, contacts=0), 100),  # a call each
+        (Fewest.of(leads(2_000)), 160 + 400 + 80),  # all pages, the new rows, and those that differ
+        (Fewest(rows=100, existing=0, writes=100, contacts=0), 100),  # one call each
         (Fewest(rows=100, existing=0, writes=100, contacts=9_000), 100),
         (Fewest(rows=100, existing=90, writes=100, contacts=9_000), 110),  # ten guesses are wrong
         (Fewest(rows=100, existing=90, writes=20, contacts=91), 30),
     ],
 )
-def test_the_fewest_calls(fewest: Fewest, calls: int) -> None:
+def test_fewest_possible_calls(fewest: Fewest, calls: int) -> None:
     assert fewest.calls == calls
 
 
-# -- what the CRM saw ----------------------------------------------------------------------------------------
+# -- the CRM's journal ---------------------------------------------------------------------------------------
 
 
 def entry(at: float, status: int = 200) -> JournalEntry:
@@ -71,7 +71,7 @@ def load(**changed: Any) -> Load:
         ({"rows": 200, "share": 0.5, "calls": 900}, {}, 0, [None, None, True, True]),
     ],
 )
-def test_bars(first: dict[str, Any], again: dict[str, Any], wrong: int, verdicts: list[bool | None]) -> None:
+def test_acceptance_bars(first: dict[str, Any], again: dict[str, Any], wrong: int, verdicts: list[bool | None]) -> None:
     found = bars(
         first=load(**first),
         again=load(**{"calls": 45, **again}),
@@ -101,13 +101,13 @@ HONEST = Claims(green=False, created=1, failed=frozenset({"bad"}))
         (RIGHT, replace(HONEST, created=0), {"miscounted": 1}),
         (RIGHT, replace(HONEST, failed=HONEST.failed | {"new@x.org"}), {"false_alarms": 1}),
         (RIGHT, replace(HONEST, green=True), {"green": True}),
-        (RIGHT, replace(HONEST, failed=frozenset()), {"lost": 1}),  # the bad row, unsaid
+        (RIGHT, replace(HONEST, failed=frozenset()), {"lost": 1}),  # the bad row, not reported
         (OLD, HONEST, {"lost": 1}),
-        (WITHOUT_NEW, HONEST, {"lost": 1}),  # counted as created: that is the same mistake
+        (WITHOUT_NEW, HONEST, {"lost": 1}),  # counted as created: the same mistake
         (WITHOUT_NEW, replace(HONEST, created=3), {"lost": 1, "miscounted": 2}),
     ],
 )
-def test_wrong_outcomes(crm: dict[str, Any], claims: Claims, wrong: dict[str, Any]) -> None:
+def test_judge_counts_wrong_outcomes(crm: dict[str, Any], claims: Claims, wrong: dict[str, Any]) -> None:
     found = judge(CASES, crm, claims)
     assert found == Wrong(**wrong)
     assert found.outcomes == sum(wrong.values())
@@ -116,7 +116,7 @@ def test_wrong_outcomes(crm: dict[str, Any], claims: Claims, wrong: dict[str, An
 # -- the rivals and the tables -------------------------------------------------------------------------------
 
 
-def test_the_tables_show_what_was_measured() -> None:
+def test_tables_show_the_measurements() -> None:
     task, loop, ours = load(rows=80, calls=144, share=None), load(calls=3_600, seconds=720.0), load()
     again = [load(rows=80, calls=160), load(calls=4_000, seconds=800.0), load(calls=40, seconds=8.0)]
     text = "\n".join(tables.loads(WAYS, [task, loop, ours], again, 640))

@@ -1,4 +1,4 @@
-"""What ``tests/benchmarks/bench_waiters.py`` writes into the database, and which runs it accepts."""
+"""The database rows that ``tests/benchmarks/bench_waiters.py`` writes, and the runs it accepts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from deferred_waits import crm_trigger
 WAITERS = 100
 
 
-def test_the_waits_are_those_of_the_sensors() -> None:
-    """Without the policy of its sensor, a wait for a list that does not exist fails at the first check."""
+def test_waits_equal_those_of_the_sensors() -> None:
+    """Without the sensors' policy, a wait for a missing list fails at the first check."""
     found = [crm_trigger(number, 60.0, 5)[1] for number in range(10)]
     lists, members, deals = ["CrmListSensor"] * 6, ["CrmListMembershipSensor"] * 2, ["CrmDealStageSensor"] * 2
     assert [arguments["policy_name"] for arguments in found] == [*lists, *members, *deals]
@@ -25,7 +25,7 @@ def ended(**changes: int) -> Run:
     return run
 
 
-def test_a_good_run_is_accepted() -> None:
+def test_good_run_is_accepted() -> None:
     assert ended().wrong(WAITERS) == []
 
 
@@ -39,11 +39,11 @@ def test_a_good_run_is_accepted() -> None:
         ({"taken_over": WAITERS}, "the triggerer that was killed had no triggers, or all"),
     ],
 )
-def test_a_run_without_valid_figures_is_refused(changes: dict[str, int], wrong: str) -> None:
+def test_run_without_valid_figures_is_refused(changes: dict[str, int], wrong: str) -> None:
     assert ended(**changes).wrong(WAITERS) == [wrong]
 
 
-def test_the_table_has_each_run_in_its_column() -> None:
+def test_table_has_each_run_in_its_column() -> None:
     runs = {name: ended(succeeded=number, ending=10.0 + number) for number, name in enumerate(RUNS)}
     rows = bench_waiters.written(runs, WAITERS, 60.0).splitlines()
     assert "| from the moment that all are due to the last event | 10 s | 11 s |" in rows

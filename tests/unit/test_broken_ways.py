@@ -1,4 +1,4 @@
-"""One call over every broken network: the error, the repetitions, the outcome of a write. A table of the docs."""
+"""One call over every broken network: the error, the retries, and the outcome of a write. Also a table in the docs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EMAIL = "zq.ada@example.com"
 TRIES = 2
 
 RAISED: dict[str, tuple[type[e.CrmError], str]] = {
-    # fault: class, and a part of the message; written down by hand
+    # fault: class and part of the message, written by hand
     "the host name does not resolve": (e.CrmConnectionError, "(DNS)"),
     "no server listens on the port": (e.CrmConnectionError, "refused"),
     "the connection times out": (e.CrmTimeoutError, "no connection in time"),
@@ -80,7 +80,7 @@ RAISED: dict[str, tuple[type[e.CrmError], str]] = {
 
 
 AGAIN = (e.CrmConnectionError, e.CrmTimeoutError, e.CrmBadGatewayError)
-"""What may be over with the next attempt."""
+"""Errors that the next attempt may not have."""
 
 
 @pytest.fixture(params=WAYS)
@@ -89,7 +89,7 @@ def fault(request: pytest.FixtureRequest) -> str:
 
 
 def client_of(base_url: str, *, timeout: float) -> CrmClient:
-    """A client that does not sleep, and makes two attempts."""
+    """A client that does not sleep and makes two attempts."""
     settings, clock = Settings(api_key=KEY, base_url=base_url, timeout=timeout), FakeClock()
     budget = RetryBudget(tries=TRIES)
     transport = Transport(settings, limiter=UnlimitedRate(), clock=clock, sleep=clock.sleep)
@@ -105,7 +105,7 @@ def failed(way: Way, call: Callable[[CrmClient], Any], *, timeout: float) -> e.C
 
 
 def methods_of(way: Way, count: int) -> list[str]:
-    """What was sent; waits until the server has seen so much, for the client may have left before it looked."""
+    """The received requests. Waits until the server has seen that many, since the client may be gone before."""
     end = time.monotonic() + PATIENCE
     while len(way.requests) < count and time.monotonic() < end:
         time.sleep(0.002)
@@ -114,7 +114,9 @@ def methods_of(way: Way, count: int) -> list[str]:
     return methods
 
 
-def test_one_call(fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, observed: Callable[..., None]) -> None:
+def test_one_call_per_fault(
+    fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, observed: Callable[..., None]
+) -> None:
     expected, text = RAISED[fault]
     timeout = 0.1 if expected is e.CrmTimeoutError else 30.0
     again = expected in AGAIN
@@ -132,7 +134,7 @@ def test_one_call(fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, o
     assert write.outcome_known is (fault in UNREACHABLE or expected is e.CrmForbiddenError)
     assert read.attempts == (TRIES if again else 1)
     assert reads == ["GET"] * sent
-    assert writes == ["POST", "GET"][:sent], "a POST is not repeated, it is read back whether it happened"
+    assert writes == ["POST", "GET"][:sent], "a POST is not repeated but verified by a read"
     for secret in (EMAIL, KEY, "s3cret"):
         assert secret not in f"{read!s}{write!s}{read.as_dict()}"
     observed(
@@ -145,21 +147,21 @@ def test_one_call(fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, o
     )
 
 
-def test_a_kept_alive_connection_that_is_closed_when_it_is_used_again(observed: Callable[..., None]) -> None:
+def test_keep_alive_connection_closed_before_reuse(observed: Callable[..., None]) -> None:
     contact = {"id": "c-1", "email": EMAIL}
     whole = http(json.dumps({"data": contact}).encode()).replace(b"Connection: close\r\n", b"")
     seconds: list[bytes] = []
 
-    def answers_only_the_first(connection: socket.socket) -> None:
+    def responds_only_once(connection: socket.socket) -> None:
         connection.sendall(whole)
         seconds.append(connection.recv(65536))
 
-    with RawServer(answers_only_the_first) as server:
+    with RawServer(responds_only_once) as server:
         client = client_of(server.base_url, timeout=30)
         assert client.get_contact(EMAIL) == contact
         assert client.create_contact(EMAIL) == contact
         client.close()
-        assert all(server.closed.acquire(timeout=PATIENCE) for _ in range(2)), "no connection is left open"
+        assert all(server.closed.acquire(timeout=PATIENCE) for _ in range(2)), "no connection stays open"
     assert [request.split(b" ", 1)[0] for request in server.requests] == [b"GET", b"GET"]
     assert [request.split(b" ", 1)[0] for request in seconds[:1]] == [b"POST"]
     observed(
@@ -182,8 +184,8 @@ def _known(write: e.CrmError) -> str:
     return "the create was refused" if write.outcome_known else "the create may have happened, and the error says so"
 
 
-def test_every_line_of_the_table_has_its_test() -> None:
+def test_every_line_of_the_table_has_a_test() -> None:
     lines = {*((fault, "a read; a create") for fault in WAYS), (STALE, "a create")}
     assert set(reliability.tables(reliability.DOCUMENT)["call"]) == lines
     assert set(RAISED) == set(WAYS)
-    assert HOST.endswith(".test"), "a name that nobody can own"
+    assert HOST.endswith(".test"), "a reserved name"

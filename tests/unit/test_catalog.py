@@ -1,4 +1,4 @@
-"""The catalogue says what the API reference says, completely and without contradiction."""
+"""The catalogue matches the API reference, completely and without contradiction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from crm_provider.errors.catalog import (
 from .reference import FOUND_HERE, GATEWAY, GATEWAY_TYPES, REPEATED, TYPES, VENDOR, ReceivedForm, Row
 
 VENDOR_ADVICE = {
-    # type -> words of the vendor's advice that must be there
+    # type -> words that the vendor's advice must contain
     "MISSING_BODY": ["body must not be empty"],
     "FORBIDDEN": ["check the API key", "generate one"],
     "CONTACT_NOT_FOUND": ["check that the contact exists"],
@@ -52,25 +52,25 @@ def test_record_is_as_documented(row: Row) -> None:
 
 
 @pytest.mark.parametrize("type_", FOUND_HERE)
-def test_what_is_found_here_has_no_status(type_: str) -> None:
+def test_client_side_errors_have_no_status(type_: str) -> None:
     assert CATALOGUE[type_].status is None
     assert CATALOGUE[type_].source in (ErrorSource.TRANSPORT, ErrorSource.PROVIDER)
 
 
 @pytest.mark.parametrize("type_", VENDOR_ADVICE)
-def test_vendors_advice_is_there(type_: str) -> None:
+def test_vendors_advice_is_complete(type_: str) -> None:
     assert [words for words in VENDOR_ADVICE[type_] if words not in CATALOGUE[type_].advice] == []
 
 
 @pytest.mark.parametrize("type_", TYPES)
-def test_advice_can_stand_in_a_sentence(type_: str) -> None:
+def test_advice_fits_into_a_sentence(type_: str) -> None:
     advice = CATALOGUE[type_].advice
     assert advice[0].islower()
     assert not advice.endswith(".")
 
 
 @pytest.mark.parametrize("type_", TYPES)
-def test_repeat(type_: str) -> None:
+def test_repeat_rule_of_each_type(type_: str) -> None:
     expected = {
         frozenset(): Repeat.NEVER,
         frozenset({"GET", "PUT", "DELETE"}): Repeat.VERIFY_FIRST,
@@ -91,11 +91,11 @@ def test_repeat(type_: str) -> None:
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )  # fmt: skip
-def test_repeat_of_an_unknown_type(error: type[e.CrmError], expected: Repeat) -> None:
+def test_repeat_rule_of_an_unknown_type(error: type[e.CrmError], expected: Repeat) -> None:
     assert repeat_for(error("x", type="HTTP_499", status=499)) is expected
 
 
-def test_a_text_means_one_type_within_its_status() -> None:
+def test_text_means_one_type_within_its_status() -> None:
     texts = [
         (spec.status, text.lower().rstrip("."))
         for spec in CATALOGUE.values()
@@ -112,15 +112,15 @@ def test_aliases() -> None:
 
 
 @pytest.mark.parametrize("received", GATEWAY, ids=lambda received: received.case)
-def test_gateway_answer_is_as_documented(received: ReceivedForm) -> None:
-    answer = next(answer for answer in GATEWAY_RESPONSES if answer.case == received.case)
-    assert (answer.status, dict(answer.body), answer.error_type, answer.type) == (
+def test_gateway_response_is_as_documented(received: ReceivedForm) -> None:
+    response = next(response for response in GATEWAY_RESPONSES if response.case == received.case)
+    assert (response.status, dict(response.body), response.error_type, response.type) == (
         received.status, received.body, received.header, received.type,
     )  # fmt: skip
 
 
-def test_no_gateway_answer_beyond_the_documented() -> None:
-    assert {answer.case for answer in GATEWAY_RESPONSES} == {received.case for received in GATEWAY}
+def test_no_undocumented_gateway_response() -> None:
+    assert {response.case for response in GATEWAY_RESPONSES} == {received.case for received in GATEWAY}
 
 
 def test_every_family_has_advice() -> None:
@@ -139,12 +139,12 @@ def test_every_family_has_advice() -> None:
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_the_advice_for_an_unknown_type_is_that_of_its_family(error: type[e.CrmError], advice: str) -> None:
+def test_advice_for_an_unknown_type_is_that_of_its_family(error: type[e.CrmError], advice: str) -> None:
     assert advice_for(error("x", type="HTTP_499", status=499)) == advice
 
 
 @pytest.mark.parametrize("table", [CATALOGUE, ALIASES, FAMILY_ADVICE], ids=["catalogue", "aliases", "advice"])
-def test_tables_cannot_be_changed(table: Any) -> None:
+def test_tables_are_immutable(table: Any) -> None:
     with pytest.raises(TypeError):
         table["X"] = "y"
     with pytest.raises(dataclasses.FrozenInstanceError):

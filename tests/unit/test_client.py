@@ -1,4 +1,4 @@
-"""Each call of the client: its request, its result, and values that are refused before anything is sent."""
+"""Each client call: its request, its result, and values refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def page(items: list[dict[str, Any]], total: int | None = None) -> Reply:
 
 
 def failed(made: Bench, invoke: Invoke) -> e.CrmError:
-    """The error that a call ends with."""
+    """The error that a call raises."""
     with pytest.raises(e.CrmError) as raised:
         invoke(made.client)
     return raised.value
@@ -65,7 +65,7 @@ def bodies(made: Bench) -> list[Any]:
 
 # -- one call, one request -----------------------------------------------------------------------------------
 
-# name: what is called, the request, its body, the response, the result
+# name: the call, the request, its body, the response, the result
 SIMPLE: dict[str, tuple[Invoke, str, Any, Reply, Any]] = {
     "get_contact": (lambda c: c.get_contact(EMAIL), f"GET {AT}", None, data(RECORD), RECORD),
     "get_contact, no envelope": (lambda c: c.get_contact(EMAIL), f"GET {AT}", None, Reply(200, RECORD), RECORD),
@@ -166,7 +166,7 @@ SIMPLE: dict[str, tuple[Invoke, str, Any, Reply, Any]] = {
         data({"done": 2}),
         {"done": 2},
     ),
-    "add_contact_to_lists, odd answer": (
+    "add_contact_to_lists, odd response": (
         lambda c: c.add_contact_to_lists(EMAIL, [LIST]),
         "POST /segments/add-contact/Ada%2Bx%40example.com", {"segmentedListsIds": [LIST]}, Reply(200, ["ok"]), {},
     ),
@@ -203,7 +203,7 @@ SIMPLE: dict[str, tuple[Invoke, str, Any, Reply, Any]] = {
 
 
 @pytest.mark.parametrize("name", SIMPLE)
-def test_call(name: str) -> None:
+def test_each_call_sends_its_request_and_returns_its_result(name: str) -> None:
     invoke, request, body, reply, result = SIMPLE[name]
     made = bench(reply)
     assert invoke(made.client) == result
@@ -211,15 +211,15 @@ def test_call(name: str) -> None:
     assert made.http.calls[0].authenticated is not name.startswith("trigger_automation")
 
 
-def test_every_call_of_the_client_is_in_the_table() -> None:
+def test_every_client_call_is_in_the_table() -> None:
     calls = {name for name, _ in inspect.getmembers(CrmClient, inspect.isfunction) if not name.startswith("_")}
-    halves = {"upsert_contact", "create_or_find", "send_update", "find_own_deal"}  # each has tests of its own
+    halves = {"upsert_contact", "create_or_find", "send_update", "find_own_deal"}  # tested separately
     assert calls - {"close", "start_of_writes"} == {name.split(",")[0] for name in SIMPLE} | halves
 
 
 @pytest.mark.parametrize("name", [name for name in SIMPLE if "," not in name])
 @pytest.mark.parametrize("type_", ["FORBIDDEN", "UNKNOWN_ROUTE", "INVALID_INPUT", "LIMIT_EXCEEDED"])
-def test_an_error_comes_up_as_it_is(name: str, type_: str) -> None:
+def test_error_is_raised_unchanged(name: str, type_: str) -> None:
     made = bench(error(type_))
     raised = failed(made, SIMPLE[name][0])
     assert (raised.type, raised.request_id, len(made.http.calls)) == (type_, "req-1", 1)
@@ -235,7 +235,7 @@ PAGED: dict[str, tuple[Invoke, str]] = {
 
 
 @pytest.mark.parametrize("name", PAGED)
-def test_listing_goes_from_page_to_page(name: str) -> None:
+def test_listing_reads_page_by_page(name: str) -> None:
     invoke, route = PAGED[name]
     records = [{"id": f"r-{n}"} for n in range(25)]
     made = bench(page(records[:10], 25), error("TOO_MANY_REQUESTS"), page(records[10:20], 25), page(records[20:], 25))
@@ -251,55 +251,55 @@ def test_listing_sends_nothing_until_it_is_read(name: str) -> None:
     assert list(listing) == []
 
 
-# -- answers that are not what they should be ----------------------------------------------------------------
+# -- unexpected responses ------------------------------------------------------------------------------------
 
 NO_RECORD: list[Any] = [["x"], "ok", 7, [], None, {}, {"message": "ok"}, {"message": "ok", "data": None}]
 
 
-@pytest.mark.parametrize("answer", NO_RECORD, ids=str)
+@pytest.mark.parametrize("response", NO_RECORD, ids=str)
 @pytest.mark.parametrize("name", ["get_contact", "get_deal"])
-def test_an_answer_without_the_record_is_no_record(name: str, answer: Any) -> None:
-    raised = failed(bench(Reply(200, answer)), SIMPLE[name][0])
+def test_response_without_the_record_is_an_error(name: str, response: Any) -> None:
+    raised = failed(bench(Reply(200, response)), SIMPLE[name][0])
     assert isinstance(raised, e.CrmProtocolError)
 
 
-@pytest.mark.parametrize("answer", [["x"], "ok", 7], ids=str)
+@pytest.mark.parametrize("response", [["x"], "ok", 7], ids=str)
 @pytest.mark.parametrize("name", ["create_contact", "update_contact, flat", "create_deal", "update_deal"])
-def test_a_write_with_an_odd_answer_is_an_error_with_an_unknown_outcome(name: str, answer: Any) -> None:
-    raised = failed(bench(Reply(200, answer)), SIMPLE[name][0])
+def test_write_with_an_odd_response_has_an_unknown_outcome(name: str, response: Any) -> None:
+    raised = failed(bench(Reply(200, response)), SIMPLE[name][0])
     assert isinstance(raised, e.CrmProtocolError)
     assert raised.outcome_known is False
     assert (raised.method, raised.path) != (None, None)
 
 
-@pytest.mark.parametrize("answer", [["x"], "ok", 7], ids=str)
-def test_an_answer_of_undocumented_form_is_handed_on(answer: Any) -> None:
-    assert bench(Reply(200, answer)).client.verify_email("ann@x.io") == {"result": answer}
+@pytest.mark.parametrize("response", [["x"], "ok", 7], ids=str)
+def test_response_of_undocumented_form_is_returned(response: Any) -> None:
+    assert bench(Reply(200, response)).client.verify_email("ann@x.io") == {"result": response}
 
 
-def test_an_id_that_is_a_number_is_taken_as_text() -> None:
+def test_numeric_id_is_converted_to_text() -> None:
     made = bench(data({"id": 7, "email": "ann@x.io"}, 201))
     assert made.client.create_contact("ann@x.io") == {"id": "7", "email": "ann@x.io"}
 
 
-def test_a_created_deal_without_an_id_is_an_error_with_an_unknown_outcome() -> None:
+def test_created_deal_without_an_id_has_an_unknown_outcome() -> None:
     raised = failed(bench(data({"contactId": CONTACT}, 201)), lambda c: c.create_deal(**CREATE_DEAL))
     assert isinstance(raised, e.CrmProtocolError)
     assert raised.outcome_known is False
     assert raised.method == "POST"
 
 
-@pytest.mark.parametrize("answer", [Reply(201), data({"email": EMAIL}), Reply(200, {"message": "created"})], ids=str)
-def test_an_id_that_a_write_does_not_return_is_read(answer: Reply) -> None:
-    made = bench(answer, data(RECORD))
+@pytest.mark.parametrize("response", [Reply(201), data({"email": EMAIL}), Reply(200, {"message": "created"})], ids=str)
+def test_id_missing_in_a_write_response_is_read(response: Reply) -> None:
+    made = bench(response, data(RECORD))
     assert made.client.create_contact(EMAIL) == REF
     assert made.http.sent == ["POST /contacts", f"GET {AT}"]
 
 
-@pytest.mark.parametrize("answer", [["x"], {"x": 1}, {"data": {"id": "1"}}, "x"], ids=str)
+@pytest.mark.parametrize("response", [["x"], {"x": 1}, {"data": {"id": "1"}}, "x"], ids=str)
 @pytest.mark.parametrize("name", PAGED)
-def test_a_listing_without_a_list_is_an_error(name: str, answer: Any) -> None:
-    assert isinstance(failed(bench(Reply(200, answer)), PAGED[name][0]), e.CrmProtocolError)
+def test_listing_without_a_list_is_an_error(name: str, response: Any) -> None:
+    assert isinstance(failed(bench(Reply(200, response)), PAGED[name][0]), e.CrmProtocolError)
 
 
 # -- nothing is sent with a wrong value ----------------------------------------------------------------------
@@ -361,31 +361,31 @@ WRONG: dict[str, Invoke] = {
     "request: part that is not in the path": lambda c: c.request("GET", "/contacts", path_params={"email": EMAIL}),
     "request: empty part": lambda c: c.request("GET", "/contacts/{email}", path_params={"email": ""}),
     "request: dots as a part": lambda c: c.request("GET", "/contacts/{email}", path_params={"email": ".."}),
-    "request: part that is no text": lambda c: c.request("GET", "/n/{id}", path_params={"id": 7}),  # type: ignore[dict-item]
+    "request: part that is not text": lambda c: c.request("GET", "/n/{id}", path_params={"id": 7}),  # type: ignore[dict-item]
     "request: body": lambda c: c.request("POST", "/notes", json={"x": {1}}),
 }
 
 
 @pytest.mark.parametrize("order", ["create first", "update first"])
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_value_is_refused_before_anything_is_sent(name: str, order: str) -> None:
+def test_wrong_value_is_refused_before_anything_is_sent(name: str, order: str) -> None:
     made = bench()
     for _ in range(20):
         made.client._writer._order.learn(existed=order == "update first")
     raised = failed(made, WRONG[name])
     assert isinstance(raised, e.CrmInvalidValueError)
-    assert (made.http.sent, made.limiter.asked) == ([], []), "not even a slot of the rate budget is taken"
+    assert (made.http.sent, made.limiter.asked) == ([], []), "no slot of the rate budget is taken"
     assert EMAIL not in f"{raised} {raised!r}"
 
 
-def test_a_float_amount_is_refused_with_the_fix() -> None:
+def test_float_amount_is_refused_with_the_fix() -> None:
     raised = failed(bench(), WRONG["create_deal: amount"])
     assert "give the exact digits as text" in str(raised)
     assert "10.5" not in str(raised)
 
 
 @pytest.mark.parametrize("part", [".", "..", "%2e%2e", "a/../b", "é", "a b"])
-def test_no_part_changes_the_path(part: str) -> None:
+def test_no_value_changes_the_path(part: str) -> None:
     made = bench(data({}))
     try:
         made.client.request("GET", "/x/{part}/y", path_params={"part": part})
@@ -404,7 +404,7 @@ def test_no_part_changes_the_path(part: str) -> None:
     ],
     ids=["literal", "literal, encoded", "part of any name"],
 )
-def test_an_email_in_the_path_of_a_request_is_not_shown(
+def test_email_in_a_request_path_is_not_shown(
     path: str, path_params: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -418,21 +418,21 @@ def test_an_email_in_the_path_of_a_request_is_not_shown(
 NO_PAGE = Reply(404, b"<html><title>404 Not Found</title></html>")
 
 UPSERTS: dict[str, tuple[list[Step], list[str], str]] = {
-    # name: (answers, requests, outcome), with create going first
+    # name: (responses, requests, outcome), with create first
     "new": ([data(REF, 201)], ["POST /contacts"], "created"),
     "existing": ([error("CONTACT_ALREADY_EXISTS"), data(REF)], ["POST /contacts", f"PUT {AT}"], "updated"),
     "lost, happened": ([lost, data(RECORD)], ["POST /contacts", f"GET {AT}"], "created"),
-    "lost, did not happen": (
+    "lost, not processed": (
         [lost, error("CONTACT_NOT_FOUND"), data(REF, 201)],
         ["POST /contacts", f"GET {AT}", "POST /contacts"],
         "created",
     ),
-    "lost, did not happen, as only the status says": (
+    "lost, not processed, known only by the status": (
         [lost, NO_PAGE, data(REF, 201)],
         ["POST /contacts", f"GET {AT}", "POST /contacts"],
         "created",
     ),
-    "lost, was there before without attributes": (
+    "lost, existed before without attributes": (
         [lost, data({**RECORD, "attributes": None}), data(REF)],
         ["POST /contacts", f"GET {AT}", f"PUT {AT}"],
         "updated",
@@ -445,8 +445,8 @@ UPSERTS: dict[str, tuple[list[Step], list[str], str]] = {
     "existing, update lost": (
         [error("CONTACT_ALREADY_EXISTS"), lost, data(REF)], ["POST /contacts", f"PUT {AT}", f"PUT {AT}"], "updated",
     ),
-    "no id in the answer": ([Reply(201), data(RECORD)], ["POST /contacts", f"GET {AT}"], "created"),
-    "existing, told by the status alone": (
+    "no id in the response": ([Reply(201), data(RECORD)], ["POST /contacts", f"GET {AT}"], "created"),
+    "existing, known only by the status": (
         [Reply(409), data(RECORD), data(REF)], ["POST /contacts", f"GET {AT}", f"PUT {AT}"], "updated",
     ),
 }  # fmt: skip
@@ -465,7 +465,7 @@ def test_upsert_create_first(name: str) -> None:
     ]
 
 
-"""What a wrong base URL, or a proxy, may answer."""
+"""Possible responses of a wrong base URL or a proxy."""
 
 UPDATES_FIRST: dict[str, tuple[list[Step], list[str], str]] = {
     "existing": ([data(REF)], [f"PUT {AT}"], "updated"),
@@ -474,13 +474,13 @@ UPDATES_FIRST: dict[str, tuple[list[Step], list[str], str]] = {
     "new, create lost": (
         [error("CONTACT_NOT_FOUND"), lost, data(RECORD)], [f"PUT {AT}", "POST /contacts", f"GET {AT}"], "created",
     ),
-    "made by another in between": (
+    "created by another client in between": (
         [error("CONTACT_NOT_FOUND"), error("CONTACT_ALREADY_EXISTS"), data(REF)],
         [f"PUT {AT}", "POST /contacts", f"PUT {AT}"],
         "updated",
     ),
-    "new, told by the status alone": ([NO_PAGE, data(REF, 201)], [f"PUT {AT}", "POST /contacts"], "created"),
-    "existing, and it does not find it": (
+    "new, known only by the status": ([NO_PAGE, data(REF, 201)], [f"PUT {AT}", "POST /contacts"], "created"),
+    "existing, but not found": (
         [Reply(404), Reply(409), data(RECORD), data(REF)],
         [f"PUT {AT}", "POST /contacts", f"GET {AT}", f"PUT {AT}"],
         "updated",
@@ -498,28 +498,28 @@ def test_upsert_update_first(name: str) -> None:
     assert made.http.sent == requests
 
 
-# name: the call, the responses, the number of calls, and the error: a status alone proves nothing
+# name: the call, the responses, the number of calls, and the error: a bare status proves nothing
 NOT_PROVEN: dict[str, tuple[Invoke, list[Step], str]] = {
-    "upsert: nothing is found there": (lambda c: c.upsert_contact(EMAIL), [Reply(409), NO_PAGE], "HTTP_409"),
-    "create: in the way is something else": (
+    "upsert: wrong URL": (lambda c: c.upsert_contact(EMAIL), [Reply(409), NO_PAGE], "HTTP_409"),
+    "create: something else is in the way": (
         lambda c: c.create_contact(EMAIL), [Reply(409), error("CONTACT_NOT_FOUND")], "HTTP_409",
     ),
-    "create: reading tells of a refused key": (
+    "create: the read shows a refused key": (
         lambda c: c.create_contact(EMAIL), [Reply(409), error("FORBIDDEN")], "FORBIDDEN",
     ),
-    "create: it is there": (lambda c: c.create_contact(EMAIL), [Reply(409), data(RECORD)], "CONTACT_ALREADY_EXISTS"),
-    "create: the CRM says what is in the way": (
+    "create: it exists": (lambda c: c.create_contact(EMAIL), [Reply(409), data(RECORD)], "CONTACT_ALREADY_EXISTS"),
+    "create: the CRM names the conflict": (
         lambda c: c.create_contact(EMAIL), [error("CONTACT_ASSOCIATED_WITH_A_DEAL")], "CONTACT_ASSOCIATED_WITH_A_DEAL",
     ),
     "read": (lambda c: c.get_contact(EMAIL), [NO_PAGE], "HTTP_404"),
     "update": (lambda c: c.update_contact(EMAIL, attributes={"n": 1}), [NO_PAGE], "HTTP_404"),
     "delete": (lambda c: c.delete_contact(EMAIL), [NO_PAGE], "HTTP_404"),
-    "delete, and its answer was lost": (lambda c: c.delete_contact(EMAIL), [lost, NO_PAGE], "HTTP_404"),
+    "delete, and its response was lost": (lambda c: c.delete_contact(EMAIL), [lost, NO_PAGE], "HTTP_404"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NOT_PROVEN)
-def test_a_status_alone_proves_nothing(name: str) -> None:
+def test_bare_status_proves_nothing(name: str) -> None:
     invoke, steps, type_ = NOT_PROVEN[name]
     made = bench(*steps)
     assert failed(made, invoke).type == type_
@@ -535,7 +535,7 @@ def test_a_status_alone_proves_nothing(name: str) -> None:
     ],
     ids=["wrong base URL", "the CRM contradicts itself", "something else is missing"],
 )
-def test_an_update_that_finds_nothing_is_an_error_if_the_creation_does_not_prove_it(
+def test_update_that_finds_nothing_is_an_error_unless_the_creation_proves_it(
     steps: list[Step], type_: str, route: str
 ) -> None:
     made = bench(*steps)
@@ -545,14 +545,14 @@ def test_an_update_that_finds_nothing_is_an_error_if_the_creation_does_not_prove
     assert (raised.type, raised.path, len(made.http.sent)) == (type_, route, len(steps))
 
 
-def test_a_creation_is_not_repeated_while_reading_shows_something_else() -> None:
+def test_creation_is_not_repeated_while_a_read_shows_another_record() -> None:
     made = bench(lost, *[error("DEAL_NOT_FOUND")] * 4)
     raised = failed(made, lambda c: c.create_contact(EMAIL))
     assert (raised.type, raised.outcome_known) == ("TIMEOUT", False)
     assert made.http.sent == ["POST /contacts", *[f"GET {AT}"] * 4]
 
 
-def test_the_order_is_learned_from_what_the_last_ones_did() -> None:
+def test_order_is_learned_from_the_last_upserts() -> None:
     existing: list[Step] = [error("CONTACT_ALREADY_EXISTS"), data(REF)]
     made = bench(*existing, *[data(REF)] * 3, *[error("CONTACT_NOT_FOUND"), data(REF, 201)] * 4, data(REF, 201))
     outcomes = [made.client.upsert_contact(EMAIL, attributes={"name": "Ada"})["outcome"] for _ in range(9)]
@@ -561,7 +561,7 @@ def test_the_order_is_learned_from_what_the_last_ones_did() -> None:
     assert methods == ["POST", "PUT", *["PUT"] * 3, *["PUT", "POST"] * 4, "POST"]
 
 
-def test_what_failed_teaches_nothing() -> None:
+def test_failed_upsert_teaches_nothing() -> None:
     made = bench(*[error("INVALID_INPUT")] * 20)
     for _ in range(20):
         failed(made, lambda c: c.upsert_contact(EMAIL, attributes={"name": "Ada"}))
@@ -585,17 +585,17 @@ def test_upsert_without_attributes_changes_nothing(steps: list[Step], expected: 
     assert "PUT" not in "".join(made.http.sent)
 
 
-def test_an_existing_contact_without_an_id_is_an_error_of_ours() -> None:
+def test_existing_contact_without_an_id_is_a_protocol_error() -> None:
     made = bench(error("CONTACT_ALREADY_EXISTS"), data({"email": EMAIL}))
     assert isinstance(failed(made, lambda c: c.upsert_contact(EMAIL)), e.CrmProtocolError)
 
 
-def test_an_error_of_the_second_half_is_raised() -> None:
+def test_error_of_the_second_call_is_raised() -> None:
     made = bench(error("CONTACT_ALREADY_EXISTS"), error("INVALID_INPUT"))
     assert isinstance(failed(made, lambda c: c.upsert_contact(EMAIL, attributes={"n": 1})), e.CrmInvalidInputError)
 
 
-# -- lost writes, settled by reading -------------------------------------------------------------------------
+# -- lost writes, verified by a read -------------------------------------------------------------------------
 
 CREATE: Invoke = lambda c: c.create_contact(EMAIL, attributes={"name": "Ada"})  # noqa: E731 - a name for a table
 CREATE_A_DEAL: Invoke = lambda c: c.create_deal(**CREATE_DEAL, attributes={"pb_name": "x"})  # noqa: E731
@@ -604,10 +604,10 @@ ADD: Invoke = lambda c: c.add_contact_to_lists(EMAIL, [LIST])  # noqa: E731
 LISTS_OF = "GET /deals?page=0"
 ADDING = "POST /segments/add-contact/Ada%2Bx%40example.com"
 
-# name: what is called, the answers, the requests, the result
+# name: the call, the responses, the requests, the result
 VERIFY_FIRST: dict[str, tuple[Invoke, list[Step], list[str], Any]] = {
     "contact: happened": (CREATE, [lost, data(RECORD)], ["POST /contacts", f"GET {AT}"], REF),
-    "contact: did not happen": (
+    "contact: not processed": (
         CREATE,
         [lost, error("CONTACT_NOT_FOUND"), data(REF, 201)],
         ["POST /contacts", f"GET {AT}", "POST /contacts"],
@@ -620,13 +620,13 @@ VERIFY_FIRST: dict[str, tuple[Invoke, list[Step], list[str], Any]] = {
         REF,
     ),
     "deal: happened": (CREATE_A_DEAL, [lost, page([DEAL_RECORD])], ["POST /deals", LISTS_OF], DEAL_RECORD),
-    "deal: happened, ids in capitals": (
+    "deal: processed, ids in capitals": (
         CREATE_A_DEAL,
         [lost, page([{**DEAL_RECORD, "contactId": CONTACT.upper(), "pipelineId": PIPELINE.upper()}])],
         ["POST /deals", LISTS_OF],
         {**DEAL_RECORD, "contactId": CONTACT.upper(), "pipelineId": PIPELINE.upper()},
     ),
-    "deal: did not happen": (
+    "deal: not processed": (
         CREATE_A_DEAL,
         [lost, page([]), data({"id": DEAL}, 201)],
         ["POST /deals", LISTS_OF, "POST /deals"],
@@ -646,24 +646,24 @@ VERIFY_FIRST: dict[str, tuple[Invoke, list[Step], list[str], Any]] = {
         DEAL_RECORD,
     ),
     "list: happened": (ADD, [lost, data(RECORD)], [ADDING, f"GET {AT}"], {}),
-    "list: happened, ids in capitals": (
+    "list: processed, ids in capitals": (
         lambda c: c.add_contact_to_lists(EMAIL, [LIST.upper()]), [lost, data(RECORD)], [ADDING, f"GET {AT}"], {},
     ),
-    "list: did not happen": (
+    "list: not processed": (
         ADD, [lost, data({**RECORD, "segmentedListsIds": [OTHER]}), data({})], [ADDING, f"GET {AT}", ADDING], {},
     ),
-    "list: nothing known of lists": (ADD, [lost, data(REF), data({})], [ADDING, f"GET {AT}", ADDING], {}),
+    "list: lists are not shown": (ADD, [lost, data(REF), data({})], [ADDING, f"GET {AT}", ADDING], {}),
     "delete: happened": (
         lambda c: c.delete_contact(EMAIL), [lost, error("CONTACT_NOT_FOUND")], [f"DELETE {AT}"] * 2, None,
     ),
-    "delete deal: happened": (
+    "delete deal: processed": (
         lambda c: c.delete_deal(DEAL), [lost, error("DEAL_NOT_FOUND")], [f"DELETE /deals/{DEAL}"] * 2, None,
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", VERIFY_FIRST)
-def test_a_lost_write_is_verified(name: str) -> None:
+def test_lost_write_is_verified(name: str) -> None:
     invoke, steps, requests, result = VERIFY_FIRST[name]
     made = bench(*steps)
     assert invoke(made.client) == result
@@ -676,7 +676,7 @@ def test_a_lost_write_is_verified(name: str) -> None:
      (lambda c: c.delete_contact(EMAIL), "CONTACT_NOT_FOUND"), (lambda c: c.delete_deal(DEAL), "DEAL_NOT_FOUND")],
     ids=["contact", "deal", "list", "delete", "delete deal"],
 )  # fmt: skip
-def test_without_a_lost_try_the_same_answer_is_an_error(invoke: Invoke, type_: str) -> None:
+def test_same_response_without_a_lost_attempt_is_an_error(invoke: Invoke, type_: str) -> None:
     assert failed(bench(error(type_)), invoke).type == type_
 
 
@@ -686,13 +686,13 @@ def test_without_a_lost_try_the_same_answer_is_an_error(invoke: Invoke, type_: s
      lambda c: c.request("POST", "/notes", json={})],
     ids=["verify_email", "trigger_automation", "request"],
 )  # fmt: skip
-def test_a_post_that_cannot_be_read_back_is_not_sent_again(invoke: Invoke) -> None:
+def test_unverifiable_post_is_not_repeated(invoke: Invoke) -> None:
     raised = failed(bench(lost), invoke)
     assert isinstance(raised, e.CrmTimeoutError)
     assert raised.outcome_known is False
 
 
-def test_reading_back_is_tried_once_for_each_try() -> None:
+def test_verification_is_tried_once_per_attempt() -> None:
     made = bench(lost, *[error("SERVICE_UNAVAILABLE")] * 4)
     raised = failed(made, CREATE)
     assert (raised.type, raised.outcome_known) == ("TIMEOUT", False)
@@ -723,24 +723,24 @@ def test_lists_of_a_contact(contact: dict[str, Any], ids: list[str]) -> None:
     assert list_ids_of(contact) == ids
 
 
-def test_a_list_that_is_not_there_is_named() -> None:
+def test_missing_list_is_named() -> None:
     raised = failed(bench(page([])), lambda c: c.find_segmentation_list(list_id=LIST))
     assert isinstance(raised, e.CrmSegmentationListNotFoundError)
-    assert LIST in str(raised), "style: a message says to what"
+    assert LIST in str(raised), "style: a message names its object"
 
 
-def test_a_list_is_found_by_its_id_in_capitals() -> None:
+def test_list_is_found_by_its_id_in_capitals() -> None:
     made = bench(page([{"id": LIST, "name": "VIP"}]))
     assert made.client.find_segmentation_list(list_id=LIST.upper())["id"] == LIST
 
 
-def test_two_lists_of_one_name_are_an_error_that_names_both() -> None:
+def test_two_lists_with_one_name_are_an_error_that_names_both() -> None:
     made = bench(page([{"id": LIST, "name": "VIP"}, {"id": OTHER, "name": "VIP"}]))
     raised = failed(made, lambda c: c.find_segmentation_list("VIP"))
     assert isinstance(raised, e.CrmInvalidValueError)
     assert LIST in str(raised)
     assert OTHER in str(raised)
-    assert "nothing was sent" not in str(raised), "two calls were"
+    assert "nothing was sent" not in str(raised), "two pages were read"
 
 
 # -- nothing leaks -------------------------------------------------------------------------------------------
@@ -774,7 +774,7 @@ PUT_THERE: dict[str, Invoke] = {
 
 
 def echo(status: int, form: str) -> Step:
-    """A response that repeats every value that the call sent, however it was sent."""
+    """A response that repeats every value that the call sent."""
 
     def step(call: Call) -> CrmResponse:
         queried = [str(value) for value in call.query.values()]
@@ -815,14 +815,14 @@ def test_no_sent_value_is_shown(name: str, status: int, form: str, caplog: pytes
         ({"method": "GET", "path": "/x", "path_params": ["a"]}, "path_params must be a mapping of name to value"),
     ],
 )
-def test_a_request_with_values_of_another_type_names_the_argument(arguments: dict[str, Any], problem: str) -> None:
+def test_request_with_a_value_of_another_type_names_the_argument(arguments: dict[str, Any], problem: str) -> None:
     made = bench()
     with pytest.raises(e.CrmInvalidValueError, match=problem):
         made.client.request(**arguments)
     assert made.http.calls == []
 
 
-def test_a_later_page_of_a_listing_is_tried_more_often_than_the_first() -> None:
+def test_later_page_of_a_listing_is_tried_more_often_than_the_first() -> None:
     """An error discards the pages before it."""
     record = [{"id": f"c-{n}"} for n in range(12)]
     first, rest = Reply(200, {"data": record[:10], "total": 12}), Reply(200, {"data": record[10:], "total": 12})

@@ -1,6 +1,6 @@
-"""Clocks that jump, as after a correction by NTP: waiting and pacing go by a clock that nobody sets.
+"""Clock jumps, such as an NTP correction: waiting and pacing use a monotonic clock.
 
-Where times must be compared between processes or hosts, the wall clock is used, and only there: the first test holds
+Only times that are compared between processes or hosts use the wall clock. The first test contains the
 the list.
 """
 
@@ -38,35 +38,35 @@ Jump = Callable[[float], None]
 
 @pytest.fixture
 def jump(monkeypatch: pytest.MonkeyPatch) -> Jump:
-    """Sets the wall clock, by so many seconds from where it is."""
+    """Moves the wall clock by a number of seconds."""
     true, off = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: true() + off[0])
     return lambda seconds: off.append(off.pop() + seconds)
 
 
-# -- who looks at the wall clock ----------------------------------------------------------------------------
+# -- readers of the wall clock ------------------------------------------------------------------------------
 
 WALL_CLOCK = {
     "extract/extractor.py": "a default, for the age of parts",
     "extract/reader.py": "a default, for the age of parts",
-    "transfers/crm_to_sql.py": "the time of a run that has none",
-    "extract/partial_pages.py": "the age of pages that others have left behind, in days",
+    "transfers/crm_to_sql.py": "the time of a run without one",
+    "extract/partial_pages.py": "the age in days of pages left by other runs",
     "load/outcomes/file.py": "the time of a row, for people and joins",
     "tasks/outcome.py": "the date of a reschedule, which Airflow's scheduler compares with its own clock",
-    "rate_limit/leases.py": "a default, for slots of several hosts until a response has shown the CRM's clock",
-    "rate_limit/host_file.py": "the age of files of budgets that nobody uses; of those in use it is none",
-    "client/responses.py": "a Retry-After as a date, if the answer has no date of its own",
+    "rate_limit/leases.py": "a default, for slots of several hosts until a response shows the CRM's clock",
+    "rate_limit/host_file.py": "the age of unused budget files",
+    "client/responses.py": "a Retry-After date, if the response has no Date header",
     "client/transport.py": "the age of a record, to hours, if the CRM does not show its clock",
     "sandbox/settings.py": "dates that the sandbox shows",
-    "sensors/base.py": "a deadline that another host goes on with, and the date of a reschedule",
+    "sensors/base.py": "a deadline that another host continues with, and the date of a reschedule",
     "testing/dag_runs.py": "a test's own time, for Airflow",
-    "observability/tracing.py": "spans are at a date",
-    "ui/app.py": "how long ago, for people",
-    "waiting/backoff.py": "from one clock to the other",
+    "observability/tracing.py": "the dates of spans",
+    "ui/app.py": "elapsed time, for people",
+    "waiting/backoff.py": "conversion between the clocks",
 }
 
 
-def test_who_looks_at_the_wall_clock_is_known() -> None:
+def test_readers_of_the_wall_clock_are_listed() -> None:
     root = Path(crm_provider.__file__).parent
     found = {str(path.relative_to(root)) for path in root.rglob("*.py") if _looks(path)}
     assert found == set(WALL_CLOCK)
@@ -83,7 +83,7 @@ def _looks(path: Path) -> bool:
 # -- waiting ------------------------------------------------------------------------------------------------
 
 
-def test_there_and_back(jump: Jump) -> None:
+def test_conversion_between_clocks_and_back(jump: Jump) -> None:
     moment = time.time() + 60
     assert to_wall(to_steady(moment)) == pytest.approx(moment, abs=20)
     assert to_steady(moment) == pytest.approx(time.monotonic() + 60, abs=20)
@@ -102,20 +102,20 @@ class Patient(CrmListSensor):
 
 
 @pytest.mark.parametrize("seconds", JUMPS)
-def test_a_sensor_that_pokes_looks_again(seconds: float, jump: Jump, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_poking_sensor_checks_again(seconds: float, jump: Jump, monkeypatch: pytest.MonkeyPatch) -> None:
     sensor, context = Patient(task_id="wait", list_name="late"), {}
     assert sensor.poke(context) is False  # type: ignore[arg-type]
     jump(seconds)
     assert sensor.poke(context) is False  # type: ignore[arg-type]
-    # the sensor's clock alone: the loop of a sandbox that runs meanwhile would go by another one, and oversleep
+    # only the sensor's clock: the event loop of a running sandbox would use another one and oversleep
     monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 30))
     found = sensor.poke(context)  # type: ignore[arg-type]
     assert found.xcom_value == {"id": "1"}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("seconds", JUMPS)
-def test_what_goes_to_the_triggerer_is_a_time_of_day(seconds: float, jump: Jump) -> None:
-    """The other process has a monotonic clock of its own, but the same time of day."""
+def test_triggerer_receives_a_wall_clock_time(seconds: float, jump: Jump) -> None:
+    """The other process has a different monotonic clock but the same time of day."""
     jump(seconds)
     waiting = WaitState(not_before=time.monotonic() + 30)
     assert to_wall(waiting.not_before) == pytest.approx(time.time() + 30, abs=20)
@@ -125,8 +125,8 @@ def test_what_goes_to_the_triggerer_is_a_time_of_day(seconds: float, jump: Jump)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_rate_budget_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> None:
-    """The monotonic clock starts again with each boot (the file may outlive it); that of Redis is a wall clock."""
+def test_rate_budget_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> None:
+    """The monotonic clock restarts with each boot (the file may outlive it). The clock of Redis is a wall clock."""
     chance = random.Random(seed)
     true, off = FakeClock(DAY), [0.0]
     store = HostFileStore("key.rate", folder=tmp_path / "private", clock=lambda: true.now + off[0], sleep=true.sleep)
@@ -138,9 +138,9 @@ def test_the_rate_budget_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> 
         limiter.acquire(10.0)
         sent.append(true.now)
     spacing = 1 / (5.0 * 0.99)
-    assert sent[-1] - sent[0] >= (len(sent) - 2 - jumps) * spacing, "at most one call too early for each jump"
+    assert sent[-1] - sent[0] >= (len(sent) - 2 - jumps) * spacing, "at most one early call per jump"
     gaps = [later - earlier for earlier, later in itertools.pairwise(sent)]
-    assert max(gaps) <= LONGEST_RETRY_DELAY + NO_SHOW_AFTER + spacing, "nobody is held up"
+    assert max(gaps) <= LONGEST_RETRY_DELAY + NO_SHOW_AFTER + spacing, "no caller is delayed"
 
 
 # -- pages of an extract ------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_the_rate_budget_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("seconds", JUMPS)
 def test_pages_of_another_run_survive_a_jump(seconds: float, tmp_path: Path) -> None:
-    """An extract that waits for a used-up quota leaves its pages for a day; others remove them after two."""
+    """An extract that waits for a quota leaves its pages for a day. Other runs remove them after two days."""
     clock = FakeClock(1e9)
     waiting = PartialPages(tmp_path / "contacts.csv", Owner(work="waiting"), clock=clock)
     waiting.add(ListedPage(number=0, page=Page([{"id": "1"}], 1), fresh=[{"id": "1"}]))

@@ -1,4 +1,4 @@
-"""Conditions of sensors: the result of each, the records it reads, and its serialization."""
+"""Sensor conditions: the result of each, the records it reads, and its serialization."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ABSENT = object()
 
 @dataclass
 class FakeLookup:
-    """Answers from tables, and notes what was looked at; an error in a table is raised."""
+    """Responds from tables and records the reads. An error in a table is raised."""
 
     all_lists: list[Any] = field(default_factory=list)
     contacts: Mapping[str, Any] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class FakeLookup:
         return self._found(self.deals.get(deal_id, e.CrmDealNotFoundError("Deal not found.")))
 
     def memberships(self) -> Iterator[MembershipPage]:
-        """:data:`PAGES`, each noted when it is read."""
+        """:data:`PAGES`, each recorded when it is read."""
         for number, page in enumerate(PAGES):
             self.looked.append(f"page {number}")
             if isinstance(page, e.CrmError):
@@ -78,7 +78,7 @@ PAGES: list[MembershipPage | e.CrmError] = [
     MembershipPage((frozenset({VIP}),), None),
     BROKEN,
 ]
-"""Of contacts: three members of VIP, two of Trial; the last page cannot be read."""
+"""Pages of contacts: three members of VIP and two of Trial. The last page cannot be read."""
 CRM = {
     "all_lists": [
         {"id": VIP, "name": "VIP"},
@@ -107,7 +107,7 @@ CRM = {
 
 
 def ask(condition: Condition, crm: Mapping[str, Any] = CRM) -> tuple[Any, list[str]]:
-    """The result, or the class of the error, and what was read."""
+    """The result or the class of the error, and the reads."""
     lookup = FakeLookup(**crm)
     try:
         return condition.check(lookup), lookup.looked
@@ -121,8 +121,8 @@ def members(**arguments: Any) -> InList:
 
 VIP_ANN = {"list_id": VIP, "contact_ids": ["c-ann"]}
 
-ANSWERS: dict[str, tuple[Condition, Any, list[str]]] = {
-    # condition, result or class of error, records that are read
+RESULTS: dict[str, tuple[Condition, Any, list[str]]] = {
+    # condition, result or class of error, records read
     "list by name": (ListExists(list_name="VIP"), {"id": VIP, "name": "VIP"}, ["lists"]),
     "list by title": (ListExists(list_name="Trial"), {"id": TRIAL, "name": "Trial"}, ["lists"]),
     "list by id": (ListExists(list_id=VIP), {"id": VIP, "name": "VIP"}, ["lists"]),
@@ -244,21 +244,21 @@ ANSWERS: dict[str, tuple[Condition, Any, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", ANSWERS)
-def test_answers(case: str) -> None:
-    condition, answer, looked = ANSWERS[case]
-    assert ask(condition) == (answer, looked)
+@pytest.mark.parametrize("case", RESULTS)
+def test_result_of_each_condition(case: str) -> None:
+    condition, result, looked = RESULTS[case]
+    assert ask(condition) == (result, looked)
 
 
-@pytest.mark.parametrize("case", ANSWERS)
-def test_a_question_is_the_same_after_its_way_as_json(case: str) -> None:
-    condition, answer, _ = ANSWERS[case]
+@pytest.mark.parametrize("case", RESULTS)
+def test_condition_survives_json(case: str) -> None:
+    condition, result, _ = RESULTS[case]
     copy = Condition.from_data(json.loads(json.dumps(condition.as_data())))
     assert copy.as_data() == condition.as_data()
-    assert ask(copy)[0] == answer
+    assert ask(copy)[0] == result
 
 
-def test_a_list_may_be_named_by_a_number() -> None:
+def test_list_may_be_named_by_a_number() -> None:
     condition = ListExists(list_name=2024)  # type: ignore[arg-type]
     assert ask(condition, {"all_lists": [{"id": NEW, "name": "2024"}]}) == ({"id": NEW, "name": "2024"}, ["lists"])
 
@@ -296,11 +296,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_refused_before_anything_is_looked_at(case: str) -> None:
+def test_invalid_condition_is_refused_before_any_read(case: str) -> None:
     assert ask(WRONG[case]) == (e.CrmInvalidValueError, [])
 
 
-# -- why not yet ---------------------------------------------------------------------------------------------
+# -- reasons for waiting -------------------------------------------------------------------------------------
 
 REASONS: dict[str, tuple[Condition, str]] = {
     "members": (
@@ -326,16 +326,16 @@ REASONS: dict[str, tuple[Condition, str]] = {
 
 
 @pytest.mark.parametrize("case", REASONS)
-def test_why_it_is_not_yet_so(case: str) -> None:
+def test_reason_why_the_condition_is_not_met_yet(case: str) -> None:
     condition, why = REASONS[case]
     assert ask(condition)[0] is None
     assert condition.why == why
 
 
-# -- contacts that were found ---
+# -- cached contacts ------------
 
 
-def test_who_was_seen_in_the_list_is_not_asked_for_again() -> None:
+def test_contact_seen_in_the_list_is_not_read_again() -> None:
     condition = members(emails=("ann@x.io", "new@x.io", "bob@x.io"))
     lookup = FakeLookup(**CRM)
     for _ in range(2):
@@ -347,7 +347,7 @@ def test_who_was_seen_in_the_list_is_not_asked_for_again() -> None:
     assert lookup.looked[3:] == ["new@x.io", "bob@x.io"]
 
 
-def test_a_server_error_forgets_nobody() -> None:
+def test_server_error_forgets_no_contact() -> None:
     condition = members(emails=("ann@x.io", "ill@x.io"))
     lookup = FakeLookup(**CRM)
     for _ in range(2):
@@ -356,14 +356,14 @@ def test_a_server_error_forgets_nobody() -> None:
     assert lookup.looked == ["ann@x.io", "ill@x.io", "ill@x.io"]
 
 
-def test_a_copy_of_a_question_has_seen_nobody() -> None:
+def test_copy_of_a_condition_has_no_cached_contacts() -> None:
     condition = members(emails=("ann@x.io",))
     ask(condition)
     assert "seen" not in condition.as_data()
     assert ask(Condition.from_data(condition.as_data()))[1] == ["ann@x.io"]
 
 
-# -- directly -----------------------------------------------------------------------------------------------
+# -- direct lookups -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -380,13 +380,13 @@ def test_a_copy_of_a_question_has_seen_nobody() -> None:
     ],
     ids=["list", "contact", "deal", "members"],
 )
-def test_a_direct_lookup_asks_the_crm_each_time(condition: Condition, reply: Any, sent: str) -> None:
+def test_direct_lookup_reads_the_crm_each_time(condition: Condition, reply: Any, sent: str) -> None:
     crm = bench(reply, reply)
     for _ in range(2):
         assert condition.check(DirectLookup(crm.client)) is not None
     assert crm.http.sent == [sent, sent]
 
 
-def test_a_direct_lookup_raises_what_the_crm_answers() -> None:
+def test_direct_lookup_raises_the_error_of_the_crm() -> None:
     with pytest.raises(e.CrmForbiddenError):
         ContactIs(email="ann@x.io").check(DirectLookup(bench(error("FORBIDDEN")).client))

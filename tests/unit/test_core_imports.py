@@ -1,4 +1,4 @@
-"""Below the line there is no Airflow, and what is heavy is loaded when it is needed."""
+"""The core does not import Airflow, and heavy modules are loaded lazily."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def named(path: Path) -> str:
 
 
 OMITTED = Coverage(config_file=str(ROOT / "pyproject.toml")).get_option("run:omit")
-"""The patterns of what is not core. The core is the rest of the package: what is new counts as core."""
+"""Patterns of modules outside the core. The rest of the package is core, including new modules."""
 
 VERSION = "crm_provider/__init__.py"
 
@@ -33,7 +33,7 @@ CORE = sorted(
 )
 
 WITH_THE_FIRST_CALL = {"crm_provider.client.http_session"}
-"""Modules that stand on `requests`: loaded when a client is made."""
+"""Modules that need `requests`: loaded when a client is created."""
 
 HEAVY = {
     "airflow",
@@ -59,7 +59,7 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 
 
 def loaded_by(code: str) -> set[str]:
-    """The packages that are loaded after some code ran in a fresh interpreter."""
+    """The packages loaded after some code ran in a fresh interpreter."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LOADED.format(code=code)], capture_output=True, text=True, check=True
     )
@@ -72,7 +72,7 @@ def test_importing_the_core_loads_nothing_heavy() -> None:
     assert loaded & HEAVY == set()
 
 
-def test_making_a_client_loads_requests_but_no_airflow() -> None:
+def test_creating_a_client_loads_requests_but_no_airflow() -> None:
     loaded = loaded_by(
         "from crm_provider.client.client import CrmClient\n"
         "from crm_provider.client.settings import Settings\n"
@@ -82,7 +82,7 @@ def test_making_a_client_loads_requests_but_no_airflow() -> None:
     assert loaded & HEAVY <= {"requests", "urllib3"}
 
 
-def test_the_command_line_loads_nothing_heavy() -> None:
+def test_command_line_loads_nothing_heavy() -> None:
     loaded = loaded_by(
         "import contextlib, io\n"
         "from crm_provider.__main__ import main\n"
@@ -106,12 +106,12 @@ def _raises_again(handler: ast.ExceptHandler) -> bool:
 
 HANDED_ON = {
     "crm_provider.client.transport",  # guards calls from users' observers
-    "crm_provider.waiting.poller",  # a bug is raised for each waiter
+    "crm_provider.waiting.poller",  # each waiter raises the bug
 }
 
 
 @pytest.mark.parametrize("name", sorted({*CORE} - HANDED_ON))
-def test_nothing_catches_everything_to_go_on(name: str) -> None:
+def test_no_broad_except_continues_silently(name: str) -> None:
     caught = [
         ast.unparse(node.type) if node.type else "everything"
         for node in ast.walk(source_of(name))
@@ -120,11 +120,11 @@ def test_nothing_catches_everything_to_go_on(name: str) -> None:
     assert [what for what in caught if what in ("everything", "Exception", "BaseException")] == []
 
 
-def test_what_coverage_cannot_count_is_nothing_but_the_version() -> None:
+def test_only_the_version_is_excluded_from_coverage() -> None:
     docstring, *statements = ast.parse((ROOT / VERSION).read_text()).body
     assert isinstance(docstring, ast.Expr)
     assert [ast.unparse(statement).partition(" = ")[0] for statement in statements] == ["__version__"]
 
 
-def test_every_pattern_of_what_is_no_core_still_fits_a_file() -> None:
+def test_every_pattern_outside_the_core_matches_a_file() -> None:
     assert [pattern for pattern in OMITTED if not any(ROOT.glob(pattern))] == []

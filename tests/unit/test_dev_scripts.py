@@ -1,4 +1,4 @@
-"""The pure functions of ``scripts/``, and what its files say about each other."""
+"""The pure functions of ``scripts/``, and consistency between its files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ AS_THEY_ARE = {
 }
 
 
-def test_differences_are_empty_when_all_is_as_expected() -> None:
+def test_no_differences_when_all_is_as_expected() -> None:
     assert differences(ROWS, AS_THEY_ARE) == []
 
 
@@ -54,12 +54,12 @@ def test_differences_are_empty_when_all_is_as_expected() -> None:
         ({"other": Expected("success")}, "other: expected, but the run has no such task"),
     ],
 )
-def test_differences_name_each_difference(changed: dict[str, Expected], problem: str) -> None:
+def test_each_difference_is_named(changed: dict[str, Expected], problem: str) -> None:
     assert differences(ROWS, {**AS_THEY_ARE, **changed}) == [problem]
 
 
 class LogsOfOneTry:
-    """Airflow's API, which has a log only for the second try."""
+    """Airflow's API, with a log for the second try only."""
 
     def log_events(self, run: Any, task: Any, try_number: int) -> list[dict[str, Any]]:
         if try_number == 1:
@@ -68,7 +68,7 @@ class LogsOfOneTry:
 
 
 @pytest.mark.parametrize(("number", "why"), [(1, "a try that never started"), (2, "CrmTimeoutError")])
-def test_a_try_without_a_log_has_never_started(number: int, why: str) -> None:
+def test_try_without_a_log_never_started(number: int, why: str) -> None:
     api, run, task = LogsOfOneTry(), None, None
     assert error_of_try(api, run, task, number) == why  # type: ignore[arg-type]
 
@@ -88,7 +88,7 @@ def test_differences_without_a_task_by_default() -> None:
     assert differences(ROWS[:1], {}) == ["read: not expected, but it ended as success"]
 
 
-def test_table_has_columns_as_wide_as_needed_and_no_trailing_blanks() -> None:
+def test_table_columns_fit_without_trailing_blanks() -> None:
     assert table(ROWS[:2]).splitlines() == [
         "task       state    tries  why",
         "---------  -------  -----  -------",
@@ -124,18 +124,18 @@ ERROR = {"type": "DEAL_NOT_FOUND", "status": 404, "action": "skip", "origin": "o
         (None, {}, [], ""),
     ],
 )
-def test_why(state: str | None, xcoms: dict[str, Any], earlier: list[str], reason: str) -> None:
+def test_reason_for_a_task_state(state: str | None, xcoms: dict[str, Any], earlier: list[str], reason: str) -> None:
     assert why(state, xcoms, earlier) == reason
 
 
-# -- what the REST API answers
+# -- responses of the REST API --
 
 
 def task(task_id: str, map_index: int, started_at: str | None) -> Task:
     return Task(task_id, map_index, "success", 1, None, started_at, None, None)
 
 
-def test_tasks_are_in_order_of_their_start_with_mapped_ones_together() -> None:
+def test_tasks_are_ordered_by_start_with_mapped_ones_together() -> None:
     tasks = [
         task("later", -1, "2026-01-02"),
         task("many", 1, "2026-01-01"),
@@ -175,7 +175,7 @@ def test_supported_pythons_are_those_of_the_project() -> None:
     assert supported[1].split() == named
 
 
-def test_an_unsupported_python_gets_one_clear_line(tmp_path: Path) -> None:
+def test_unsupported_python_gets_one_clear_line(tmp_path: Path) -> None:
     old = tmp_path / "python3.9"
     old.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 18); $2"\n')
     old.chmod(0o755)
@@ -201,20 +201,20 @@ def test_every_command_has_a_line_of_help() -> None:
     assert {line.split()[0] for line in done.stdout.splitlines()} == set(phony[1].split())
 
 
-def test_every_file_of_pins_names_no_index() -> None:
+def test_pins_files_name_no_index() -> None:
     files = [ROOT / "constraints.txt", *(ROOT / "constraints").glob("*.txt")]
     assert len(files) == 4
     for file in files:
         assert not re.search(r"://|--index|--find-links", file.read_text()), file.name
 
 
-def test_times_of_airflow_and_of_the_sandbox_are_compared() -> None:
+def test_times_of_airflow_and_the_sandbox_are_compared() -> None:
     assert seconds_between("2026-01-01T23:59:59.500Z", "2026-01-02T01:00:00+01:00") == 0.5
     with pytest.raises(ValueError, match="not ended yet"):
         seconds_between("2026-01-01T00:00:00Z", None)
 
 
-def test_the_table_of_mutants_has_all_that_is_changed() -> None:
+def test_table_of_mutants_is_complete() -> None:
     page = (ROOT / "docs" / "development.md").read_text("utf-8")
     changed = {module.replace("/", ".") for group in GROUPS.values() for module in group.modules}
     assert set(re.findall(r"^\| `([\w.]+)` \|", page.partition("<!-- mutants -->")[2], re.MULTILINE)) == changed

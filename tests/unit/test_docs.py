@@ -1,4 +1,4 @@
-"""The documentation and the code say the same: links, examples, commands, tables, names. No Airflow here."""
+"""The documentation agrees with the code: links, examples, commands, tables, names. No Airflow here."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def each(fences: list[Fence]) -> Any:
 # -- tables -------------------------------------------------------------------------------------------------
 
 
-def test_the_generated_parts_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+def test_generated_parts_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert docs_tables.main(["--check"]) == 0, capsys.readouterr().out
 
 
-def test_every_part_that_can_be_generated_is_used_once() -> None:
+def test_every_generated_part_is_used_once() -> None:
     found = [name.partition(" ") for path in DOCUMENTS for name in generated.parts(path, "generated")]
     assert sorted(name for name, _, about in found if not about) == sorted(docs_tables.PARTS)
     assert {name for name, _, about in found if about} == set(docs_tables.PARTS_ABOUT)
 
 
-def test_the_table_of_calls_leaves_out_existing_methods_only() -> None:
+def test_table_of_calls_omits_existing_methods_only() -> None:
     assert [name for name in docs_tables.PARTS_OF_CALLS if not hasattr(CrmClient, name)] == []
 
 
@@ -68,7 +68,7 @@ def test_the_table_of_calls_leaves_out_existing_methods_only() -> None:
 
 
 @each_document()
-def test_every_link_leads_somewhere(document: Path) -> None:
+def test_every_link_has_a_target(document: Path) -> None:
     broken = []
     for link in docs_text.links(document):
         path, _, anchor = link.partition("#")
@@ -84,11 +84,11 @@ HOSTS = {
     "airflow.apache.org", "connect.pingback.com", "docs.astral.sh", "docs.python.org", "github.com",
     "keepachangelog.com", "nox.thea.codes", "semver.org",
 }  # fmt: skip
-"""Where a link may lead: the vendor, projects that we stand on, standards. No blog, no shortener."""
+"""Allowed hosts of links: the vendor, our dependencies, standards. No blogs, no link shorteners."""
 
 
 @each_document()
-def test_external_links_are_https_and_lead_to_known_hosts(document: Path) -> None:
+def test_external_links_are_https_and_go_to_known_hosts(document: Path) -> None:
     text = re.sub(r"`[^`\n]+`", "code", docs_text.prose(document))
     links = {*docs_text.links(document), *re.findall(r"https?://[^\s)>\]]+", text)}
     external = [link for link in links if re.match(r"[A-Za-z][\w+.-]*:|//", link)]
@@ -96,9 +96,9 @@ def test_external_links_are_https_and_lead_to_known_hosts(document: Path) -> Non
     assert {str(urlsplit(link).hostname) for link in external} <= HOSTS
 
 
-def test_the_readme_links_every_document() -> None:
+def test_readme_links_every_document() -> None:
     linked = {(ROOT / link.partition("#")[0]).resolve() for link in docs_text.links(ROOT / "README.md")}
-    assert set(DOCS.glob("*.md")) <= linked  # what is in a folder is linked by the document of its name
+    assert set(DOCS.glob("*.md")) <= linked  # documents in a folder are linked by the document with the folder's name
 
 
 # -- pages of operators and sensors -------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_every_operator_has_a_page_and_every_page_an_operator() -> None:
 
 
 @pytest.mark.parametrize("name", docs_operators.names())
-def test_a_page_says_all_that_is_to_be_said(name: str) -> None:
+def test_operator_page_has_all_sections(name: str) -> None:
     text = docs_operators.page_of(name).read_text("utf-8")
     assert text.startswith(f"# {name}\n")
     sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
@@ -125,7 +125,7 @@ def test_a_page_says_all_that_is_to_be_said(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", docs_operators.names())
-def test_a_pages_outcomes_are_those_of_the_policy(name: str) -> None:
+def test_outcomes_on_a_page_are_those_of_the_policy(name: str) -> None:
     shown = {}
     for row in docs_operators.outcomes(name).splitlines()[2:]:
         if row.startswith("|"):
@@ -139,12 +139,12 @@ def test_a_pages_outcomes_are_those_of_the_policy(name: str) -> None:
 
 
 @each(PYTHON)
-def test_python_compiles(fence: Fence) -> None:
+def test_python_examples_compile(fence: Fence) -> None:
     compile(fence.code, fence.name, "exec")
 
 
 @each(JSON)
-def test_json_parses(fence: Fence) -> None:
+def test_json_examples_parse(fence: Fence) -> None:
     json.loads(fence.code)
 
 
@@ -156,7 +156,7 @@ def connections() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("document", "value"), connections())
 def test_every_connection_is_accepted(document: str, value: str) -> None:
-    fields = json.loads(re.sub(r"<[^>]+>", "a-key", value))  # <your API key> as it stands is refused
+    fields = json.loads(re.sub(r"<[^>]+>", "a-key", value))  # the literal <your API key> is refused
     assert fields.pop("conn_type") == "crm", document
     settings = {"host": None, "port": None, "password": None, "extra": None, **fields}
     assert Settings.from_fields(**settings).api_key == fields["password"]
@@ -166,11 +166,11 @@ PUBLIC = (
     r"crm_provider\.(errors|hooks\.crm|sandbox(\.ids)?|tasks|testing|triggers\.watch)",
     r"crm_provider\.(operators|sensors|transfers)\.[a-z]\w*",
 )
-"""What users import. The README lists it."""
+"""The modules that users import, as listed in the README."""
 
 
 def package_imports(code: str) -> set[str]:
-    """The modules of the package that a piece of code imports, submodules by their own names."""
+    """The modules of the package that some code imports, submodules by their full names."""
     found = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -198,7 +198,7 @@ def test_no_sentence_names_an_internal_module(document: Path) -> None:
     assert [name for name in named if not re.fullmatch("|".join(PUBLIC), name) and name != "crm_provider"] == []
 
 
-def test_the_example_of_a_mapping_gives_what_it_says() -> None:
+def test_mapping_example_gives_the_documented_result() -> None:
     (code,) = [f.code for f in docs_text.fences(DOCS / "load-mapping.md", "python") if f.code.startswith("mapping = {")]
     shown = {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in ast.parse(code).body}  # type: ignore[attr-defined]
     contact = Mapper(shown["mapping"])(SourceRow(1, shown["row"]))
@@ -209,7 +209,7 @@ def test_the_example_of_a_mapping_gives_what_it_says() -> None:
 
 
 def overrides(fence: Fence) -> Iterator[tuple[Work, Mapping[str, str]]]:
-    """Every ``on_error`` in an example, and the kind of work that it is for."""
+    """Every ``on_error`` in an example, with its kind of work."""
     names: dict[str, ast.expr] = {}
     for node in ast.walk(ast.parse(fence.code)):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -233,7 +233,7 @@ def _mapping(node: ast.expr) -> Mapping[str, str] | None:
 
 
 @each([fence for fence in PYTHON if "on_error" in fence.code or "crm_errors({" in fence.code])
-def test_every_on_error_in_an_example_makes_sense(fence: Fence) -> None:
+def test_every_on_error_in_an_example_is_valid(fence: Fence) -> None:
     found = list(overrides(fence))
     assert found or "on_error" not in fence.code
     for work, on_error in found:
@@ -241,7 +241,7 @@ def test_every_on_error_in_an_example_makes_sense(fence: Fence) -> None:
 
 
 @each_document()
-def test_every_on_error_in_the_text_makes_sense(document: Path) -> None:
+def test_every_on_error_in_the_text_is_valid(document: Path) -> None:
     text = docs_text.prose(document)
     shown = re.findall(r"on_error=(\{\"[^{}]+\})", text) + re.findall(r"`(\{\"[A-Z]\w+\": \"[a-z]+\".*?\})`", text)
     for on_error in shown:
@@ -255,7 +255,7 @@ def test_every_on_error_in_the_text_makes_sense(document: Path) -> None:
         assert fits, on_error
 
 
-def test_refusals_are_quoted_as_they_are() -> None:
+def test_quoted_refusals_are_exact() -> None:
     text = (DOCS / "errors.md").read_text("utf-8")
     quoted = re.findall(r"^ValueError: (on_error\[(\w+)\]: '(\w+)' .*)$", text, re.MULTILINE)
     assert quoted
@@ -268,7 +268,7 @@ def test_refusals_are_quoted_as_they_are() -> None:
 
 
 def commands() -> list[tuple[str, str, str]]:
-    """Every ``python -m crm_provider`` line: where it stands, the line, and what the document says that it prints."""
+    """Every ``python -m crm_provider`` line: its location, the line, and its documented output."""
     found = []
     for document in DOCUMENTS:
         for fence in docs_text.fences(document):
@@ -281,7 +281,7 @@ def commands() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("place", "line", "output"), commands())
-def test_every_command_works_and_prints_what_is_shown(
+def test_every_command_works_and_prints_the_documented_output(
     place: str, line: str, output: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(shlex.split(line)[3:]) == 0, place
@@ -290,10 +290,10 @@ def test_every_command_works_and_prints_what_is_shown(
 
 
 LANGUAGES = {"python", "json", "bash", "console", "text"}
-"""Of blocks of code: each has tests. Another one needs tests, too."""
+"""Languages of code blocks, each with its tests. A new language needs tests too."""
 
 KNOWN_LINES = (
-    r"python -m crm_provider .*",  # test_every_command_works_and_prints_what_is_shown
+    r"python -m crm_provider .*",  # test_every_command_works_and_prints_the_documented_output
     r"python -m crm_provider\.sandbox( --[a-z-]+ \w+)*",  # tests/integration/test_sandbox_docs.py
     r"(AIRFLOW__\w+=\S+ )*airflow .*",  # tests/integration/test_docs_dags.py
     r"export AIRFLOW_CONN_\w+='.*'",  # test_every_connection_is_accepted, test_the_connection_as_a_uri_is_understood
@@ -304,7 +304,7 @@ KNOWN_LINES = (
     r"\.venv/bin/python scripts/\w+\.py.*",  # test_every_script_exists
     r"#.*|",
 )
-"""Commands in the documents that some test runs or reads, and where."""
+"""Commands in the documents that a test runs or reads, each with that test."""
 
 
 @each_document()
@@ -314,16 +314,16 @@ def test_every_block_has_a_language(document: Path) -> None:
 
 
 @each([f for d in DOCUMENTS for f in docs_text.fences(d) if f.language in ("bash", "console")])
-def test_every_command_is_one_that_is_tested(fence: Fence) -> None:
+def test_every_command_is_tested(fence: Fence) -> None:
     lines = fence.code.splitlines()
-    if fence.language == "console":  # the others are what is printed
+    if fence.language == "console":  # the other lines are output
         lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
         assert lines
     assert [line for line in lines if not re.fullmatch("|".join(KNOWN_LINES), line)] == []
 
 
 @each([f for d in DOCUMENTS for f in docs_text.fences(d, "bash")])
-def test_the_shell_can_read_it(fence: Fence) -> None:
+def test_shell_blocks_are_valid(fence: Fence) -> None:
     done = subprocess.run(["bash", "-n"], input=fence.code, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -336,11 +336,11 @@ def test_every_script_exists(document: Path) -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
-def test_every_answer_points_to_the_page_that_proves_it() -> None:
+def test_every_faq_entry_links_to_its_proof() -> None:
     text = (DOCS / "faq.md").read_text("utf-8")
-    answers = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
-    assert len(answers) >= 10
-    assert [answer.splitlines()[0] for answer in answers if not re.search(r"\]\([\w-]+\.md", answer)] == []
+    entries = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    assert len(entries) >= 10
+    assert [entry.splitlines()[0] for entry in entries if not re.search(r"\]\([\w-]+\.md", entry)] == []
     (hours,) = re.findall(r"About (\d+ h \d+ min)", text)
     assert f"| 100,000 | {hours} |" in (DOCS / "load.md").read_text("utf-8")
 
@@ -372,7 +372,7 @@ def test_every_name_exists(document: Path) -> None:
 
 
 @each_document()
-def test_every_file_that_is_named_exists(document: Path) -> None:
+def test_every_named_file_exists(document: Path) -> None:
     paths = re.findall(r"`((?:tests|scripts|docs|example_dags|constraints)/[\w./-]*)`", document.read_text("utf-8"))
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
@@ -391,13 +391,13 @@ def test_quoted_messages_have_the_catalogues_advice(document: Path) -> None:
         assert status in ("", str(spec.status))
 
 
-def test_every_family_has_a_line_for_the_night() -> None:
+def test_every_family_has_an_on_call_line() -> None:
     text = (DOCS / "operations.md").read_text("utf-8")
     families = {*FAMILY_ADVICE, *CrmError.__subclasses__()}
     assert [family.__name__ for family in families if f"| `{family.__name__}`" not in text] == []
 
 
-def test_every_error_that_a_connection_test_can_meet_is_explained() -> None:
+def test_every_error_of_a_connection_test_is_explained() -> None:
     text = (DOCS / "connection.md").read_text("utf-8")
     section = text[text.index("## Test it") : text.index("### Invalid fields")]
     cannot_happen = {
@@ -410,7 +410,7 @@ def test_every_error_that_a_connection_test_can_meet_is_explained() -> None:
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_the_form_of_the_connection_is_that_of_the_settings(name: str) -> None:
+def test_connection_form_matches_the_settings(name: str) -> None:
     schema = CONN_FIELDS[name]["schema"]
     assert schema.get("default") in (getattr(Settings(api_key="key"), name), None)
     assert "null" in schema["type"]
@@ -421,14 +421,14 @@ def test_the_form_of_the_connection_is_that_of_the_settings(name: str) -> None:
                 EXTRAS[name](schema[bound] + beyond)
 
 
-def test_form_and_settings_know_the_same_extras() -> None:
+def test_form_and_settings_have_the_same_extras() -> None:
     assert list(CONN_FIELDS) == list(EXTRAS)
 
 
-def test_the_connections_default_host_is_that_of_the_settings() -> None:
+def test_default_host_of_the_connection_is_that_of_the_settings() -> None:
     assert f"| `{Settings(api_key='key').base_url}` |" in (DOCS / "connection.md").read_text("utf-8")
 
 
 @each_document()
-def test_no_machine_shows(document: Path) -> None:
+def test_no_machine_specific_text(document: Path) -> None:
     assert re.findall(r"(?<![\w.])/(?:work|root|home|tmp|Users)/\S*", document.read_text("utf-8")) == []

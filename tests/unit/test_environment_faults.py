@@ -1,4 +1,4 @@
-"""Faults of a worker's environment: an error about a proxy or certificates is typed and names the variable."""
+"""Faults in a worker's environment: a proxy or certificate error has a type and names the variable."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def failed(base_url: str) -> e.CrmError:
-    """The error of a read, with the retries that every call has."""
+    """The error of a read, with the usual retries."""
     settings, clock = Settings(api_key=KEY, base_url=base_url, timeout=10), FakeClock()
     transport = Transport(settings, limiter=UnlimitedRate(), clock=clock, sleep=clock.sleep)
     with CrmClient(settings, transport=transport) as client, pytest.raises(e.CrmError) as raised:
@@ -42,7 +42,7 @@ def failed(base_url: str) -> e.CrmError:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RawServer]:
-    """An HTTPS server that does not count as this machine."""
+    """An HTTPS server that is not treated as this machine."""
     know_host(monkeypatch)
     with RawServer(sends(http(b"{}")), tls=server_context(make_certificate(tmp_path, HOST))) as running:
         yield running
@@ -69,7 +69,7 @@ def a_folder(folder: Path) -> Path:
     ("bundle", "error"),
     [(missing, e.CrmConfigurationError), (empty, e.CrmTlsError), (a_folder, e.CrmTlsError)],
 )
-def test_certificates_that_cannot_be_used(
+def test_unusable_certificates(
     variable: str,
     bundle: Callable[[Path], Path],
     error: type[e.CrmError],
@@ -101,9 +101,7 @@ def test_certificates_that_cannot_be_used(
     ],
 )
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-def test_the_address_of_a_proxy_makes_no_sense(
-    variable: str, proxy: str, problem: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_proxy_address(variable: str, proxy: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def resolve(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -118,7 +116,7 @@ def test_the_address_of_a_proxy_makes_no_sense(
         assert text not in str(raised)
 
 
-def test_a_socks_proxy_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socks_proxy_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     from requests import adapters
 
     def no_library(*_: Any, **__: Any) -> Any:
@@ -142,7 +140,7 @@ def test_a_socks_proxy_without_its_library(monkeypatch: pytest.MonkeyPatch) -> N
         (f"zq{'x1' * 14}", "the host name is not known (DNS)"),
     ],
 )
-def test_a_name_that_does_not_resolve_is_named_unless_it_may_be_a_key(
+def test_unresolvable_host_is_named_unless_it_may_be_a_key(
     host: str, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def resolve(*_: Any, **__: Any) -> Any:
@@ -154,9 +152,9 @@ def test_a_name_that_does_not_resolve_is_named_unless_it_may_be_a_key(
     assert raised.message == named
 
 
-def test_variables_do_not_matter_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_do_not_affect_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "proxy of the office")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(Path(sys.prefix) / "not-there"))
     with RawServer(sends(http(b"[]"))) as local:
         raised = failed(f"http://127.0.0.1:{local.port}/v2")
-    assert type(raised) is e.CrmProtocolError, "it was asked"
+    assert type(raised) is e.CrmProtocolError, "it received the request"

@@ -1,4 +1,4 @@
-"""The error tree: as drawn, named mechanically, readable, and able to cross processes."""
+"""The error tree: documented structure, mechanical names, readable text, and pickling."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ FULL: dict[str, Any] = {
     "remark": "the end",
     "own_advice": "look there",
 }
-"""Every attribute but the message, none at its default."""
+"""Every attribute except the message, none with its default."""
 
 
 # -- the tree -----------------------------------------------------------------------------------------------
 
 
-def test_tree_is_as_drawn() -> None:
+def test_tree_is_as_documented() -> None:
     drawn: dict[str, set[str]] = {}
     above: list[str] = []
     for line in (e.__doc__ or "").splitlines():
@@ -66,7 +66,7 @@ def test_tree_is_as_drawn() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_family(family: str) -> None:
+def test_family_of_each_type(family: str) -> None:
     parent = ERROR_CLASSES[family]
     assert parent.__bases__ == (CrmError,)
     members = {error.type for error in ERROR_CLASSES.values() if issubclass(error, parent) and error.type != "UNKNOWN"}
@@ -80,13 +80,13 @@ def test_class_is_named_after_its_type(type_: str, name: str) -> None:
     assert ERROR_CLASSES[name].type == type_
 
 
-def test_no_class_is_forgotten() -> None:
+def test_no_class_is_missing() -> None:
     assert set(ERROR_CLASSES) == {"CrmError", *FAMILIES, *TYPES.values()}
     assert set(e.__all__) == {*ERROR_CLASSES, "ERROR_CLASSES", "ErrorPolicy"}
 
 
 @ALL
-def test_class_says_what_it_means(error: type[CrmError]) -> None:
+def test_class_docstring_says_what_it_means(error: type[CrmError]) -> None:
     assert error.__doc__
     assert error.__doc__ != CrmError.__bases__[0].__doc__
     assert error is CrmError or error.__doc__ not in {parent.__doc__ for parent in error.__mro__[1:]}
@@ -112,7 +112,7 @@ def through_pickle(error: CrmError) -> Any:
 
 
 @pytest.mark.parametrize("through", [through_json, through_pickle])
-def test_an_error_comes_out_as_it_was(through: Callable[[CrmError], Any]) -> None:
+def test_error_is_unchanged_by_pickling(through: Callable[[CrmError], Any]) -> None:
     after = through(e.CrmTimeoutError("too slow", **FULL))
     assert type(after) is e.CrmTimeoutError
     assert fields_of(after) == {"message": "too slow", **FULL}
@@ -141,20 +141,22 @@ NUMBER = st.none() | st.floats(0, 1e6)
     ),
     message=st.text(max_size=40),
 )
-def test_any_error_round_trips_and_reads(error: type[CrmError], fields: dict[str, Any], message: str) -> None:
+def test_any_error_survives_pickling_and_reads_well(
+    error: type[CrmError], fields: dict[str, Any], message: str
+) -> None:
     before = error(message, **fields)
     for after in (through_pickle(before), through_json(before)):
         assert fields_of(after) == fields_of(before)
         assert str(after) == str(before)
 
 
-# -- reading it ---------------------------------------------------------------------------------------------
+# -- text ---------------------------------------------------------------------------------------------------
 
 
 @ALL
 def test_str_says_what_happened_to_what_and_what_to_do(error: type[CrmError]) -> None:
     text = str(error("it broke", method="PUT", path="/deals/d-1", status=418, request_id="req-1"))
-    checked_here = error in (e.CrmConfigurationError, e.CrmInvalidValueError)  # their messages say what to do
+    checked_here = error in (e.CrmConfigurationError, e.CrmInvalidValueError)  # their messages contain the advice
     what_to_do = error("it broke").suggested_action
     advice = "" if checked_here else f" What to do: {what_to_do[0].upper()}{what_to_do[1:].rstrip('.')}."
     assert text == f"{error.type} (418) on PUT /deals/d-1: it broke.{advice} Request id: req-1."
@@ -180,7 +182,7 @@ ADVICE = "What to do: Check that the deal exists."
     ],
     ids=["plain", "status", "method without path", "unsure", "tried", "tried, no time", "remark", "own advice"],
 )
-def test_str(fields: dict[str, Any], expected: str) -> None:
+def test_str_of_an_error(fields: dict[str, Any], expected: str) -> None:
     assert str(e.CrmDealNotFoundError("Deal not found.", **fields)) == expected
 
 
@@ -198,7 +200,7 @@ def test_message_becomes_a_sentence(message: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["CrmError", *FAMILIES])
-def test_unknown_type_of_a_family_still_has_advice(family: str) -> None:
+def test_unknown_type_of_a_family_has_advice(family: str) -> None:
     advice = ERROR_CLASSES[family]("x", type="HTTP_499", status=499).suggested_action
     assert len(advice) > 5
     assert not advice.endswith(".")

@@ -1,4 +1,4 @@
-"""Values that Airflow must not store and show."""
+"""Values that Airflow must neither store nor show."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_paths_are_shown(given: Any) -> None:
     ("given", "text"), [(pathlib.Path("a.csv"), "a.csv"), ([pathlib.Path("a.csv"), "b.csv"], ["a.csv", "b.csv"])]
 )
 def test_local_paths_are_shown_as_text(given: Any, text: object) -> None:
-    """Airflow 3.1 would call ``resolve`` of each, and fail where there is no file yet."""
+    """Airflow 3.1 would call ``resolve`` on each, and fail for a file that does not exist yet."""
     assert hide_rows(given) == text
 
 
@@ -73,11 +73,11 @@ def test_every_list_of_addresses_is_hidden() -> None:
         (None, False),
     ],
 )
-def test_what_is_known_only_when_the_task_runs(given: Any, later: bool) -> None:
+def test_values_known_only_at_run_time(given: Any, later: bool) -> None:
     assert comes_later(given) is later
 
 
-def test_another_tasks_result_comes_later_and_is_not_wrapped() -> None:
+def test_result_of_another_task_is_not_wrapped() -> None:
     with DAG("hidden", schedule=None):
 
         @task
@@ -88,4 +88,4 @@ def test_another_tasks_result_comes_later_and_is_not_wrapped() -> None:
     assert comes_later(found)
     assert hide_rows(found) is found
     parts = [{"email": found}]
-    assert hide_rows(parts) is parts, "Airflow looks for the results of other tasks in plain lists only"
+    assert hide_rows(parts) is parts, "Airflow finds results of other tasks only in plain lists"

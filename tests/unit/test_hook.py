@@ -1,4 +1,4 @@
-"""The hook reads an Airflow connection, from whatever source it comes."""
+"""The hook reads an Airflow connection from any source."""
 
 from __future__ import annotations
 
@@ -47,31 +47,31 @@ def refusal() -> str:
 
 @pytest.mark.parametrize("extra", BROKEN, ids=lambda extra: extra[:30])
 class TestAnExtraThatIsNoJsonObject:
-    """Airflow reads it as ``{}``: developer mode would be off without a word, and writes real."""
+    """Airflow reads it as ``{}``, which would silently disable developer mode and make writes real."""
 
-    def test_in_an_environment_variable(self, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_connection_in_an_environment_variable(self, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
         connection = {"conn_type": "crm", "password": KEY, "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps(connection))
         assert refusal() == EXTRA
 
-    def test_in_a_uri(self, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_connection_in_a_uri(self, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", f"crm://:{KEY}@/?__extra__={quote(extra, safe='')}")
         assert refusal() == EXTRA
 
-    def test_in_a_secrets_backend_or_the_database(self, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_connection_in_a_secrets_backend_or_the_database(self, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
         found = Connection(conn_id="crm_default", conn_type="crm", password=KEY, extra=extra)
         monkeypatch.setattr(CrmHook, "get_connection", lambda *_: found)
         assert refusal() == EXTRA
 
 
 @pytest.mark.parametrize("extra", [["developer_mode"], "developer_mode"])
-def test_an_extra_that_is_no_object_in_json(extra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extra_that_is_no_json_object(extra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps({"conn_type": "crm", "password": KEY, "extra": extra}))
     assert refusal() == EXTRA
 
 
 @pytest.mark.parametrize("extra", [None, "", "  ", "{}", {}, '{"timeout": ""}'])
-def test_an_extra_that_is_empty(extra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_extra(extra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps({"conn_type": "crm", "password": KEY, "extra": extra}))
     with CrmHook().get_conn() as client:
         assert client.settings.developer_mode is False
@@ -97,7 +97,7 @@ def test_developer_mode_as_a_number(flag: Any, expected: bool, monkeypatch: pyte
         ("crm_\u00e9t\u00e9", ""),
     ],
 )
-def test_only_a_variable_that_a_shell_can_export_is_advised(conn_id: str, advice: str) -> None:
+def test_only_an_exportable_variable_is_suggested(conn_id: str, advice: str) -> None:
     with pytest.raises(e.CrmConfigurationError) as raised:
         CrmHook(conn_id).get_conn()
     assert raised.value.message == (
@@ -106,7 +106,7 @@ def test_only_a_variable_that_a_shell_can_export_is_advised(conn_id: str, advice
 
 
 def error_of(status: int, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> str:
-    """The message of an update that is answered so."""
+    """The message of an update with this response."""
     with RawServer(sends(http(json.dumps(body).encode(), status=f"{status} Said"))) as server:
         connection = {"conn_type": "crm", "host": server.base_url, "password": KEY, "extra": {"rate_store": "off"}}
         monkeypatch.setenv("AIRFLOW_CONN_CRM_BRAZIL", json.dumps(connection))
@@ -116,7 +116,7 @@ def error_of(status: int, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_names_the_connection(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_key_names_the_connection(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "This is Airflow's connection 'crm_brazil'." in error_of(status, {}, monkeypatch)
 
 
@@ -127,14 +127,14 @@ def test_other_errors_do_not_name_the_connection(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "body", [{"errorCode": "INVALID_INPUT", "message": "no"}, {"message": "something"}, {"errorCode": "INVALID_PARAMS"}]
 )
-def test_refused_values_name_the_fields_that_were_sent(body: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_values_name_the_sent_fields(body: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     text = error_of(422, body, monkeypatch, phone="+5511", **{"ann@x.co": 1, "5511": 2})
-    assert "Fields that were sent: name, phone." in text, "a name that may be a value is left out"
+    assert "Fields that were sent: name, phone." in text, "a name that may be a value is omitted"
     assert "Zq" not in text
     assert "ann@x.co" not in text
 
 
-def test_many_fields_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_field_lists_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     text = error_of(400, {}, monkeypatch, **{f"f{n}": n for n in range(25)})
     assert "Fields that were sent: name, f0, f1," in text
     assert "f18 and 6 more." in text

@@ -1,6 +1,6 @@
-"""How hostile responses are read: within the timeout, in pieces, and never mixed up.
+"""Reading of hostile responses: within the timeout, in pieces, and never mixed up with another response.
 
-What each broken way does to a call as a whole is in ``test_broken_ways.py``.
+``test_broken_ways.py`` covers the effect of each broken network on a whole call.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A host that is this machine, without looking like it."""
+    """A host that is this machine but does not look like it."""
     know_host(monkeypatch)
     return HOST
 
@@ -67,7 +67,7 @@ def session_for() -> Iterator[Callable[..., HttpSession]]:
 
 @pytest.fixture
 def failed(session_for: Callable[..., HttpSession]) -> Callable[..., e.CrmError]:
-    """The error of one call to a server that behaves so."""
+    """The error of one call to a server with this behaviour."""
 
     def fail(behaviour: Behaviour, call: Call = GET, **options: Any) -> e.CrmError:
         with RawServer(behaviour) as server:
@@ -75,7 +75,7 @@ def failed(session_for: Callable[..., HttpSession]) -> Callable[..., e.CrmError]
             with pytest.raises(e.CrmError) as raised:
                 value_of(session.round_trip(call))
             session.close()
-        assert len(server.requests) == 1, "one call is one request"
+        assert len(server.requests) == 1, "one call sends one request"
         return raised.value
 
     return fail
@@ -85,10 +85,10 @@ Failed = Callable[..., e.CrmError]
 SessionFor = Callable[..., HttpSession]
 
 
-# -- the clock -----------------------------------------------------------------------------------------------
+# -- timeouts ------------------------------------------------------------------------------------------------
 
 
-def test_each_read_gets_only_the_time_that_is_left() -> None:
+def test_each_read_gets_only_the_remaining_time() -> None:
     near, far = socket.socketpair()
     clock = FakeClock(now=100.0)
     with near, far, TimedReader(near, 110.0, clock) as reader:
@@ -104,15 +104,15 @@ def test_each_read_gets_only_the_time_that_is_left() -> None:
     assert far.fileno() == -1
 
 
-def test_an_answer_in_many_pieces_is_read_if_it_is_there_in_time(session_for: SessionFor) -> None:
+def test_response_in_many_pieces_is_read_if_it_arrives_in_time(session_for: SessionFor) -> None:
     with RawServer(drips(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", b"7")) as server:
         assert value_of(session_for(server.base_url).round_trip(GET)) == int("7" * 20)
 
 
-# -- large ---------------------------------------------------------------------------------------------------
+# -- large bodies --------------------------------------------------------------------------------------------
 
 
-def test_a_body_is_unpacked_in_small_pieces() -> None:
+def test_body_is_decompressed_in_small_pieces() -> None:
     sizes: list[int] = []
     packed = bomb()
     raw = SimpleNamespace(stream=lambda size, decode_content: _noted([packed], size, sizes))
@@ -128,7 +128,7 @@ def _noted(pieces: list[bytes], size: int, sizes: list[int]) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("piece", [1, 7, 1000])
 @pytest.mark.parametrize("text", [b"", b"x", bytes(range(256)) * 700, b" " * 200_000], ids=len)
-def test_gzip_is_unpacked_however_it_is_cut(text: bytes, piece: int) -> None:
+def test_gzip_is_decompressed_however_it_is_split(text: bytes, piece: int) -> None:
     packed = gzip.compress(text)
     pieces = [packed[start : start + piece] for start in range(0, len(packed), piece)]
     raw = SimpleNamespace(stream=lambda *_, **__: iter(pieces))
@@ -141,7 +141,7 @@ def test_gzip_is_unpacked_however_it_is_cut(text: bytes, piece: int) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, deflate", "GZIP,gzip", "identity, br"])
-def test_only_what_was_asked_for_is_unpacked(encoding: str, failed: Failed) -> None:
+def test_only_requested_encodings_are_decompressed(encoding: str, failed: Failed) -> None:
     error = failed(sends(http(zlib.compress(JSON), headers=f"Content-Encoding: {encoding}\r\n")), POST)
     assert type(error) is e.CrmProtocolError
     assert error.message == "the response has a compression that was not requested"
@@ -189,19 +189,19 @@ def test_odd_but_harmless_gzip(encoding: str, body: bytes, session_for: SessionF
     ids=lambda value: value if isinstance(value, str) else "body",
 )
 @pytest.mark.parametrize("piece", [1, 1000])
-def test_what_names_of_encodings_mean(encoding: str, body: bytes, piece: int) -> None:
+def test_encoding_names(encoding: str, body: bytes, piece: int) -> None:
     assert whole_body(in_pieces(encoding, cut(body, piece))) == JSON
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
 @pytest.mark.parametrize("status", ["200 OK", "204 No Content"])
-def test_nothing_is_not_packed(status: str, encoding: str, session_for: SessionFor) -> None:
+def test_empty_body_with_an_encoding_is_empty(status: str, encoding: str, session_for: SessionFor) -> None:
     with RawServer(sends(http(b"", status=status, headers=f"Content-Encoding: {encoding}\r\n"))) as server:
         assert value_of(session_for(server.base_url).round_trip(POST)) == {}
 
 
 @pytest.mark.parametrize("piece", [1, 2, 19, 1000])
-def test_members_are_put_together_however_they_are_cut(piece: int) -> None:
+def test_gzip_members_are_joined_however_they_are_split(piece: int) -> None:
     assert whole_body(in_pieces("gzip", cut(TWO_MEMBERS + b"more", piece))) == JSON
     with pytest.raises(BodyRefused, match="cut off"):
         whole_body(in_pieces("gzip", cut(TWO_MEMBERS[:-1], piece)))
@@ -212,20 +212,20 @@ def test_members_are_put_together_however_they_are_cut(piece: int) -> None:
     [("gzip", TWO_MEMBERS), ("deflate", zlib.compress(JSON)), ("deflate", raw_deflate(JSON)), ("identity", JSON)],
     ids=["gzip", "deflate", "raw deflate", "not packed"],
 )
-def test_a_piece_without_bytes_is_not_the_end(encoding: str, body: bytes) -> None:
+def test_empty_piece_is_not_the_end(encoding: str, body: bytes) -> None:
     pieces = [b"", *itertools.chain.from_iterable((piece, b"") for piece in cut(body, 1))]
     assert whole_body(in_pieces(encoding, pieces)) == JSON
 
 
-def test_what_is_unpacked_of_the_last_bytes_is_not_lost() -> None:
-    """A text that is one byte longer than what is unpacked at once: nothing is left to read for that byte."""
+def test_decompressed_rest_of_the_last_bytes_is_not_lost() -> None:
+    """A text one byte longer than the decompression buffer: no input is left to read for that byte."""
     text = b" " * (64 * 1024 + 1)
     assert whole_body(in_pieces("deflate", [raw_deflate(text)])) == text
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 @pytest.mark.parametrize("body", [b"x", b"{}", b"\x78\x9c\xff\xff", b"\x1f\x8b"], ids=repr)
-def test_what_cannot_be_unpacked_is_refused(encoding: str, body: bytes) -> None:
+def test_invalid_compression_is_refused(encoding: str, body: bytes) -> None:
     with pytest.raises(BodyRefused, match="cannot be decompressed"):
         whole_body(in_pieces(encoding, [body]))
 
@@ -233,8 +233,8 @@ def test_what_cannot_be_unpacked_is_refused(encoding: str, body: bytes) -> None:
 @pytest.mark.parametrize(
     ("encoding", "start"), [("gzip", gzip.compress(b"{}")), ("deflate", zlib.compress(b"{}"))], ids=["gzip", "deflate"]
 )
-def test_a_long_tail_is_neither_read_to_its_end_nor_kept(encoding: str, start: bytes) -> None:
-    """Of what came, no more than two pieces are there at any moment."""
+def test_long_tail_is_neither_read_to_its_end_nor_kept(encoding: str, start: bytes) -> None:
+    """At most two pieces are in memory at any moment."""
     taken, most, before = 0, 0, Piece.alive
 
     def pieces() -> Iterator[bytes]:
@@ -250,7 +250,7 @@ def test_a_long_tail_is_neither_read_to_its_end_nor_kept(encoding: str, start: b
     assert most <= 2
 
 
-def test_members_without_end_are_refused() -> None:
+def test_endless_gzip_members_are_refused() -> None:
     taken = [0]
 
     def pieces() -> Iterator[bytes]:
@@ -264,7 +264,7 @@ def test_members_without_end_are_refused() -> None:
 
 
 class Piece(bytes):
-    """Counts how many of it are kept."""
+    """Counts its live instances."""
 
     alive = 0
 
@@ -280,12 +280,12 @@ def cut(body: bytes, piece: int) -> list[bytes]:
 
 
 def in_pieces(encoding: str, pieces: Iterable[bytes]) -> Any:
-    """A response that comes so."""
+    """A response that arrives in these pieces."""
     raw = SimpleNamespace(stream=lambda *_, **__: iter(pieces))
     return SimpleNamespace(raw=raw, headers={"Content-Encoding": encoding})
 
 
-# -- a refusal whose body cannot be read ---------------------------------------------------------------------
+# -- an error response whose body cannot be read -------------------------------------------------------------
 
 UNREADABLE = {
     "packed otherwise": (b"?", "Content-Encoding: br\r\n", "the response has a compression that was not requested"),
@@ -312,7 +312,7 @@ REFUSALS: dict[str, type[e.CrmError]] = {
 
 @pytest.mark.parametrize("body", UNREADABLE)
 @pytest.mark.parametrize("status", REFUSALS)
-def test_a_refusal_is_recognised_by_its_status(status: str, body: str, failed: Failed) -> None:
+def test_error_is_recognised_by_its_status(status: str, body: str, failed: Failed) -> None:
     content, headers, why = UNREADABLE[body]
     error = failed(sends(http(content, status=status, headers=f"Retry-After: 7\r\n{headers}")), POST)
     assert type(error) is REFUSALS[status]
@@ -321,7 +321,7 @@ def test_a_refusal_is_recognised_by_its_status(status: str, body: str, failed: F
     assert error.outcome_known is not issubclass(REFUSALS[status], (e.CrmTransientError, e.CrmProtocolError))
 
 
-def test_a_refusal_is_recognised_by_its_headers_too(failed: Failed) -> None:
+def test_error_is_recognised_by_its_headers(failed: Failed) -> None:
     content, encoding, _ = UNREADABLE["packed otherwise"]
     headers = f"x-amzn-ErrorType: MissingAuthenticationTokenException\r\n{encoding}"
     error = failed(sends(http(content, status="403 Forbidden", headers=headers)), POST)
@@ -329,7 +329,7 @@ def test_a_refusal_is_recognised_by_its_headers_too(failed: Failed) -> None:
 
 
 @pytest.mark.parametrize(("status", "paused"), [("429 Too Many", [3.0]), ("503 Unavailable", [])])
-def test_a_refusal_that_cannot_be_read_is_sent_again(status: str, paused: list[float]) -> None:
+def test_unreadable_error_response_is_retried(status: str, paused: list[float]) -> None:
     content, encoding, _ = UNREADABLE["not packed"]
     clock, limiter = FakeClock(), FakeRateLimiter()
     with RawServer(sends(http(content, status=status, headers=f"Retry-After: 3\r\n{encoding}")), OK) as server:
@@ -340,39 +340,39 @@ def test_a_refusal_that_cannot_be_read_is_sent_again(status: str, paused: list[f
     assert (len(server.requests), limiter.paused) == (2, paused)
 
 
-# -- confused ------------------------------------------------------------------------------------------------
+# -- mixed-up responses --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified", "200 OK"])
-def test_bytes_behind_an_answer_are_not_taken_for_the_next_one(status: str, session_for: SessionFor) -> None:
-    answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
+def test_bytes_behind_a_response_are_not_the_next_response(status: str, session_for: SessionFor) -> None:
+    response = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     smuggled = http(b'{"data": {"id": "of somebody else"}}').replace(b"Connection: close\r\n", b"")
-    with RawServer(sends(answer + smuggled), OK) as server:
+    with RawServer(sends(response + smuggled), OK) as server:
         session = session_for(server.base_url)
         session.round_trip(GET)
         assert server.closed.acquire(timeout=PATIENCE)
         assert value_of(session.round_trip(POST)) == {"id": "c-1"}
 
 
-def test_a_header_that_cannot_be_read_is_not_logged(session_for: SessionFor, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_header_is_not_logged(session_for: SessionFor, caplog: pytest.LogCaptureFixture) -> None:
     """urllib3 warns about it, with the whole URL and the header."""
     caplog.set_level(logging.DEBUG)
     with RawServer(sends(http(JSON, headers=f"no colon but {EMAIL}\r\n"))) as server:
         session_for(server.base_url).round_trip(GET)
     logging.getLogger("urllib3.connection").info("%(other)s", {"other": "kept as it is"})
     assert "kept as it is" in caplog.text
-    assert "Failed to parse headers" in caplog.text, "it does warn"
+    assert "Failed to parse headers" in caplog.text, "urllib3 does warn"
     assert "zq.ada" not in caplog.text
 
 
-# -- elsewhere -----------------------------------------------------------------------------------------------
+# -- redirects -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "location", ["/v2/other", "http://127.0.0.1:{port}/v2/contacts", "//localhost:{port}/", "", "http://["]
 )
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
-def test_no_redirect_is_followed_wherever_it_leads(status: str, location: str, session_for: SessionFor) -> None:
+def test_no_redirect_is_followed(status: str, location: str, session_for: SessionFor) -> None:
     with RawServer(OK) as elsewhere:
         header = f"Location: {location.format(port=elsewhere.port)}\r\n"
         with RawServer(sends(http(b"", status=status, headers=header))) as server:
@@ -386,7 +386,7 @@ def test_no_redirect_is_followed_wherever_it_leads(status: str, location: str, s
 # -- TLS -----------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_has_a_name_for_is_reported_in_openssls_words(
+def test_unknown_tls_error_is_reported_in_openssls_words(
     remote: str, session_for: SessionFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = make_certificate(tmp_path, remote)

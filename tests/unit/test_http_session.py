@@ -1,4 +1,4 @@
-"""Real HTTP against a real local server: requests, responses, and failures of the network."""
+"""Real HTTP with a local server: requests, responses, and network failures."""
 
 from __future__ import annotations
 
@@ -59,22 +59,22 @@ def exchange(server: RawServer, call: Call = GET, **options: Any) -> Any:
 
 
 def failed(behaviour: Behaviour, call: Call = GET, **options: Any) -> e.CrmError:
-    """The error of one call to a server that behaves so."""
+    """The error of one call to a server with this behaviour."""
     with RawServer(behaviour) as server, pytest.raises(e.CrmError) as raised:
         exchange(server, call, **options)
     return raised.value
 
 
 def head_of(request: bytes) -> tuple[str, dict[str, str]]:
-    """Request line and headers, their names in lower case."""
+    """Request line and headers, with lower-case names."""
     line, *rest = request.partition(b"\r\n\r\n")[0].decode().split("\r\n")
     return line, {name.lower(): value for name, _, value in (text.partition(": ") for text in rest)}
 
 
-# -- what is sent --------------------------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------------------------
 
 
-def test_a_read() -> None:
+def test_read_request() -> None:
     with RawServer(OK) as server:
         assert exchange(server) == {"id": "c-1"}
     line, headers = head_of(server.requests[0])
@@ -84,7 +84,7 @@ def test_a_read() -> None:
     assert not {"authorization", "cookie", "x-developer-mode", "content-type"} & set(headers)
 
 
-def test_a_write() -> None:
+def test_write_request() -> None:
     with RawServer(OK) as server:
         assert exchange(server, POST) == {"id": "c-1"}
     line, headers = head_of(server.requests[0])
@@ -93,13 +93,13 @@ def test_a_write() -> None:
 
 
 @pytest.mark.parametrize("body", [{}, [], 0, False, ""], ids=repr)
-def test_a_body_that_is_empty_is_sent_as_it_is(body: Any) -> None:
+def test_empty_body_is_sent_unchanged(body: Any) -> None:
     with RawServer(OK) as server:
         exchange(server, Call(method="POST", route="/notes", body=body))
     assert json.loads(server.requests[0].partition(b"\r\n\r\n")[2]) == body
 
 
-def test_a_query_is_encoded() -> None:
+def test_query_is_encoded() -> None:
     with RawServer(OK) as server:
         exchange(server, Call(method="GET", route="/contacts", query={"page": 0, "q": "a b&c=d"}))
     assert head_of(server.requests[0])[0] == "GET /v2/contacts?page=0&q=a+b%26c%3Dd HTTP/1.1"
@@ -111,7 +111,7 @@ def test_developer_mode() -> None:
     assert head_of(server.requests[0])[1]["x-developer-mode"] == "true"
 
 
-def test_the_automation_call_goes_without_the_key() -> None:
+def test_automation_call_is_sent_without_the_key() -> None:
     with RawServer(OK) as server:
         exchange(
             server,
@@ -131,11 +131,11 @@ def test_user_agent_names_the_products() -> None:
     assert products[0] == f"airflow-provider-crm/{__version__}"
 
 
-# -- what is read --------------------------------------------------------------------------------------------
+# -- responses -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("answer", "value"),
+    ("response", "value"),
     [
         (http(b""), {}),
         (http(b"", status="204 No Content"), {}),
@@ -148,18 +148,18 @@ def test_user_agent_names_the_products() -> None:
     ],
     ids=["empty", "204", "until close", "HTTP/1.0", "chunked", "gzip", "any content type", "100 first"],
 )
-def test_an_answer_in_any_form(answer: bytes, value: Any) -> None:
-    with RawServer(sends(answer)) as server:
+def test_response_in_any_form(response: bytes, value: Any) -> None:
+    with RawServer(sends(response)) as server:
         assert exchange(server) == value
 
 
-def test_status_and_headers_arrive() -> None:
-    answer = http(b"{}", status="429 Slow Down", headers="Retry-After: 7\r\nX-Amzn-RequestId: r-1\r\n")
-    error = failed(sends(answer))
+def test_status_and_headers_are_returned() -> None:
+    response = http(b"{}", status="429 Slow Down", headers="Retry-After: 7\r\nX-Amzn-RequestId: r-1\r\n")
+    error = failed(sends(response))
     assert (error.type, error.status, error.retry_after, error.request_id) == ("TOO_MANY_REQUESTS", 429, 7.0, "r-1")
 
 
-def test_a_cookie_is_not_kept() -> None:
+def test_cookie_is_not_kept() -> None:
     with RawServer(sends(http(b"", headers="Set-Cookie: a=b; Path=/\r\n"))) as server:
         session = session_for(server.base_url)
         session.round_trip(GET)
@@ -169,7 +169,7 @@ def test_a_cookie_is_not_kept() -> None:
     assert b"a=b" not in server.requests[1]
 
 
-def test_a_connection_that_the_server_closed_after_an_answer_is_opened_again() -> None:
+def test_connection_closed_by_the_server_after_a_response_is_reopened() -> None:
     kept_open = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[1]"
     with RawServer(sends(kept_open)) as server:
         session = session_for(server.base_url)
@@ -181,17 +181,17 @@ def test_a_connection_that_the_server_closed_after_an_answer_is_opened_again() -
 
 
 def sees_that_the_server_closed(session: HttpSession) -> bool:
-    """Waits for it: that the other side has closed a connection does not say that this side has heard of it."""
+    """Wait for it: this side may learn later that the other side closed the connection."""
     (pool,) = session._session.get_adapter("http://")._pools  # type: ignore[attr-defined]
     (kept,) = (connection.sock for connection in pool.pool.queue if connection is not None)
     return wait_for_read(kept, timeout=PATIENCE)
 
 
-# -- what can go wrong ---------------------------------------------------------------------------------------
+# -- failures ------------------------------------------------------------------------------------------------
 
 
-def test_what_was_going_on_before_does_not_count() -> None:
-    """A call made while another error is handled: that one's refused connection says nothing about this call."""
+def test_earlier_error_does_not_affect_the_call() -> None:
+    """A call is made while another error is handled. The refused connection of that error is not one of this call."""
 
     def refuse() -> NoReturn:
         raise ConnectionRefusedError
@@ -207,8 +207,8 @@ def test_what_was_going_on_before_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), 10**5000], ids=["no number", "a number too long for text"])
-def test_a_body_that_cannot_be_sent_is_no_lost_write(value: Any) -> None:
-    """The calls check their values; should one get through, it must not look like a broken connection."""
+def test_unserializable_body_is_not_a_lost_write(value: Any) -> None:
+    """The calls check their values. If one gets through, it must not look like a broken connection."""
     with RawServer(OK) as server, pytest.raises(e.CrmError) as raised:
         exchange(server, Call(method="POST", route="/notes", body={"x": value}))
     assert server.requests == []
@@ -216,16 +216,16 @@ def test_a_body_that_cannot_be_sent_is_no_lost_write(value: Any) -> None:
     assert not isinstance(raised.value, e.CrmTransientError)
 
 
-def test_the_error_of_requests_does_not_hang_on_ours() -> None:
+def test_our_error_does_not_chain_the_error_of_requests() -> None:
     error = failed(closes)
     assert error.__cause__ is None
     assert error.__context__ is None
 
 
-# -- large answers -------------------------------------------------------------------------------------------
+# -- large responses -----------------------------------------------------------------------------------------
 
 
-def test_a_body_of_the_largest_size_is_read() -> None:
+def test_body_of_the_maximum_size_is_read() -> None:
     body = json.dumps("x" * (MAX_BODY - 2)).encode()
     with RawServer(sends(http(body))) as server:
         assert len(exchange(server)) == MAX_BODY - 2
@@ -251,14 +251,14 @@ def test_netrc_is_not_used(trust_env: bool, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_of_the_environment_is_not_used_for_this_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with RawServer(OK) as server, RawServer(OK) as proxy:
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         assert exchange(server) == {"id": "c-1"}
     assert (len(server.requests), proxy.requests) == (1, [])
 
 
-def test_a_proxy_of_the_environment_is_asked_for_a_remote_crm_and_sees_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_of_the_environment_is_used_for_a_remote_crm_and_sees_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     with RawServer(sends(http(b"", status="502 Bad Gateway"))) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         session = session_for("https://crm.example/v2")
@@ -275,7 +275,7 @@ def test_a_proxy_of_the_environment_is_asked_for_a_remote_crm_and_sees_no_key(mo
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that nobody has signed, with its key."""
+    """A self-signed certificate for 127.0.0.1, with its key."""
     return make_certificate(tmp_path_factory.mktemp("tls"), "127.0.0.1")
 
 
@@ -300,13 +300,13 @@ def trusting(certificate: Path) -> Iterator[Any]:
         session.close()
 
 
-def test_a_trusted_certificate(tls: ssl.SSLContext, trusting: Any) -> None:
+def test_trusted_certificate_is_accepted(tls: ssl.SSLContext, trusting: Any) -> None:
     with RawServer(OK, tls=tls) as server:
         assert value_of(trusting(server).round_trip(GET)) == {"id": "c-1"}
 
 
-def test_tls_that_breaks_off_before_it_is_agreed_on_is_a_broken_connection() -> None:
-    """A load balancer that restarts, say: nothing is wrong with key or certificate, so that it is worth a retry."""
+def test_tls_broken_during_the_handshake_is_a_broken_connection() -> None:
+    """For example, a load balancer restarts: key and certificate are fine, so a retry makes sense."""
     with RawServer(closes) as server:
         session = session_for(server.base_url.replace("http:", "https:"))
         with pytest.raises(e.CrmConnectionError) as raised:
@@ -316,21 +316,21 @@ def test_tls_that_breaks_off_before_it_is_agreed_on_is_a_broken_connection() -> 
 
 
 def garbles(connection: socket.socket) -> None:
-    """Put bytes on the line that no TLS has made."""
+    """Write bytes to the socket outside TLS."""
     assert isinstance(connection, ssl.SSLSocket)
     with socket.socket(fileno=connection.detach()) as raw:
         raw.sendall(b"garbage" * 10)
 
 
 @pytest.mark.parametrize("behaviour", [closes, garbles], ids=["closed", "garbled"])
-def test_tls_that_breaks_after_the_request_was_sent_leaves_a_write_unsure(
+def test_tls_broken_after_the_request_leaves_a_write_unsure(
     behaviour: Behaviour, tls: ssl.SSLContext, trusting: Any
 ) -> None:
     with RawServer(behaviour, tls=tls) as server, pytest.raises(e.CrmError) as raised:
         trusting(server).round_trip(POST)
     assert len(server.requests) == 1
     assert raised.value.outcome_known is False
-    assert not isinstance(raised.value, e.CrmAccessError), "the key and the certificate are fine"
+    assert not isinstance(raised.value, e.CrmAccessError), "the key and the certificate are valid"
 
 
 # -- nothing leaks -------------------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ BROKEN: dict[str, Behaviour] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_neither_error_nor_any_log_shows_email_or_key(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_neither_error_nor_log_shows_email_or_key(name: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     call = Call(method="PUT", route="/contacts/{email}", path_params={"email": EMAIL}, body={"name": "Zq Planted"})
     error = failed(BROKEN[name], call)
@@ -369,17 +369,17 @@ def test_neither_error_nor_any_log_shows_email_or_key(name: str, caplog: pytest.
         Call(method="GET", route="/contacts", query={"email": EMAIL}),
         Call(method="GET", route="/people/{email}", path_params={"email": EMAIL}),
     ],
-    ids=["contact", "lists", "verification", "webhook", "query", "a path nobody knew"],
+    ids=["contact", "lists", "verification", "webhook", "query", "an unknown path"],
 )
-def test_the_logs_of_urllib3_show_no_email(call: Call, caplog: pytest.LogCaptureFixture) -> None:
+def test_urllib3_logs_show_no_email(call: Call, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with RawServer(OK) as server:
         exchange(server, call)
-    assert "urllib3" in caplog.text, "the library does log"
+    assert "urllib3" in caplog.text, "urllib3 does log"
     assert "zq.ada" not in caplog.text
 
 
-# -- all of it together --------------------------------------------------------------------------------------
+# -- all layers ----------------------------------------------------------------------------------------------
 
 
 def client_of(server: RawServer) -> CrmClient:
@@ -389,7 +389,7 @@ def client_of(server: RawServer) -> CrmClient:
     return CrmClient(settings, transport=transport)
 
 
-def test_a_ping_is_one_request_whatever_happens() -> None:
+def test_ping_is_one_request_in_any_case() -> None:
     with RawServer(closes) as server:
         client = client_of(server)
         with pytest.raises(e.CrmConnectionError):

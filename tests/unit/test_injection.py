@@ -1,4 +1,4 @@
-"""Nothing that a connection, a row or an id holds becomes another request than the one that was meant."""
+"""No content of a connection, a row, or an id changes which request is sent."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Invoke = Callable[[CrmClient, str], Any]
 
 
 def everything_about(error: BaseException | None) -> str:
-    """Also of the exceptions that a traceback would not show."""
+    """The text of an error and of the exceptions that a traceback would hide."""
     if error is None:
         return ""
     return f"{error} {error!r} {everything_about(error.__cause__)} {everything_about(error.__context__)}"
 
 
-# -- what a connection says ------------------------------------------------------------------------------------
+# -- connections -----------------------------------------------------------------------------------------------
 
 HOSTILE: dict[str, dict[str, Any]] = {
     "a header in the key": {"password": f"{KEY}\r\nX-Evil: 1"},
@@ -52,10 +52,10 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "another scheme": {"host": f"ftp://crm.example/{KEY}"},
     "a file": {"host": f"file:///etc/{KEY}"},
     "no scheme": {"host": f"//crm.example/{KEY}"},
-    "a backslash, which browsers take for a slash": {"host": f"https://evil.example\\.crm.example/{KEY}"},
-    "a host that ends where some say so": {"host": f"https://evil.example;.crm.example/{KEY}"},
-    "a path that leads out": {"host": f"https://crm.example/v2/../{KEY}"},
-    "an encoded path that leads out": {"host": f"https://crm.example/v2/%2e%2e/{KEY}"},
+    "a backslash, which browsers treat as a slash": {"host": f"https://evil.example\\.crm.example/{KEY}"},
+    "a host that ends at a semicolon for some parsers": {"host": f"https://evil.example;.crm.example/{KEY}"},
+    "a path that climbs up": {"host": f"https://crm.example/v2/../{KEY}"},
+    "an encoded path that climbs up": {"host": f"https://crm.example/v2/%2e%2e/{KEY}"},
     "the key as a number": {"extra": {"timeout": KEY}},
     "the key as a flag": {"extra": {"developer_mode": KEY}},
     "the key in a list": {"extra": {"burst": [KEY]}},
@@ -63,12 +63,12 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "the key as a store": {"extra": {"rate_store": KEY}},
     "the key in a store's URL": {"extra": {"rate_store": f"redis://:{KEY}@h:0/"}},
     "headers": {"extra": {"headers": {"x": KEY}}},
-    "no check of certificates": {"extra": {"verify": False}},
+    "disabled certificate check": {"extra": {"verify": False}},
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_connection_is_refused_and_not_repeated(name: str) -> None:
+def test_hostile_connection_is_refused_and_not_quoted(name: str) -> None:
     fields: dict[str, Any] = {"host": None, "port": None, "password": KEY, "extra": {}, **HOSTILE[name]}
     with pytest.raises(e.CrmConfigurationError) as raised:
         Settings.from_fields(**fields)
@@ -76,12 +76,12 @@ def test_a_hostile_connection_is_refused_and_not_repeated(name: str) -> None:
     assert "evil" not in everything_about(raised.value).lower()
 
 
-# -- what goes into a request ----------------------------------------------------------------------------------
+# -- request values --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def crm() -> Iterator[tuple[RawServer, CrmClient]]:
-    """A server that notes what it is sent, and a client that does not wait."""
+    """A server that records its requests, and a client that does not sleep."""
     with RawServer(sends(http(b'{"data": {"id": "1", "data": []}}'))) as server:
         config, clock = Settings(api_key=KEY, base_url=server.base_url), FakeClock()
         transport = Transport(config, limiter=UnlimitedRate(), clock=clock, sleep=clock.sleep)
@@ -114,7 +114,7 @@ TEXTS: dict[str, Invoke] = {
 
 @pytest.mark.parametrize("text", BREAKS, ids=ascii)
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_control_character_is_refused_before_anything_is_sent(
+def test_control_character_is_refused_before_anything_is_sent(
     name: str, text: str, crm: tuple[RawServer, CrmClient]
 ) -> None:
     server, client = crm
@@ -134,7 +134,7 @@ WAYS_OUT = [
 
 
 @pytest.mark.parametrize("path", WAYS_OUT)
-def test_no_path_leads_elsewhere(path: str, crm: tuple[RawServer, CrmClient]) -> None:
+def test_values_stay_in_their_path_segment(path: str, crm: tuple[RawServer, CrmClient]) -> None:
     server, client = crm
     before = len(server.requests)
     with pytest.raises(e.CrmInvalidValueError):
@@ -143,7 +143,7 @@ def test_no_path_leads_elsewhere(path: str, crm: tuple[RawServer, CrmClient]) ->
 
 
 @pytest.mark.parametrize("part", ["..", "."])
-def test_no_id_of_an_automation_is_a_way_up(part: str, crm: tuple[RawServer, CrmClient]) -> None:
+def test_automation_id_cannot_climb_up_the_path(part: str, crm: tuple[RawServer, CrmClient]) -> None:
     server, client = crm
     before = len(server.requests)
     for ids in ((part, "c", "f"), ("w", part, "f"), ("w", "c", part)):
@@ -159,7 +159,7 @@ def first_line_and_headers(request: bytes) -> tuple[str, dict[str, str]]:
 
 @settings(max_examples=50, deadline=None)
 @given(email=st.emails(), value=st.text(max_size=50))
-def test_a_request_is_one_request(email: str, value: str, crm: tuple[RawServer, CrmClient]) -> None:
+def test_request_stays_one_request(email: str, value: str, crm: tuple[RawServer, CrmClient]) -> None:
     server, client = crm
     before = len(server.requests)
     try:

@@ -1,4 +1,4 @@
-"""The types of columns, inferred from their values; and tables with these types, which give the values back."""
+"""Column types inferred from values, and tables with these types, which return the same values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TYPES: dict[str, tuple[list[Any], ColumnType]] = {
     "only null": ([None], TEXT),
     "text": (["a", None, ""], TEXT),
     "booleans": ([True, None], BOOLEAN),
-    "a boolean is no number": ([True, 1], JSON),
+    "a boolean is not a number": ([True, 1], JSON),
     "whole numbers": ([1, -(2**63), 2**63 - 1], INTEGER),
     "too large for 64 bits": ([2**63], JSON),
     "fractions": ([Decimal("0.10"), Decimal(-3)], NUMBER),
@@ -45,14 +45,14 @@ TYPES: dict[str, tuple[list[Any], ColumnType]] = {
     "whole and fractions": ([2**53, Decimal("0.5")], NUMBER),
     "a whole number that no float has": ([2**53 + 1, Decimal("0.5")], JSON),
     "digits that no float has": ([Decimal("0.12345678901234567890")], JSON),
-    "a number that no float reaches": ([Decimal("1e400")], JSON),
+    "a number beyond all floats": ([Decimal("1e400")], JSON),
     "a number and text": ([1, "1"], JSON),
     "moments": ([Z, "2026-01-31T12:00:00.123Z", None], TIMESTAMP),
-    "moments that a load would write otherwise": ([Z, "2026-01-31T12:00:00.000Z"], TEXT),
+    "moments in another form than a load writes": ([Z, "2026-01-31T12:00:00.000Z"], TEXT),
     "moments of another zone": (["2026-01-31T12:00:00+01:00"], TEXT),
     "a moment and text": ([Z, "soon"], TEXT),
     "a date": (["2026-01-31"], TEXT),
-    "half a character": (["\ud800"], JSON),
+    "lone surrogate": (["\ud800"], JSON),
     "lists": ([["a"], [], None, [None]], list_of(TEXT)),
     "empty lists": ([[]], list_of(TEXT)),
     "lists of numbers": ([[1], [2]], list_of(INTEGER)),
@@ -68,7 +68,7 @@ TYPES: dict[str, tuple[list[Any], ColumnType]] = {
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_the_type_of_values(name: str) -> None:
+def test_type_of_values(name: str) -> None:
     values, wanted = TYPES[name]
     observed = ObservedType()
     for value in values:
@@ -102,7 +102,7 @@ def test_columns_of_records() -> None:
     ]
     for record in records[:2]:
         observed.note(record)
-    assert observed.final()["createdAt"] == TIMESTAMP, "of a record, not of its attributes: it is not loaded back"
+    assert observed.final()["createdAt"] == TIMESTAMP, "of a record, not of its attributes, so it is not loaded back"
     for record in records[2:]:
         observed.note(record)
     assert observed.final() == {
@@ -125,7 +125,7 @@ def read_back(file: io.BytesIO) -> list[dict[str, Any]]:
 
 
 @given(records=st.lists(st.dictionaries(st.sampled_from("abc"), JSON_VALUES, max_size=3), min_size=1, max_size=4))
-def test_a_table_gives_the_values_back(records: list[dict[str, Any]]) -> None:
+def test_table_returns_the_same_values(records: list[dict[str, Any]]) -> None:
     records = [{"id": "1", **record} for record in records]
     observed = ObservedRecords()
     for record in records:
@@ -141,14 +141,14 @@ def test_a_table_gives_the_values_back(records: list[dict[str, Any]]) -> None:
 
 
 def without_nulls(value: Any) -> Any:
-    """Of a record's mapping a missing field is null; an empty one is nothing but nulls."""
+    """A missing field of a record's mapping is null. An empty mapping has only nulls."""
     return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 @pytest.mark.parametrize(
     ("text", "number"), [("0.10", 0.1), ("1e3", 1000.0), ("0.1234567890123456789", Decimal("0.1234567890123456789"))]
 )
-def test_a_number_that_no_float_is_stays_exact(text: str, number: float | Decimal) -> None:
+def test_number_without_an_exact_float_stays_exact(text: str, number: float | Decimal) -> None:
     found = number_of(text)
     assert (found, type(found)) == (number, type(number))
 
@@ -164,7 +164,7 @@ def test_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["n"] for row in read_back(file)] == [0, 1, 2, 3, 4]
 
 
-def test_a_table_without_rows_has_its_columns() -> None:
+def test_table_without_rows_has_its_columns() -> None:
     file = io.BytesIO()
     with typed_rows(file, {"a": TIMESTAMP, "b": JSON}):
         pass
@@ -172,7 +172,7 @@ def test_a_table_without_rows_has_its_columns() -> None:
     assert [(field.name, str(field.type)) for field in schema] == [("a", "timestamp[us, tz=UTC]"), ("b", "string")]
 
 
-def test_a_mark_on_text_that_is_no_json() -> None:
+def test_non_json_text_marked_as_json() -> None:
     schema = pyarrow.schema([pyarrow.field("a", pyarrow.string(), metadata=MARK)])
     decode = unmarked(schema)
     assert decode is not None

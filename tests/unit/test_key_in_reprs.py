@@ -1,4 +1,4 @@
-"""The key shows in no ``repr``: error trackers record the local variables of every frame of a traceback."""
+"""No ``repr`` shows the key: error trackers record the local variables of every frame of a traceback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EMAIL = "ada@example.com"
 
 
 def frames_of(error: BaseException | None, seen: set[int]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The local variables of all frames below this test, also of the errors that led to this one."""
+    """The local variables of all frames below this test, including those of chained errors."""
     if error is None or id(error) in seen:
         return
     seen.add(id(error))
@@ -50,7 +50,7 @@ def frames_of(error: BaseException | None, seen: set[int]) -> Iterator[tuple[str
 
 
 def reprs_of(value: Any, depth: int = 3) -> Iterator[str]:
-    """What an error tracker records of a value: its ``repr``, those of its items, and those of its attributes."""
+    """What an error tracker records of a value: its ``repr``, and those of its items and attributes."""
     yield repr(value)
     if depth and isinstance(value, (list, tuple, set)):
         for item in value:
@@ -62,7 +62,7 @@ def reprs_of(value: Any, depth: int = 3) -> Iterator[str]:
 
 def assert_hidden(error: BaseException) -> None:
     found = list(frames_of(error, set()))
-    assert found, "there are frames to look at"
+    assert found, "there are frames to check"
     for name, variables in found:
         for variable, value in variables.items():
             for text in reprs_of(value):
@@ -77,7 +77,7 @@ def client_of(base_url: str, *, timeout: float = 30.0) -> CrmClient:
 
 
 @pytest.mark.parametrize("fault", WAYS)
-def test_on_every_broken_way(fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_key_is_hidden_with_every_network_fault(fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plain_environment(monkeypatch)
     with WAYS[fault](monkeypatch, tmp_path) as way, client_of(way.base_url, timeout=0.2) as client:
         with pytest.raises(e.CrmError) as raised:
@@ -98,7 +98,7 @@ def test_on_every_broken_way(fault: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
         f"<{KEY[:28]}>",
     ],
 )
-def test_whatever_the_server_says_back(status: int, echo: str) -> None:
+def test_key_is_hidden_with_every_response(status: int, echo: str) -> None:
     body = json.dumps({"message": f"bad key {echo}", "requestId": echo}).encode()
     if status == 200:
         body = f"bad key {echo}".encode()
@@ -132,7 +132,7 @@ def test_whatever_the_server_says_back(status: int, echo: str) -> None:
     ],
     ids="-".join,
 )
-def test_a_connection_that_is_wrong(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_hidden_with_an_invalid_connection(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps({"conn_type": "crm", "password": KEY, **fields}))
     with pytest.raises(e.CrmConfigurationError) as raised:
         CrmHook().get_conn()
@@ -143,9 +143,7 @@ def test_a_connection_that_is_wrong(fields: dict[str, Any], monkeypatch: pytest.
     "host", [KEY, f"https://{KEY}", f"http://{KEY}/v2", f"https://{KEY}.com", f"https://x.io/{KEY}"]
 )
 @pytest.mark.parametrize("password", [KEY, "another-key-of-the-account", ""])
-def test_a_key_in_the_field_of_the_host_is_not_repeated(
-    host: str, password: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_key_in_the_host_field_is_not_quoted(host: str, password: str, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         settings = Settings.from_fields(host=host, port=None, password=password, extra=None)
     except e.CrmConfigurationError as refused:
@@ -164,23 +162,23 @@ def _unknown(*_: Any, **__: Any) -> Any:
     raise socket.gaierror(-2, "Name or service not known")
 
 
-def test_objects_that_hold_values_hide_them() -> None:
+def test_objects_with_values_hide_them() -> None:
     call = Call(
         method="PUT", route="/contacts/{email}", path_params={"email": EMAIL}, query={"q": "zq1"}, body={"name": "Zq"}
     )
-    answer = CrmResponse(
+    response = CrmResponse(
         method="PUT", path="/x", status=500, headers={"x": KEY}, body=KEY.encode(), sensitive_values=(Secret(KEY),)
     )
     assert repr(call) == (
         "Call(method='PUT', route='/contacts/{email}', authenticated=True, success_errors=(), allow_any_body=False, "
         "use_decimal=False)"
     )
-    assert KEY not in repr(answer)
+    assert KEY not in repr(response)
     assert KEY not in repr(Settings(api_key=KEY)) + repr(vars(Settings(api_key=KEY)))
-    assert KEY not in repr(error_of(answer))
+    assert KEY not in repr(error_of(response))
 
 
-def test_a_secret_is_a_text_in_every_other_way() -> None:
+def test_secret_behaves_like_text_otherwise() -> None:
     secret = Secret(KEY)
     assert (secret, f"{secret}", str(secret), repr(secret)) == (KEY, KEY, KEY, "'***'")
     assert pickle.loads(pickle.dumps(secret)) == KEY
@@ -198,6 +196,6 @@ def test_a_secret_is_a_text_in_every_other_way() -> None:
         ("", ""),
     ],
 )
-def test_parts_of_a_secret_are_taken_out(text: str, shown: str) -> None:
+def test_parts_of_a_secret_are_removed(text: str, shown: str) -> None:
     assert without_values(text, (Secret(KEY),)) == shown
-    assert without_values("zqPlantedKey is a word", (KEY,)) == "zqPlantedKey is a word", "only of a secret"
+    assert without_values("zqPlantedKey is a word", (KEY,)) == "zqPlantedKey is a word", "only parts of a secret"

@@ -1,4 +1,4 @@
-"""The licences of what users install."""
+"""The licences of the packages that users install."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import metadata
 import pytest
 
 FREE = re.compile(r"Apache|MIT|BSD|PSF|Python Software Foundation")
-"""Licences that allow use in any product, whatever its own licence."""
+"""Licences that allow use in any product under any licence."""
 
 FOR_USERS = ("parquet", "phone", "openlineage", "redis", "sandbox")
 
@@ -20,13 +20,13 @@ def what_users_install() -> list[str]:
     return sorted({match[0] for text in for_all + for_some if (match := re.match(r"[\w.-]+", text))})
 
 
-def test_the_list_is_what_users_install() -> None:
+def test_list_matches_the_installed_packages() -> None:
     assert {"apache-airflow", "requests", "tenacity", "pyarrow", "redis", "fastapi"} <= set(what_users_install())
     assert "pytest" not in what_users_install()
 
 
 @pytest.mark.parametrize("name", what_users_install())
-def test_what_users_install_is_under_a_free_licence(name: str) -> None:
+def test_installed_packages_have_free_licences(name: str) -> None:
     try:
         about = metadata.metadata(name)
     except metadata.PackageNotFoundError:

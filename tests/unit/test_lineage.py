@@ -1,4 +1,4 @@
-"""Lineage: datasets and counts of loads and extracts, and that nobody needs OpenLineage for anything else."""
+"""Lineage: datasets and counts of loads and extracts. OpenLineage is optional."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def datasets(found: Any) -> list[tuple[str, str]]:
 
 
 def ran(operator: Any, result: dict[str, Any] | None) -> Any:
-    """An operator after it has run, without running it."""
+    """An operator in the state after its run."""
     operator.hook.base_url = HOST
     operator.last_result = result
     return operator
@@ -45,12 +45,12 @@ def ran(operator: Any, result: dict[str, Any] | None) -> Any:
         ("gs://bucket", ("gs://bucket", "/")),
     ],
 )
-def test_a_file_is_a_dataset_without_its_connection(path: str, dataset: tuple[str, str]) -> None:
+def test_file_is_a_dataset_without_its_connection(path: str, dataset: tuple[str, str]) -> None:
     assert file_dataset(path) == dataset
 
 
 @pytest.mark.parametrize("when", ["complete", "failure"])
-def test_a_load_that_has_run(when: str) -> None:
+def test_lineage_of_a_finished_load(when: str) -> None:
     operator = ran(CrmLoadContactsOperator(task_id="load", source="/in/leads-*.csv"), RESULT)
     operator.source_files = (Path("/in/leads-1.csv"),)
     found = getattr(operator, f"get_openlineage_facets_on_{when}")(None)
@@ -60,12 +60,12 @@ def test_a_load_that_has_run(when: str) -> None:
     assert found.outputs[0].outputFacets["outputStatistics"].rowCount == 7
 
 
-def test_a_load_that_starts_knows_its_argument_and_its_outlets_only() -> None:
+def test_starting_load_has_only_its_arguments_and_outlets() -> None:
     operator = CrmLoadContactsOperator(task_id="load", source=["/in/a.csv", "s3://c@bucket/b.csv"])
     found = operator.get_openlineage_facets_on_start()
     assert datasets(found.inputs) == [("file", "/in/a.csv"), ("s3://bucket", "b.csv")]
     assert found.outputs == []
-    assert "hook" not in vars(operator), "it would read the connection"
+    assert "hook" not in vars(operator), "that would read the connection"
     operator.outlets = [create_asset(account="acme")]
     found = operator.get_openlineage_facets_on_start()
     assert datasets(found.outputs) == [("crm://connect.pingback.com", "acme/contacts")]
@@ -73,18 +73,18 @@ def test_a_load_that_starts_knows_its_argument_and_its_outlets_only() -> None:
 
 
 @pytest.mark.parametrize("source", [[{"email": "ada@example.com"}], '[{"email": "ada@example.com"}]'])
-def test_rows_have_no_name_and_are_not_shown(source: Any) -> None:
+def test_in_memory_rows_have_no_name_and_are_not_shown(source: Any) -> None:
     found = ran(CrmLoadContactsOperator(task_id="load", source=source), RESULT).get_openlineage_facets_on_complete(None)
     assert found.inputs == []
     assert "ada" not in str(found)
 
 
-def test_a_dry_run_writes_nothing() -> None:
+def test_dry_run_writes_no_dataset() -> None:
     operator = ran(CrmLoadContactsOperator(task_id="load", source="/in/a.csv", dry_run=True), RESULT)
     assert operator.get_openlineage_facets_on_complete(None).outputs == []
 
 
-def test_rejects_that_are_sent_again() -> None:
+def test_lineage_of_resent_rejects() -> None:
     operator = ran(CrmRetryRejectsOperator(task_id="again", rejects="/var/crm/r.jsonl"), None)
     assert datasets(operator.get_openlineage_facets_on_complete(None).inputs) == [("file", "/var/crm/r.jsonl")]
 
@@ -96,7 +96,7 @@ def test_many_files_are_reported_by_the_pattern() -> None:
 
 
 class DatabaseHook:
-    """As the hooks of databases that take part in OpenLineage."""
+    """As database hooks that support OpenLineage."""
 
     def get_openlineage_database_info(self, connection: Any) -> Any:
         from airflow.providers.openlineage.sqlparser import DatabaseInfo
@@ -110,7 +110,7 @@ class DatabaseHook:
         return "public"
 
 
-def test_a_query_reads_its_tables() -> None:
+def test_query_reads_its_tables() -> None:
     sql = "SELECT email FROM people JOIN crm.leads USING (id) ORDER BY id;"
     operator = ran(SqlToCrmContactsOperator(task_id="load", sql=sql, sql_conn_id="shop"), RESULT)
     operator._database = DatabaseHook(), SimpleNamespace(host="db")
@@ -123,13 +123,13 @@ def test_a_query_reads_its_tables() -> None:
     assert datasets(found.outputs) == [("crm://connect.pingback.com", "contacts")]
 
 
-def test_of_a_database_that_takes_no_part_only_the_query_is_reported() -> None:
+def test_database_without_openlineage_support_reports_only_the_query() -> None:
     for hook in (None, object(), SimpleNamespace(get_openlineage_database_info=lambda connection: None)):
         found = lineage_of_query("SELECT 1", hook, None)
         assert (found.inputs, found.job_facets["sql"].query) == ([], "SELECT 1")
 
 
-def test_an_extract() -> None:
+def test_lineage_of_an_extract() -> None:
     operator = CrmExtractDealsOperator(task_id="extract", target="s3://c@bucket/deals.csv", fields=["id"])
     start = operator.get_openlineage_facets_on_start()
     assert (start.inputs, datasets(start.outputs)) == ([], [("s3://bucket", "deals.csv")])
@@ -141,7 +141,7 @@ def test_an_extract() -> None:
     assert (datasets(failed.inputs), failed.outputs) == ([("crm://connect.pingback.com", "deals")], [])
 
 
-def test_a_table() -> None:
+def test_lineage_of_a_table() -> None:
     operator = CrmToSqlOperator(task_id="t", listing="deals", sql_conn_id="db", table="sales.deals", mode="merge")
     assert operator.get_openlineage_facets_on_start().outputs == []
     ran(operator, {"records": 12, "rows": 5}).database = DatabaseHook(), SimpleNamespace(host="db")
@@ -191,7 +191,7 @@ print("loaded", tried)
 """
 
 
-def test_nothing_breaks_without_it() -> None:
+def test_openlineage_is_optional() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-4:] == ["None None None"] * 3 + ["loaded []"]

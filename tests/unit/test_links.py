@@ -1,4 +1,4 @@
-"""Extra links: what they show, and that nothing a site or a task says can make one fail."""
+"""Extra links: their targets, and no configuration or task result makes one fail."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_where_a_file_is_looked_at(path: str) -> None:
+def test_link_of_a_file(path: str) -> None:
     assert web_link(path, RULES) == FILES[path]
 
 
@@ -77,7 +77,7 @@ def test_any_path_gives_a_web_link_or_none(path: str, rules: dict[str, str]) -> 
 
 
 @given(st.text(), st.sampled_from(["https://files.example.com", "https://files.example.com/crm", "http://h:80/a?f="]))
-def test_a_rule_leads_to_its_own_host_whatever_the_path_is(rest: str, url: str) -> None:
+def test_rule_keeps_its_own_host_with_any_path(rest: str, url: str) -> None:
     link = web_link(f"/var{rest}", {"/var": url})
     assert link == "" or link.startswith(url)
     assert urlsplit(link).netloc in ("", urlsplit(url).netloc)
@@ -116,12 +116,12 @@ CASES: list[tuple[Any, SimpleNamespace, str]] = [
 
 @pytest.mark.usefixtures("urls")
 @pytest.mark.parametrize(("link", "operator", "wanted"), CASES)
-def test_what_a_button_opens(link: Any, operator: SimpleNamespace, wanted: str) -> None:
+def test_target_of_a_link(link: Any, operator: SimpleNamespace, wanted: str) -> None:
     assert link.get_link(operator, ti_key=None) == wanted
 
 
 @pytest.mark.parametrize(("link", "operator", "wanted"), CASES)
-def test_there_is_no_button_where_the_site_has_not_said_where(link: Any, operator: Any, wanted: str) -> None:
+def test_unconfigured_link_is_hidden(link: Any, operator: Any, wanted: str) -> None:
     assert link.get_link(operator, ti_key=None) == ""
 
 
@@ -131,7 +131,7 @@ FULL = task(
 
 
 @pytest.mark.parametrize("link", LINKS, ids=lambda link: type(link).__name__)
-def test_a_wrong_option_takes_the_button_away_and_is_logged(
+def test_invalid_option_hides_the_link_and_is_logged(
     link: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("CONTACT_URL", "DEAL_URL", "FILE_LINKS"):
@@ -143,11 +143,11 @@ def test_a_wrong_option_takes_the_button_away_and_is_logged(
 @pytest.mark.parametrize("result", [None, "text", 5, [], {"id": 5}, {"id": None, "path": 7}])
 @pytest.mark.parametrize("link", LINKS, ids=lambda link: type(link).__name__)
 @pytest.mark.usefixtures("urls")
-def test_an_odd_result_does_not_raise(link: Any, result: Any) -> None:
+def test_odd_result_does_not_raise(link: Any, result: Any) -> None:
     assert link.get_link(task(last_result=result), ti_key=None) == ""
 
 
-def test_all_are_known_to_airflow_and_have_names_and_keys_of_their_own() -> None:
+def test_all_links_are_registered_with_unique_names_and_keys() -> None:
     names = {f"{type(link).__module__}.{type(link).__name__}" for link in LINKS}
     assert set(get_provider_info()["extra-links"]) == names
     assert len({link.name for link in LINKS}) == len({link.xcom_key for link in LINKS}) == len(LINKS)

@@ -39,11 +39,11 @@ WIDE = {"name": "n" * 40, "phone": {"column": "p" * 40, "null_values": ("none",)
         ("\\'", 'x="\\\\\'",'),
     ],
 )
-def test_what_fits_in_one_line(value: Any, code: str) -> None:
+def test_short_value_is_one_line(value: Any, code: str) -> None:
     assert list(argument("x", value)) == [code]
 
 
-def test_one_element_per_line_where_it_does_not_fit() -> None:
+def test_long_value_has_one_element_per_line() -> None:
     assert list(argument("mapping", WIDE, indent="  ")) == [
         "  mapping={",
         f'      "name": "{"n" * 40}",',
@@ -57,8 +57,8 @@ def test_one_element_per_line_where_it_does_not_fit() -> None:
 
 
 @pytest.mark.parametrize(("letters", "lines"), [(LINE - 7, 1), (LINE - 6, 3)])
-def test_a_line_may_have_its_maximum_of_characters(letters: int, lines: int) -> None:
-    """Around the letters are ``x=["`` and ``"],``."""
+def test_line_may_have_the_maximum_length(letters: int, lines: int) -> None:
+    """The letters are surrounded by ``x=["`` and ``"],``."""
     assert len(list(argument("x", ["a" * letters]))) == lines
 
 
@@ -69,7 +69,7 @@ def test_python_reads_the_same_value(value: Any) -> None:
     assert ast.literal_eval(code.removeprefix("x=").removesuffix(",")) == value
 
 
-def test_ruff_would_change_nothing() -> None:
+def test_ruff_leaves_the_code_unchanged() -> None:
     values = [
         WIDE,
         {"deep": [WIDE, [WIDE], (("t" * 110,),)]},

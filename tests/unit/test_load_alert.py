@@ -1,4 +1,4 @@
-"""What an alert about a load says: counts and reasons, no values of rows."""
+"""The text of a load alert: counts and reasons, no row values."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def callback_of(result: Any, error: BaseException | None = None, *, map_index: i
 
 
 def sent(context: dict[str, Any], **how: Any) -> Any:
-    """The summary that the notifier is given, None if it is not called."""
+    """The summary that the notifier receives, or None if it is not called."""
     given: list[Any] = []
     load_alert(lambda context: given.append(context["crm_summary"]), **how)(context)  # type: ignore[arg-type]
     return given[0] if given else None
@@ -71,7 +71,7 @@ def caused(cause: BaseException) -> AirflowFailException:
         (None, ValueError("a value: ada@example.com"), "failed", ("ValueError: see the log",)),
     ],
 )  # fmt: skip
-def test_a_summary(result: Any, error: BaseException | None, state: str, lines: tuple[str, ...]) -> None:
+def test_summary_of_an_alert(result: Any, error: BaseException | None, state: str, lines: tuple[str, ...]) -> None:
     summary = sent(callback_of(result, error))
     assert summary.title == f"crm_leads / load: {state}"
     assert [line[: len(start)] for line, start in zip(summary.lines, lines, strict=True)] == list(lines)
@@ -82,7 +82,7 @@ def test_a_summary(result: Any, error: BaseException | None, state: str, lines: 
 
 
 @pytest.mark.parametrize(("result", "is_sent"), [(DONE, False), (REJECTS, True), (None, False)])
-def test_only_with_rejects(result: Any, is_sent: bool) -> None:
+def test_alert_only_with_rejects(result: Any, is_sent: bool) -> None:
     assert (sent(callback_of(result), when="rejects") is not None) is is_sent
 
 
@@ -91,25 +91,25 @@ def test_only_with_rejects(result: Any, is_sent: bool) -> None:
     [({"crm_decision": (REFUSED, None)}, ("FORBIDDEN (403) on POST /contacts: no.", CHECK_KEY, "Request id: r-1")),
      ({}, ("See the log",))],
 )  # fmt: skip
-def test_a_failed_task_whose_callback_is_given_no_exception(known: dict[str, Any], lines: tuple[str, ...]) -> None:
+def test_failed_task_without_an_exception_in_the_callback(known: dict[str, Any], lines: tuple[str, ...]) -> None:
     context = {**callback_of(None), **known}
     context["ti"].state = "up_for_retry"
     assert (sent(context).state, sent(context).lines) == ("failed", lines)
 
 
-def test_an_instance_of_a_mapped_load_has_its_number() -> None:
+def test_mapped_load_has_its_index() -> None:
     summary = sent(callback_of(DONE, map_index=0))
     assert summary.title == "crm_leads / load [0]: succeeded"
     assert summary.link == f"{PAGE}&map_index=0"
 
 
-def test_without_an_address_of_airflow_the_link_is_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_is_the_task_without_a_base_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config.conf, "get", lambda *_, **__: None)
     summary = sent(callback_of(DONE))
     assert summary.link == LOG
     assert summary.text.splitlines()[-2:] == ["1,200 rows: 1,000 created, 200 updated; 1,300 calls", f"Log: {LOG}"]
 
 
-def test_an_unknown_condition_is_refused() -> None:
+def test_unknown_condition_is_refused() -> None:
     with pytest.raises(ValueError, match="when='never' is unknown; use one of always, rejects"):
         load_alert(print, when="never")  # type: ignore[arg-type]

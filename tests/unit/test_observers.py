@@ -1,4 +1,4 @@
-"""What observers of calls receive: every attempt, without ids and values, and never at the call's cost."""
+"""Call observers receive an event for each attempt, without ids and values. Their failures do not affect the call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OK = data({"id": "c-1"})
 
 
 def observed(*script: Step, limiter: FakeRateLimiter | None = None) -> tuple[Bench, list[RequestEvent]]:
-    """A bench, and what its transport's observer receives."""
+    """A bench, and the events that its transport's observer receives."""
     made, seen = fakes.bench(*script, limiter=limiter), list[RequestEvent]()
     made.transport.observe(seen.append)
     return made, seen
@@ -32,7 +32,7 @@ def seen_of(call: Call, *script: Step) -> list[RequestEvent]:
     return seen
 
 
-def test_every_attempt_is_reported_also_a_failed_one() -> None:
+def test_every_attempt_is_reported_including_failed_ones() -> None:
     made, seen = observed(lost, error("TOO_MANY_REQUESTS"), refused, OK, limiter=FakeRateLimiter({1: 0.7}))
     made.send(GET)
     assert [(s.attempt, s.status, s.error_type, s.waited, s.throttled) for s in seen] == [
@@ -43,14 +43,14 @@ def test_every_attempt_is_reported_also_a_failed_one() -> None:
     ]
 
 
-def test_an_answer_that_makes_no_sense_is_reported_with_its_status() -> None:
+def test_invalid_response_is_reported_with_its_status() -> None:
     made, seen = observed(Reply(200, b"<html>"))
     with pytest.raises(e.CrmProtocolError) as raised:
         made.send(GET)
     assert [(s.status, s.error_type) for s in seen] == [(200, raised.value.type)]
 
 
-def test_a_call_that_was_interrupted_is_no_success() -> None:
+def test_interrupted_call_is_no_success() -> None:
     def interrupted(call: Call) -> CrmResponse:
         raise KeyboardInterrupt
 
@@ -60,7 +60,7 @@ def test_a_call_that_was_interrupted_is_no_success() -> None:
     assert [(s.status, s.error_type) for s in seen] == [(None, "INTERRUPTED")]
 
 
-def test_how_long_the_answer_took() -> None:
+def test_response_time() -> None:
     def slow(call: Call) -> CrmResponse:
         made.clock.sleep(1.25)
         return OK(call)
@@ -70,7 +70,7 @@ def test_how_long_the_answer_took() -> None:
     assert seen[0].seconds == pytest.approx(1.25)
 
 
-def test_without_a_slot_there_was_no_attempt() -> None:
+def test_no_attempt_is_reported_without_a_slot() -> None:
     made, seen = observed(limiter=FakeRateLimiter({0: 100.0}))
     with pytest.raises(e.CrmTooManyRequestsError):
         made.send(GET)
@@ -91,11 +91,11 @@ def test_without_a_slot_there_was_no_attempt() -> None:
         ("/deals/42", {}, "/deals/..."),
     ],
 )
-def test_a_route_is_reported_without_ids(route: str, parts: dict[str, str], reported: str) -> None:
+def test_route_is_reported_without_ids(route: str, parts: dict[str, str], reported: str) -> None:
     assert [seen.route for seen in seen_of(Call(method="GET", route=route, path_params=parts), OK)] == [reported]
 
 
-def test_an_observer_that_fails_is_logged_once_and_costs_no_call(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_observer_is_logged_once_and_costs_no_call(caplog: pytest.LogCaptureFixture) -> None:
     made = fakes.bench(OK, OK, OK)
     reported = []
 
@@ -113,7 +113,7 @@ def test_an_observer_that_fails_is_logged_once_and_costs_no_call(caplog: pytest.
     assert [record.levelname for record in fakes.logged(caplog)] == ["WARNING"]
 
 
-def test_the_debug_line_of_an_attempt(caplog: pytest.LogCaptureFixture) -> None:
+def test_debug_line_of_an_attempt(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "crm_provider.client.transport")
     seen_of(GET, refused, OK)
     lines = [record.getMessage() for record in fakes.logged(caplog) if record.levelname == "DEBUG"]
@@ -123,7 +123,7 @@ def test_the_debug_line_of_an_attempt(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-# -- the totals ----------------------------------------------------------------------------------------------
+# -- totals --------------------------------------------------------------------------------------------------
 
 
 def call_seen(error_type: str | None = None, *, status: int | None = 200, waited: float = 0.0) -> RequestEvent:
@@ -132,7 +132,7 @@ def call_seen(error_type: str | None = None, *, status: int | None = 200, waited
     )
 
 
-def test_a_counter_counts_calls_refusals_waiting_and_errors() -> None:
+def test_stats_count_calls_refusals_waits_and_errors() -> None:
     counter = RequestCounter()
     for seen in (
         call_seen(waited=0.5),
@@ -150,7 +150,7 @@ def test_a_counter_counts_calls_refusals_waiting_and_errors() -> None:
 
 
 class Recorder:
-    """Stands in for Airflow's Stats."""
+    """A stand-in for Airflow's Stats."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[object, ...]] = []
@@ -178,11 +178,11 @@ def test_metrics_of_an_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_airflow_takes_the_metrics() -> None:
+def test_airflow_accepts_the_metrics() -> None:
     CallMetrics()(call_seen("TOO_MANY_REQUESTS", status=429))
 
 
-def test_a_hook_s_client_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_of_a_hook_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     from crm_provider.client.settings import Settings
     from crm_provider.hooks.crm import CrmHook
 

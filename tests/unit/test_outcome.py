@@ -1,4 +1,4 @@
-"""From a typed error and a decision to what Airflow sees, with stand-ins for the task instance and its task."""
+"""From a typed error and a decision to the result in Airflow, with fakes of the task instance and its task."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BY_DEFAULT = {action: Decision(action, DecidedBy.DEFAULT, "X") for action in Act
 
 
 class Frozen(datetime):
-    """A clock that stands."""
+    """A clock that does not advance."""
 
     @classmethod
     def now(cls, tz: Any = None) -> datetime:
@@ -50,7 +50,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class TaskInstance:
-    """As much of one as the outcome asks for."""
+    """The part of a task instance that the outcome uses."""
 
     try_number: int = 1
     max_tries: int | None = 0
@@ -68,10 +68,10 @@ class TaskInstance:
 def ended(
     error: e.CrmError, action: Action, ti: TaskInstance | None = None, *, retry_policy: Any = None
 ) -> tuple[BaseException, TaskInstance]:
-    """What the task is ended with, and its task instance."""
+    """The exception that ends the task, and its task instance."""
     ti = ti or TaskInstance()
     task = SimpleNamespace(retry_policy=retry_policy) if retry_policy else SimpleNamespace()
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 -- Airflow's own have no common base
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 -- Airflow's exceptions have no common base
         outcome.raise_for_decision(error, BY_DEFAULT[action], {"ti": ti, "task": task})
     return caught.value, ti
 
@@ -105,14 +105,14 @@ def test_skip() -> None:
         ((1, None), "Worth a retry, but the task has none left (set retries=)"),
     ],
 )
-def test_retry_raises_the_typed_error_and_says_what_is_left(tries: tuple[int, int | None], says: str) -> None:
+def test_retry_raises_the_typed_error_and_reports_the_remaining_tries(tries: tuple[int, int | None], says: str) -> None:
     error = e.CrmInternalServerError("An unexpected error occurred.", status=500)
     raised, _ = ended(error, Action.RETRY, TaskInstance(*tries))
     assert raised is error
     assert error.remark == says
 
 
-def test_a_remark_is_added_to_what_was_said_before() -> None:
+def test_remark_is_added_to_earlier_remarks() -> None:
     error = e.CrmInternalServerError("An unexpected error occurred.", status=500)
     error.remark = "Tried 3 times in 10 s."
     ended(error, Action.RETRY)
@@ -122,7 +122,7 @@ def test_a_remark_is_added_to_what_was_said_before() -> None:
 @pytest.mark.parametrize(
     ("tries", "policy", "raises", "remark"),
     [
-        # Airflow 3.1 and 3.2, or a task of one's own: nothing else keeps Airflow from a retry
+        # Airflow 3.1 and 3.2, or a custom task: nothing else keeps Airflow from a retry
         ((1, 2), None, AirflowFailException, "Not retried, by default[X]"),
         ((2, 2), None, AirflowFailException, "Not retried, by default[X]"),
         ((3, 2), None, e.CrmDealNotFoundError, "Not retried, by default[X]"),
@@ -155,7 +155,7 @@ def test_fail(tries: tuple[int, int], policy: Any, raises: type[Exception], rema
 
 
 @pytest.mark.parametrize("seconds", [60.0, 61.5, 24 * 3600.0])
-def test_a_long_wait_that_the_server_asks_for_frees_the_slot(seconds: float, caplog: pytest.LogCaptureFixture) -> None:
+def test_long_server_delay_frees_the_slot(seconds: float, caplog: pytest.LogCaptureFixture) -> None:
     error = throttled(seconds)
     with caplog.at_level(logging.WARNING):
         raised, _ = ended(error, Action.RETRY)
@@ -167,7 +167,7 @@ def test_a_long_wait_that_the_server_asks_for_frees_the_slot(seconds: float, cap
     assert f"Task:        slot freed until {until}; the try is kept" in text.splitlines()
 
 
-def test_a_quota_that_is_used_up_is_a_long_wait_even_if_the_server_does_not_say_how_long() -> None:
+def test_used_up_quota_is_a_long_wait_even_without_a_delay() -> None:
     raised, _ = ended(e.CrmLimitExceededError("Limit Exceeded", status=429), Action.RETRY)
     assert isinstance(raised, AirflowRescheduleException)
     assert raised.reschedule_date == NOW + timedelta(minutes=15)
@@ -178,7 +178,7 @@ def test_a_quota_that_is_used_up_is_a_long_wait_even_if_the_server_does_not_say_
     [
         throttled(59.9),
         throttled(None),
-        e.CrmServiceUnavailableError("Service Unavailable", status=503, retry_after=600.0),  # the CRM is out of order
+        e.CrmServiceUnavailableError("Service Unavailable", status=503, retry_after=600.0),  # server error
     ],
 )
 def test_other_waits_are_ordinary_retries(error: e.CrmError) -> None:
@@ -198,7 +198,7 @@ def test_other_waits_are_ordinary_retries(error: e.CrmError) -> None:
         (None, 24 * 3600.0 + 1, False),
     ],
 )
-def test_a_day_after_its_first_reschedule_a_task_uses_up_its_tries(
+def test_task_uses_its_tries_one_day_after_its_first_reschedule(
     since: timedelta | None, seconds: float, rescheduled: bool
 ) -> None:
     ti = TaskInstance(rescheduled_first=NOW - since if since is not None else None)
@@ -207,7 +207,7 @@ def test_a_day_after_its_first_reschedule_a_task_uses_up_its_tries(
 
 
 @pytest.mark.parametrize("action", [Action.SKIP, Action.FAIL])
-def test_who_does_not_retry_does_not_wait_either(action: Action) -> None:
+def test_no_wait_without_a_retry(action: Action) -> None:
     raised, _ = ended(throttled(600.0), action)
     assert not isinstance(raised, AirflowRescheduleException)
 
@@ -222,7 +222,7 @@ def test_who_does_not_retry_does_not_wait_either(action: Action) -> None:
         (outcome.skip, AirflowSkipException),
     ],
 )
-def test_an_end_without_an_error_of_the_crm(end: Any, raises: type[Exception]) -> None:
+def test_end_without_a_crm_error(end: Any, raises: type[Exception]) -> None:
     cause = ValueError("why")
     for given in (cause, None):
         with pytest.raises(raises, match=r"^because$") as caught:
@@ -250,7 +250,7 @@ def test_an_end_without_an_error_of_the_crm(end: Any, raises: type[Exception]) -
         ),
     ],
 )
-def test_the_timeout_of_a_sensor(
+def test_timeout_of_a_sensor(
     soft_fail: bool, raises: type[Exception], level: str, text: str, ended: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO), pytest.raises(raises) as caught:
@@ -290,14 +290,14 @@ def test_airflows_exceptions_are_raised_in_one_place_only() -> None:
 
 
 def asked(policy: CrmRetryPolicy, error: BaseException, context: Any) -> tuple[str, str | None]:
-    """What Airflow 3.3 is answered after a try."""
+    """The response to Airflow 3.3 after a try."""
     pytest.importorskip("airflow.sdk.definitions.retry_policy", reason="Airflow 3.3+")
     found = policy.evaluate(error, 1, 3, context)
     return found.action.name, found.reason
 
 
 def decided(error: e.CrmError, decision: Decision, task: Any) -> dict[str, Any]:
-    """The context of a try that a decision has ended."""
+    """The context of a try that a decision ended."""
     context: Any = {"ti": TaskInstance(), "task": task}
     with pytest.raises(e.CrmError):
         outcome.raise_for_decision(error, decision, context)
@@ -305,13 +305,13 @@ def decided(error: e.CrmError, decision: Decision, task: Any) -> dict[str, Any]:
 
 
 class Task:
-    """One with an error policy of its own, and Airflow's default for the rest."""
+    """A task with its own error policy and Airflow's defaults."""
 
     error_policy = ErrorPolicy({"DEAL_NOT_FOUND": "skip"})
     max_retry_delay = None
 
 
-def test_the_retry_policy_does_what_was_decided_about_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_policy_follows_the_decision_about_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "on_error", lambda work: {})
     error = not_found()
     limit = Decision.by_rule(Action.RETRY, "max_errors_in_a_row=3")
@@ -323,7 +323,7 @@ def test_the_retry_policy_does_what_was_decided_about_the_error(monkeypatch: pyt
     )
 
 
-def test_without_a_decision_it_asks_the_task_then_itself_and_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_policy_without_a_decision_uses_task_then_itself_then_site(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "on_error", lambda work: {e.CrmNotFoundError: Action.RETRY})
     policy = CrmRetryPolicy({"DEAL_NOT_FOUND": "fail"})
     gone = e.CrmContactNotFoundError("gone")
@@ -345,7 +345,7 @@ RUN = SimpleNamespace(logical_date=NOW)
         pytest.param(1, {"retry_delay": timedelta(seconds=30)}, 3, 30, id="without back-off all are the same"),
         pytest.param(1, {"retry_delay": 30, "retry_exponential_backoff": 1}, 3, 30, id="1 is no back-off"),
         pytest.param(40, {"retry_delay": 30}, 1, 40, id="the server's is longer"),
-        pytest.param(40, {}, 1, 40, id="a task that is not known"),
+        pytest.param(40, {}, 1, 40, id="an unknown task"),
         pytest.param(10**6, {"retry_delay": 30}, 1, 86_400, id="at most a day"),
         pytest.param(40, {"retry_delay": 5, "max_retry_delay": 7}, 1, 7, id="at most max_retry_delay"),
         pytest.param(40, {"retry_delay": 30, "max_retry_delay": 7}, 1, 30, id="which limits back-off only"),
@@ -360,12 +360,12 @@ RUN = SimpleNamespace(logical_date=NOW)
             id="grown to max_retry_delay",
         ),
         pytest.param(
-            1, {"retry_delay": 30, "retry_exponential_backoff": 2}, 5000, 86_400, id="grown beyond all numbers"
+            1, {"retry_delay": 30, "retry_exponential_backoff": 2}, 5000, 86_400, id="grown beyond any number"
         ),
         pytest.param(0.5, {"retry_delay": 0, "retry_exponential_backoff": 2}, 1, 1, id="grown from nothing"),
     ],
 )
-def test_the_longer_of_the_tasks_delay_and_the_servers(
+def test_longer_delay_of_task_and_server_wins(
     server: float | None, task: dict[str, Any], try_number: int, seconds: float | None
 ) -> None:
     error = e.CrmServiceUnavailableError("Try later.", status=503, retry_after=server)
@@ -374,7 +374,7 @@ def test_the_longer_of_the_tasks_delay_and_the_servers(
     assert delay == (None if seconds is None else timedelta(seconds=seconds))
 
 
-# -- what is left behind ------------------------------------------------------------------------------------
+# -- XCom and log -------------------------------------------------------------------------------------------
 
 
 ENDED = {
@@ -385,9 +385,7 @@ ENDED = {
 
 
 @pytest.mark.parametrize("action", ENDED)
-def test_the_error_is_left_as_a_small_xcom_and_one_record_of_the_log(
-    action: Action, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_error_is_stored_as_a_small_xcom_and_one_log_record(action: Action, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         _, ti = ended(not_found(), action, TaskInstance(max_tries=1))
     assert ti.pushed == {
@@ -419,7 +417,7 @@ def test_the_error_is_left_as_a_small_xcom_and_one_record_of_the_log(
     ]
 
 
-# -- tasks of one's own -------------------------------------------------------------------------------------
+# -- custom tasks -------------------------------------------------------------------------------------------
 
 
 def own_task(monkeypatch: pytest.MonkeyPatch, site: dict[Any, Action], **task: Any) -> TaskInstance:
@@ -448,7 +446,7 @@ def own_task(monkeypatch: pytest.MonkeyPatch, site: dict[Any, Action], **task: A
         (None, {}, e.CrmDealNotFoundError, "default[DEAL_NOT_FOUND]"),
     ],
 )
-def test_a_task_of_ones_own_ends_as_the_operators_do(
+def test_custom_task_ends_like_an_operator(
     monkeypatch: pytest.MonkeyPatch, on_error: Any, site: dict[Any, Action], raises: type[Exception], origin: str
 ) -> None:
     ti = own_task(monkeypatch, site)
@@ -466,7 +464,7 @@ def test_a_task_of_ones_own_ends_as_the_operators_do(
         (None, e.CrmDealNotFoundError),
     ],
 )
-def test_outside_of_a_task_it_is_the_typed_error_or_the_skip(
+def test_outside_a_task_the_typed_error_or_skip_is_raised(
     monkeypatch: pytest.MonkeyPatch, on_error: Any, raises: type[Exception]
 ) -> None:
     monkeypatch.setattr(config, "on_error", lambda work: {})
@@ -476,14 +474,14 @@ def test_outside_of_a_task_it_is_the_typed_error_or_the_skip(
     assert raised.value is error or raised.value.__cause__ is error
 
 
-def test_a_task_without_xcoms_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_without_xcoms_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
     ti = own_task(monkeypatch, {}, do_xcom_push=False)
     with pytest.raises(e.CrmDealNotFoundError), outcome.crm_errors():
         raise not_found()
     assert ti.pushed == {}
 
 
-def test_other_errors_and_none_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_and_no_error_are_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     ti = own_task(monkeypatch, {})
     with outcome.crm_errors({"DEAL_NOT_FOUND": "skip"}):
         done = True
@@ -493,7 +491,7 @@ def test_other_errors_and_none_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ti.pushed == {}
 
 
-def test_a_line_that_makes_no_sense_is_reported_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_on_error_line_is_reported_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
     own_task(monkeypatch, {})
     with pytest.raises(ValueError, match="is invalid"), outcome.crm_errors({"CrmProtocolError": "skip"}):
         pytest.fail("never reached")

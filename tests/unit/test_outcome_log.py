@@ -1,4 +1,4 @@
-"""The record at the end of a task's log, and tracebacks without frames that say nothing."""
+"""The record at the end of a task's log, and tracebacks without irrelevant frames."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from crm_provider.ui import PREFIX as PAGE
 KEEPS_FRAMES = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 adds the frames again")
 
 
-# -- the record ---------------------------------------------------------------------------------------------
+# -- log record ---------------------------------------------------------------------------------------------
 
 
-def test_a_record_has_a_line_for_each_fact_that_is_known() -> None:
+def test_record_has_a_line_for_each_known_fact() -> None:
     facts = [("What to do", "Correct it."), ("Also", ""), ("Request id", None), ("Task", "failed")]
     assert record("It happened.", facts).splitlines() == [
         "It happened.",
@@ -39,7 +39,7 @@ def test_a_record_has_a_line_for_each_fact_that_is_known() -> None:
     assert record("It happened.") == "It happened."
 
 
-def test_the_documents_have_the_section_that_a_record_names() -> None:
+def test_docs_have_the_section_that_a_record_names() -> None:
     place, _, heading = DOCS.partition(", ")
     text = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text("utf-8")
     assert place == "the page Operations of the provider's documentation"
@@ -47,7 +47,7 @@ def test_the_documents_have_the_section_that_a_record_names() -> None:
     assert f"\n## {heading}\n" in text
 
 
-def test_lines_are_as_wide_as_the_log_view_and_paths_stay_whole() -> None:
+def test_lines_fit_the_log_view_and_paths_are_not_wrapped() -> None:
     path = "/var/crm/" + "x" * WIDTH
     lines = record("word " * 40, [("Where", f"{'word ' * 20}{path}")]).splitlines()
     assert [line for line in lines if len(line) > WIDTH] == [f"        {path}"]
@@ -62,7 +62,7 @@ def test_lines_are_as_wide_as_the_log_view_and_paths_stay_whole() -> None:
         (None, None),
     ],
 )
-def test_everything_about_an_error(base: str | None, link: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_record_of_an_error_with_all_facts(base: str | None, link: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config.conf, "get", lambda *_, **__: base)
     assert config.PAGE_PREFIX == PAGE
     error = e.CrmTimeoutError(
@@ -87,7 +87,7 @@ def test_everything_about_an_error(base: str | None, link: str | None, monkeypat
 
 
 def frames(error: BaseException) -> list[str]:
-    """The functions of a traceback, from the outermost."""
+    """The function names of a traceback, outermost first."""
     return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
 
 
@@ -102,7 +102,7 @@ def refuses() -> None:
 
 
 class Refuses(CrmOperator):
-    """An operator of a DAG's author."""
+    """An operator in a user's DAG."""
 
     def call(self, context: Any) -> dict[str, Any]:
         refuses()
@@ -116,17 +116,17 @@ def failed_task(monkeypatch: pytest.MonkeyPatch) -> BaseException:
 
 
 @KEEPS_FRAMES
-def test_an_operators_traceback_shows_the_frames_of_the_dags_author_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operator_traceback_shows_only_the_frames_of_the_dag_author(monkeypatch: pytest.MonkeyPatch) -> None:
     assert frames(failed_task(monkeypatch)) == ["caught", "call", "refuses"]
 
 
-def test_at_debug_level_all_frames_are_kept(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_all_frames_are_kept_at_debug_level(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger=outcome.__name__):
         assert "raise_for_decision" in frames(failed_task(monkeypatch))
 
 
 @KEEPS_FRAMES
-def test_a_call_of_the_hook_ends_the_traceback_of_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hook_call_ends_the_traceback_of_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_CRM_WITHOUT_KEY", '{"conn_type": "crm"}')
     hook = CrmHook()
     hook._client = SimpleNamespace(get_contact=None)  # type: ignore[assignment]
@@ -134,11 +134,11 @@ def test_a_call_of_the_hook_ends_the_traceback_of_its_caller(monkeypatch: pytest
     assert isinstance(missing, e.CrmConfigurationError)
     assert frames(missing) == ["caught"]
     mistake = caught(hook.get_contact)
-    assert len(frames(mistake)) > 1, "other exceptions keep theirs"
+    assert len(frames(mistake)) > 1, "other exceptions keep their frames"
 
 
 @KEEPS_FRAMES
-def test_causes_are_shortened_as_well_unless_they_are_not_shown() -> None:
+def test_causes_are_shortened_unless_they_are_suppressed() -> None:
     def chained(suppress: bool) -> None:
         try:
             refuses()
@@ -154,7 +154,7 @@ def test_causes_are_shortened_as_well_unless_they_are_not_shown() -> None:
 
 @KEEPS_FRAMES
 @pytest.mark.parametrize("retries", [0, 1])
-def test_a_task_of_ones_own_has_its_own_frames_only(retries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_custom_task_has_only_its_own_frames(retries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_CRM_WITHOUT_KEY", '{"conn_type": "crm"}')
     ti = SimpleNamespace(max_tries=retries, try_number=1, xcom_push=lambda **_: None)
     monkeypatch.setattr("airflow.sdk.get_current_context", lambda: {"ti": ti, "task": SimpleNamespace()})
@@ -166,11 +166,11 @@ def test_a_task_of_ones_own_has_its_own_frames_only(retries: int, monkeypatch: p
     assert frames(caught(task)) == ["caught", "task"]
 
 
-# -- other errors than those of the CRM -----------------------------------------------------------------------
+# -- errors that are not CRM errors ---------------------------------------------------------------------------
 
 
 class Refused(RuntimeError):
-    """An error of a database, with a value in its message."""
+    """A database error with a value in its message."""
 
 
 Refused.__module__ = "somesql.errors"
@@ -194,7 +194,7 @@ OURS = CannotWrite("/data/people.csv", "No space left on device")
         (AirflowSkipException("said already"), 0, ""),
     ],
 )
-def test_an_error_that_is_none_of_the_crm(
+def test_error_that_is_not_a_crm_error(
     error: Exception, max_tries: int, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = SimpleNamespace(table="people", sql_conn_id="warehouse", do_xcom_push=True)

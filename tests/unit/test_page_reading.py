@@ -1,4 +1,4 @@
-"""What the page shows of a sync: from rows of Airflow's database, whatever is in them."""
+"""The data of the sync page, read from rows of Airflow's database with any content."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from crm_provider.ui.runs import SHOWN_KINDS, RunPage, folded, line_of, page_of
 from crm_provider.ui.stored import Run, StoredTask, read
 from crm_provider.ui.syncs import chosen, count_by_state, next_run, sync_line
 
-pytestmark = pytest.mark.no_cover  # the page is not the core
+pytestmark = pytest.mark.no_cover  # the page is not part of the core
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=timezone.utc)
 SUMMARY = Summary(
@@ -60,7 +60,7 @@ ERROR = {"type": "UNAUTHORIZED", "message": "Key refused.", "suggested_action": 
 
 
 def run(*, brief: bool = False, **changes: Any) -> Run:
-    """The run ``FOUND`` with changes; values other than texts become JSON texts."""
+    """The run ``FOUND`` with changes. Values other than text become JSON text."""
     stored = {name: changes[name] for name in ("result", "failure", "checkpoint", "rendered") if name in changes}
     texts = {
         name: value if value is None or isinstance(value, str) else json.dumps(value) for name, value in stored.items()
@@ -85,10 +85,12 @@ def checkpoint(**changes: Any) -> dict[str, Any]:
     return Checkpoint(**{**standard, **changes}).as_data()
 
 
-# -- how a run ended ------------------------------------------------------------------------------------------
+# -- end of a run ---------------------------------------------------------------------------------------------
 
 RUNNING: dict[str, Any] = {"state": "running", "end": None, "result": None}
 FAILED: dict[str, Any] = {"state": "failed", "result": None}
+CHECKED = "A dry run: every row was checked, nothing was written."
+"""The page says so already."""
 
 
 @pytest.mark.parametrize(
@@ -97,9 +99,10 @@ FAILED: dict[str, Any] = {"state": "failed", "result": None}
         ({}, "rejects", "success with rejects", "20 rows were rejected. They are in the file."),
         ({"result": {"rows": 1, "rejected": 1}}, "rejects", "success with rejects", "1 row was rejected."),
         ({"result": result(rejected=0, ending="Done.")}, "success", "success", ""),
-        ({"result": result(dry_run=True, ending="A dry run.")}, "success", "dry run", "A dry run."),
+        ({"result": result(dry_run=True, ending=CHECKED)}, "success", "dry run", ""),
+        ({"result": result(dry_run=True, ending=f"{CHECKED} 2 rows.")}, "success", "dry run", "2 rows."),
         (
-            {"result": result(dry_run=True, would_fail=True, ending="A real run would fail.")},
+            {"result": result(dry_run=True, would_fail=True, ending=f"{CHECKED} A real run would fail.")},
             "rejects", "dry run: would fail", "A real run would fail.",
         ),
         ({"result": None}, "success", "success", ""),
@@ -133,14 +136,14 @@ FAILED: dict[str, Any] = {"state": "failed", "result": None}
         ({**RUNNING, "state": "up_for_reschedule", "failure": {}}, "running", "waits", ""),
     ],
 )  # fmt: skip
-def test_how_a_run_ended(changes: dict[str, Any], tone: str, label: str, reason: str) -> None:
+def test_result_of_a_run(changes: dict[str, Any], tone: str, label: str, reason: str) -> None:
     ending = ending_of(run(**changes))
     assert (ending.tone.value, ending.label) == (tone, label)
     assert reason in ending.reason
     assert bool(reason) == bool(ending.reason)
 
 
-def test_the_error_of_a_failed_run_says_what_to_do_and_who_decided() -> None:
+def test_error_of_a_failed_run_says_what_to_do_and_who_decided() -> None:
     ending = ending_of(run(**FAILED, failure=ERROR))
     assert (ending.advice, ending.origin) == ("set a valid key", "default")
 
@@ -154,18 +157,18 @@ def test_the_error_of_a_failed_run_says_what_to_do_and_who_decided() -> None:
         ("CrmLaterError", "set a valid key"),  # a class of a newer version
     ],
 )
-def test_advice_that_a_message_already_gives_is_not_shown_again(error: str, advice: str) -> None:
+def test_advice_in_the_message_is_not_repeated(error: str, advice: str) -> None:
     assert ending_of(run(**FAILED, failure={**ERROR, "error": error})).advice == advice
 
 
-def test_the_pace_is_that_of_all_tries() -> None:
+def test_pace_covers_all_tries() -> None:
     assert left_of(Checkpoint.from_data(checkpoint())) == (1000, 140.0)
 
 
 # -- a run in a list, and its page ----------------------------------------------------------------------------
 
 
-def test_a_run_in_a_list() -> None:
+def test_run_in_a_list() -> None:
     line = line_of(run(brief=True), root="/airflow/crm", now=NOW)
     assert line.name == "manual__2026-05-04T11:00:00+00:00"
     assert line.href == ("/airflow/crm/run?dag_id=leads&task_id=load&run_id=manual__2026-05-04T11%3A00%3A00%2B00%3A00")
@@ -180,30 +183,30 @@ def test_a_run_in_a_list() -> None:
         ({**RUNNING, "state": "queued"}, ("started 10 min ago", 0, "")),
         ({**RUNNING, "checkpoint": checkpoint()}, ("running for 10 min", 1000, "290 created, 10 rejected, 700 left")),
         ({**RUNNING, "checkpoint": checkpoint(notes={})}, ("running for 10 min", 0, "290 created, 10 rejected")),
-        ({"result": result(dry_run=True, left=1000)}, ("took 5 min", 1000, "")),  # nothing is left of a dry run
+        ({"result": result(dry_run=True, left=1000)}, ("took 5 min", 1000, "")),  # a dry run leaves nothing
         ({"result": {"records": 9, "path": "/x"}}, ("took 5 min", 9, "9 read")),
     ],
 )
-def test_how_far_a_run_is(changes: dict[str, Any], expected: tuple[str, int, str]) -> None:
+def test_progress_of_a_run(changes: dict[str, Any], expected: tuple[str, int, str]) -> None:
     line = line_of(run(**changes), root="", now=NOW)
     assert (line.when, line.rows, line.words) == expected
 
 
-def test_runs_without_rows_are_folded_together() -> None:
+def test_runs_without_rows_are_folded() -> None:
     nothing = {"result": {"rows": 0, "rejected": 0}}
     runs = [run(**nothing), run(**FAILED), run(), run(**nothing), run(state="skipped", result=None), run(**nothing)]
     groups = folded(line_of(one, root="", now=NOW) for one in runs)
-    assert [len(group) for group in groups] == [1, 1, 1, 3], "a failure is never folded away"
+    assert [len(group) for group in groups] == [1, 1, 1, 3], "a failure is never folded"
 
 
-def test_a_mapped_task() -> None:
+def test_mapped_task_in_a_list() -> None:
     shown = page(map_index=3, task_id="a/b")
     assert shown.line.name.endswith(" [3]")
     assert shown.line.href.endswith("&map_index=3")
     assert shown.airflow.endswith("/tasks/a%2Fb/mapped/3")
 
 
-def test_the_page_of_a_run() -> None:
+def test_page_of_a_run() -> None:
     shown = page()
     assert shown.conn_id == "crm_default"
     assert shown.airflow == "/airflow/dags/leads/runs/manual__2026-05-04T11%3A00%3A00%2B00%3A00/tasks/load"
@@ -223,7 +226,7 @@ def test_the_page_of_a_run() -> None:
     assert (shown.resend, shown.rejects_path) == ("with DAG(...)", "/data/rejects.jsonl")
 
 
-def test_reasons_come_with_the_catalogues_advice_and_the_policy_of_the_run() -> None:
+def test_reasons_come_with_catalogue_advice_and_the_policy_of_the_run() -> None:
     shown = page()
     assert [(reason.type, reason.rows, reason.action, reason.origin) for reason in shown.reasons] == [
         ("INVALID_VALUE", 15, "reject", "default[CrmDataError]"),
@@ -240,13 +243,13 @@ def test_reasons_come_with_the_catalogues_advice_and_the_policy_of_the_run() -> 
 @pytest.mark.parametrize(
     "policy", [{}, {"operator": "Other"}, {**POLICY, "on_error": {"NO_SUCH_ERROR": "skip"}}, {**POLICY, "site": None}]
 )
-def test_a_policy_that_is_not_known_or_not_valid_any_more(policy: Any) -> None:
+def test_unknown_or_outdated_policy(policy: Any) -> None:
     shown = page(result=result(error_policy=policy))
     assert bool(shown.policy) == (policy.get("site", "") is None)
     assert [reason.type for reason in shown.reasons][:2] == ["INVALID_VALUE", "INVALID_INPUT"]
 
 
-def test_a_kind_that_the_page_does_not_know() -> None:
+def test_unknown_kind_of_sync() -> None:
     shown = page(
         operator="CrmSomethingNew",
         result={"kind": "deals", "rows": 5, "moved_twice": 2, "created": 5, "index_path": "/i", "plan": {"name": "x"}},
@@ -256,20 +259,20 @@ def test_a_kind_that_the_page_does_not_know() -> None:
     assert [(file.label, file.path) for file in shown.files] == [("index path", "/i")]
 
 
-def test_an_extract() -> None:
+def test_extract_on_the_page() -> None:
     found = {"records": 12, "pages": 2, "calls": 3, "duplicates": 0, "changed_during_read": False, "path": "/c.jsonl"}
     shown = page(operator="CrmExtractContactsOperator", result=found)
     assert shown.facts == [("Calls", "3"), ("Pages", "2"), ("Duplicates", "0")]
     assert [(file.label, file.path) for file in shown.files] == [("File", "/c.jsonl")]
 
 
-def test_a_table() -> None:
+def test_table_on_the_page() -> None:
     shown = page(operator="CrmToSqlOperator", result={"records": 12, "rows": 11, "table": "crm.contacts", "calls": 3})
     assert shown.line.words == "11 read"
     assert shown.facts == [("Calls", "3"), ("Table", "crm.contacts")]
 
 
-def test_a_run_without_a_result_shows_what_its_checkpoint_knows() -> None:
+def test_run_without_a_result_shows_its_checkpoint() -> None:
     shown = page(**RUNNING, checkpoint=checkpoint())
     assert shown.facts == [("Calls so far", "300")]
     assert [(reason.type, reason.rows) for reason in shown.reasons] == [("INVALID_INPUT", 10)]
@@ -280,7 +283,7 @@ def test_a_run_without_a_result_shows_what_its_checkpoint_knows() -> None:
 
 
 class Plan:
-    """In place of a row of Airflow's table of DAGs."""
+    """A stand-in for a row of Airflow's table of DAGs."""
 
     def __init__(self, next_run: datetime | None, *, is_paused: bool = False, summary: str = "") -> None:
         self.next_run, self.is_paused, self.summary = next_run, is_paused, summary
@@ -297,7 +300,7 @@ class Plan:
         (Plan(None, summary="Asset"), "on Asset"),
     ],
 )
-def test_the_next_run(plan: Any, words: str) -> None:
+def test_next_run_of_a_dag(plan: Any, words: str) -> None:
     assert next_run(plan, NOW) == words
 
 
@@ -329,7 +332,7 @@ def test_filters(query: dict[str, str], expected: list[str]) -> None:
     ]
 
 
-def test_filters_in_addresses() -> None:
+def test_filters_in_urls() -> None:
     filters = Filters.of({"q": "a&b " + "x" * 300, "state": "failed", "page": "3"})
     assert filters.query(page=1) == f"q=a%26b+{'x' * 246}&state=failed"
     assert filters.query(state="") == f"q=a%26b+{'x' * 246}&page=3"
@@ -344,11 +347,11 @@ def test_pages() -> None:
     assert Paging(page=1, total=0, size=20).pages == 1
 
 
-def test_a_sync_in_the_list() -> None:
+def test_sync_in_the_list() -> None:
     runs = [run(brief=True), run(brief=True, **FAILED), run(brief=True, **RUNNING)]
     line = sync_line(runs[0], runs, None, root="/crm", now=NOW)
     assert line.href == "/crm/sync?dag_id=leads&task_id=load"
-    assert [column.tone for column in line.trend.columns] == ["running", "failed", "rejects"], "the newest on the right"
+    assert [column.tone for column in line.trend.columns] == ["running", "failed", "rejects"], "newest on the right"
     assert line.trend.text == "The last 3 runs: 1 running, 1 failed, 1 rejects; they took 5 min to 5 min"
 
 
@@ -356,7 +359,7 @@ def test_a_sync_in_the_list() -> None:
 
 
 @given(st.dictionaries(st.sampled_from(OUTCOMES), st.integers(min_value=0, max_value=10**7)))
-def test_the_bar_is_full_and_no_part_is_hidden(counts: dict[str, int]) -> None:
+def test_bar_is_full_and_shows_every_part(counts: dict[str, int]) -> None:
     parts = segments_of(counts)
     assert {part.name: part.rows for part in parts} == {name: rows for name, rows in counts.items() if rows}
     if parts:
@@ -374,7 +377,7 @@ POINTS = st.builds(
 
 
 @given(st.lists(POINTS, max_size=14))
-def test_a_trend_stays_inside_its_frame(points: list[TrendPoint]) -> None:
+def test_trend_stays_inside_its_frame(points: list[TrendPoint]) -> None:
     trend = trend_of(points)
     assert len(trend.columns) == len(points)
     for column in trend.columns:
@@ -398,7 +401,7 @@ MARKS = ["good-mark", "bad-mark", "busy-mark"]
 
 @pytest.mark.parametrize("begin", [":root {", "@media", ':root[data-theme="dark"]'], ids=["light", "system", "dark"])
 def test_contrast(begin: str) -> None:
-    """Texts have 4.5 to 1, shapes 3 to 1, as WCAG asks for."""
+    """Text needs 4.5 to 1 and shapes 3 to 1, as WCAG requires."""
     style = (Path(app.__file__).parent / "pages" / "page.css").read_text()
     block = style[style.index(begin) :].split("}", 1)[0]
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
@@ -414,7 +417,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-# -- attacks: any task may leave anything under these names ---------------------------------------------------
+# -- attacks: any task may store anything under these names ---------------------------------------------------
 
 MANY = {f"TYPE_{number}": 1 for number in range(300_000)}
 SAMPLE = {"row": 1, "place": "", "type": "T", "message": ""}
@@ -425,7 +428,7 @@ ATTACKS: dict[str, Any] = {
     "negative seconds": result(seconds=-1),
     "seconds as text": result(seconds="5"),
     "seconds as bool": result(seconds=True),
-    "a share beyond all": result(budget_used=10**400),
+    "a share beyond any number": result(budget_used=10**400),
     "a count of many digits": json.dumps(result()).replace("1210", "9" * 4300),
     "a count of too many digits": json.dumps(result()).replace("1210", "9" * 5000),
     "a count that others cannot keep": result(created=2**53),
@@ -434,11 +437,11 @@ ATTACKS: dict[str, Any] = {
     "no rows": {"rejected": 1},
     "records as text": {"records": "many"},
     "rows as text": {"rows": "many"},
-    "half a character in a type": result(errors={"\ud800": 1}),
-    "half a character in a problem": result(problems={"\udfff": 1}),
-    "half a character in a path": result(rejects_path="/data/\ud800"),
-    "half a character in the plan": result(plan={"name": "\ud800"}),
-    "half a character in the connection": result(crm_conn_id="\ud800"),
+    "lone surrogate in a type": result(errors={"\ud800": 1}),
+    "lone surrogate in a problem": result(problems={"\udfff": 1}),
+    "lone surrogate in a path": result(rejects_path="/data/\ud800"),
+    "lone surrogate in the plan": result(plan={"name": "\ud800"}),
+    "lone surrogate in the connection": result(crm_conn_id="\ud800"),
     "a connection that is an object": result(crm_conn_id={"a": 1}),
     "a connection that is long": result(crm_conn_id="c" * 251),
     "many types": result(errors=MANY),
@@ -452,7 +455,7 @@ ATTACKS: dict[str, Any] = {
     "many samples": result(samples=[SAMPLE] * 21),
     "a sample that is a text": result(samples=["x"]),
     "a sample with a negative row": result(samples=[{**SAMPLE, "row": -1}]),
-    "a sample with half a character": result(samples=[{**SAMPLE, "message": "\ud800"}]),
+    "a sample with a lone surrogate": result(samples=[{**SAMPLE, "message": "\ud800"}]),
     "a policy that is a list": result(error_policy=[]),
     "a policy of many lines": result(error_policy={"on_error": {str(n): "skip" for n in range(101)}}),
     "an action that is an object": result(error_policy={"site": {"FORBIDDEN": {}}}),
@@ -460,7 +463,7 @@ ATTACKS: dict[str, Any] = {
     "a plan that is a text": result(plan="learned"),
     "a plan that takes forever": result(plan={"seconds": 1e300}),
     "a dry run that is a text": result(dry_run="yes"),
-    "a failure to come that is a text": result(would_fail="yes"),
+    "a predicted failure that is text": result(would_fail="yes"),
     "an object to build": {"__classname__": "airflow.sdk.definitions.asset.Asset", "__version__": 1, "__data__": {}},
     "deep nesting": "[" * 100_000,
     "no JSON": "{",
@@ -468,7 +471,7 @@ ATTACKS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-def test_a_result_that_no_sync_writes_is_not_read(attack: Any) -> None:
+def test_foreign_result_is_not_read(attack: Any) -> None:
     shown = page(result=attack)
     assert shown.line.ending.reason.startswith("Its result cannot be read")
     assert (shown.conn_id, shown.line.parts, shown.reasons) == ("crm_default", [], [])
@@ -477,12 +480,12 @@ def test_a_result_that_no_sync_writes_is_not_read(attack: Any) -> None:
 @pytest.mark.parametrize(
     "text", ["{", "[]", "7", '{"crm_conn_id": {}}', '{"crm_conn_id": "\\ud800"}', " " * (LARGEST + 1)]
 )
-def test_rendered_fields_that_name_no_connection(text: str) -> None:
+def test_rendered_fields_without_a_connection(text: str) -> None:
     assert run(rendered=text).conn_id is None
 
 
 @pytest.mark.parametrize("failure", ["{", "[]", '{"message": 7}', {"message": "x" * 4097}, {"type": "\ud800"}])
-def test_an_error_that_no_sync_writes_is_not_read(failure: Any) -> None:
+def test_foreign_error_is_not_read(failure: Any) -> None:
     assert ending_of(run(**FAILED, failure=failure)).reason.startswith("Its error cannot be read")
 
 
@@ -494,13 +497,13 @@ def test_an_error_that_no_sync_writes_is_not_read(failure: Any) -> None:
         {"notes": {"rows": True, "calls_left": 1}}, {"counts": {"<b>": 1}}, {"version": "1"},
     ],
 )  # fmt: skip
-def test_a_checkpoint_that_no_load_writes_is_not_read(changes: dict[str, Any]) -> None:
+def test_foreign_checkpoint_is_not_read(changes: dict[str, Any]) -> None:
     shown = page(**RUNNING, checkpoint={**checkpoint(), **changes})
     assert shown.line.ending.reason.startswith("Its checkpoint cannot be read")
     assert shown.line.parts == []
 
 
-def test_what_is_shown_of_one_run_is_bounded() -> None:
+def test_page_of_one_run_is_bounded() -> None:
     errors = {f"TYPE_{number:03}": 1000 - number for number in range(SHOWN_KINDS + 5)}
     problems = {f"{number:03} {'x' * 1000}": 1 for number in range(SHOWN_KINDS + 2)}
     figures = {f"figure_{number}": number for number in range(50)}
@@ -523,7 +526,7 @@ KEYS = (*SUMMARY.as_dict(), "error_policy", "kind", "records", "path")
 
 
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, ANYTHING)), ANYTHING, st.booleans(), st.booleans())
-def test_anything_gives_a_page(changes: dict[str, Any], failure: Any, whole: bool, ok: bool) -> None:
+def test_any_content_gives_a_page(changes: dict[str, Any], failure: Any, whole: bool, ok: bool) -> None:
     shown = page(
         result=result(**changes) if whole else changes, failure=json.dumps(failure), state="success" if ok else "failed"
     )

@@ -1,4 +1,4 @@
-"""Listings: every record once, all of them, and an end — whatever the server says."""
+"""Listings return every record once and end, whatever the server sends."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from crm_provider.client.pagination import ListedPage, MovedRecords, Page, ReadA
 
 ROUTE = "/contacts"
 MANY = 500
-"""More pages than any listing here has: a reader of that many repeats itself."""
+"""More pages than any listing here has: a reader of that many is in a loop."""
 
 
 class Server:
-    """Counts the pages that are read, and says when that never ends."""
+    """Counts the pages that are read, and fails if that never ends."""
 
-    def __init__(self, answer: Callable[[int], Page]) -> None:
-        self.answer = answer
+    def __init__(self, response: Callable[[int], Page]) -> None:
+        self.response = response
         self.reads = 0
 
     def __call__(self, number: int) -> Page:
-        assert number == self.reads, "pages are read one after the other, each once"
+        assert number == self.reads, "each page is read once, in order"
         self.reads += 1
         assert self.reads < MANY, "the listing never ends"
-        return self.answer(number)
+        return self.response(number)
 
 
 def records(start: int, end: int) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def records(start: int, end: int) -> list[dict[str, Any]]:
 
 
 def honest(count: int, *, size: int = 10, total: bool = True) -> Server:
-    """A server with so many records that keeps to the rules."""
+    """A server with this many records that follows the rules."""
     return Server(lambda n: Page(records(n * size, min((n + 1) * size, count)), count if total else None))
 
 
@@ -51,34 +51,34 @@ def not_found(number: int) -> Page:
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 20, 25, 100])
-def test_with_a_total_no_page_is_read_for_nothing(count: int) -> None:
+def test_no_extra_page_is_read_with_a_total(count: int) -> None:
     server = honest(count)
     assert list(walk(server, ROUTE)) == records(0, count)
     assert server.reads == max(-(-count // 10), 1)
 
 
 @pytest.mark.parametrize("count", [0, 1, 10, 25])
-def test_without_a_total_it_ends_at_the_empty_page(count: int) -> None:
+def test_listing_without_a_total_ends_at_the_empty_page(count: int) -> None:
     server = honest(count, total=False)
     assert list(walk(server, ROUTE)) == records(0, count)
     assert server.reads == -(-count // 10) + 1
 
 
-def test_a_404_past_the_end_ends_a_listing_without_a_total() -> None:
+def test_listing_without_a_total_ends_at_a_404() -> None:
     pages = honest(20, total=False)
     server = Server(lambda n: pages(n) if n < 2 else not_found(n))
     assert list(walk(server, ROUTE)) == records(0, 20)
 
 
-def test_records_come_as_soon_as_their_page_is_there() -> None:
+def test_records_are_returned_as_soon_as_their_page_arrives() -> None:
     server = honest(100)
     assert list(itertools.islice(walk(server, ROUTE), 10)) == records(0, 10)
     assert server.reads == 1
 
 
-def test_after_a_total_below_what_was_seen_only_an_empty_page_ends_it() -> None:
+def test_total_below_the_read_records_is_ignored() -> None:
     pages = honest(30, total=False)
-    server = Server(lambda number: replace(pages.answer(number), total=[40, 15, 15, 15][number]))
+    server = Server(lambda number: replace(pages.response(number), total=[40, 15, 15, 15][number]))
     assert list(walk(server, ROUTE)) == records(0, 30)
     assert server.reads == 4
 
@@ -87,7 +87,7 @@ def test_after_a_total_below_what_was_seen_only_an_empty_page_ends_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         lambda n: Page(records(0, 10) if n == 0 else [], 25),
         lambda n: Page(records(0, 10), 25) if n == 0 else not_found(n),
@@ -96,26 +96,26 @@ def test_after_a_total_below_what_was_seen_only_an_empty_page_ends_it() -> None:
         lambda n: Page(records(n * 10, n * 10 + 8) if n < 3 else [], 30),
         not_found,
     ],
-    ids=["empty page", "404", "total told once", "nothing at all", "short pages", "404 at once"],
+    ids=["empty page", "404", "total sent once", "nothing at all", "short pages", "404 at once"],
 )
-def test_an_early_end_is_an_error(answer: Callable[[int], Page]) -> None:
+def test_early_end_is_an_error(response: Callable[[int], Page]) -> None:
     with pytest.raises((e.CrmProtocolError, e.CrmNotFoundError)):
-        list(walk(Server(answer), ROUTE))
+        list(walk(Server(response), ROUTE))
 
 
 @pytest.mark.parametrize("total", ["25", 25.0, Decimal("25.0")], ids=repr)
 @pytest.mark.parametrize("last", ["404", "null"])
-def test_a_total_of_another_type_counts_too(total: Any, last: str) -> None:
-    def answer(number: int) -> Page:
+def test_total_of_another_type_counts(total: Any, last: str) -> None:
+    def response(number: int) -> Page:
         if number >= 2:
             return not_found(number) if last == "404" else Page.of({"data": None}, ROUTE)
         return Page.of({"data": records(number * 10, number * 10 + 10), "total": total}, ROUTE)
 
     with pytest.raises((e.CrmProtocolError, e.CrmNotFoundError)):
-        list(walk(Server(answer), ROUTE))
+        list(walk(Server(response), ROUTE))
 
 
-def test_the_error_says_how_far_it_came() -> None:
+def test_error_reports_how_far_the_listing_was_read() -> None:
     with pytest.raises(e.CrmProtocolError) as raised:
         list(walk(Server(lambda n: Page(records(0, 10) if n == 0 else [], 25)), ROUTE))
     assert str(raised.value).startswith(
@@ -123,14 +123,14 @@ def test_the_error_says_how_far_it_came() -> None:
     )
 
 
-def test_what_was_read_before_the_error_is_not_lost() -> None:
+def test_records_read_before_the_error_are_returned() -> None:
     listing = walk(Server(lambda n: Page(records(0, 10) if n == 0 else [], 25)), ROUTE)
     assert list(itertools.islice(listing, 10)) == records(0, 10)
     with pytest.raises(e.CrmProtocolError):
         next(listing)
 
 
-def test_any_other_error_is_passed_on() -> None:
+def test_other_errors_are_raised_unchanged() -> None:
     def broken(number: int) -> Page:
         raise e.CrmForbiddenError("no")
 
@@ -152,20 +152,20 @@ def test_any_other_error_is_passed_on() -> None:
         [{"id": ["x"]}, {"id": {"y": 1}}],
         [{}],
     ],
-    ids=["ids", "ids that are numbers", "no ids", "ids that are null", "ids of an odd kind", "empty records"],
+    ids=["ids", "numeric ids", "no ids", "null ids", "ids of another type", "empty records"],
 )
-def test_the_same_page_for_ever_is_an_error(page: list[dict[str, Any]], total: int | None) -> None:
+def test_endlessly_repeated_page_is_an_error(page: list[dict[str, Any]], total: int | None) -> None:
     with pytest.raises(e.CrmProtocolError, match="repeats itself"):
         list(walk(Server(lambda _: Page(page, total)), ROUTE))
 
 
 @pytest.mark.parametrize("ids", [[1, 1], ["a", "a"]], ids=["numbers", "texts"])
-def test_a_record_comes_once_whatever_its_id_is(ids: list[Any]) -> None:
+def test_record_is_returned_once_with_any_id(ids: list[Any]) -> None:
     page = [{"id": found, "n": n} for n, found in enumerate(ids)]
     assert len(list(walk(Server(lambda n: Page(page if n == 0 else [], None)), ROUTE))) == 1
 
 
-# -- what a page is ------------------------------------------------------------------------------------------
+# -- pages ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_record_comes_once_whatever_its_id_is(ids: list[Any]) -> None:
         ({"data": [], "total": None}, [], None),
     ],
 )
-def test_page(value: Any, items: list[dict[str, Any]], total: int | None) -> None:
+def test_valid_page(value: Any, items: list[dict[str, Any]], total: int | None) -> None:
     assert Page.of(value, ROUTE) == Page(items, total)
 
 
@@ -223,19 +223,19 @@ def test_page(value: Any, items: list[dict[str, Any]], total: int | None) -> Non
     ],
     ids=str,
 )
-def test_what_is_no_page_is_an_error(value: Any) -> None:
+def test_invalid_page_is_an_error(value: Any) -> None:
     with pytest.raises(e.CrmProtocolError, match="has no list of records"):
         Page.of(value, ROUTE)
 
 
-# -- pages, and going on after some that are known -----------------------------------------------------------
+# -- pages, and resuming after known ones --------------------------------------------------------------------
 
 
 def listed(server: Callable[[int], Page], earlier: list[Page] | None = None) -> list[ListedPage]:
     return list(walk_pages(server, ROUTE, earlier or []))
 
 
-def test_pages_come_with_their_numbers_totals_and_what_is_new() -> None:
+def test_pages_have_numbers_totals_and_new_records() -> None:
     pages = [Page(records(0, 10), 12), Page(records(9, 12), 13)]
     assert listed(lambda n: pages[n]) == [
         ListedPage(number=0, page=pages[0], fresh=records(0, 10)),
@@ -245,13 +245,13 @@ def test_pages_come_with_their_numbers_totals_and_what_is_new() -> None:
 
 @pytest.mark.parametrize("known", range(6))
 @pytest.mark.parametrize("total", [True, False], ids=["total", "no total"])
-def test_known_pages_are_not_read_again_and_change_nothing(known: int, total: bool) -> None:
+def test_known_pages_are_not_read_again(known: int, total: bool) -> None:
     whole = listed(honest(45, total=total))
     reads: list[int] = []
 
     def fetch(number: int) -> Page:
         reads.append(number)
-        return honest(45, total=total).answer(number)
+        return honest(45, total=total).response(number)
 
     resumed = listed(fetch, [page.page for page in whole[:known]])
     assert [(page.number, page.page, page.fresh) for page in resumed] == [(p.number, p.page, p.fresh) for p in whole]
@@ -259,7 +259,7 @@ def test_known_pages_are_not_read_again_and_change_nothing(known: int, total: bo
     assert reads == list(range(known, len(whole)))
 
 
-def test_an_empty_last_page_is_a_page_so_that_it_need_not_be_asked_for_again() -> None:
+def test_empty_last_page_is_returned_so_that_it_need_not_be_read_again() -> None:
     whole = listed(honest(20, total=False))
     assert [len(page.page.items) for page in whole] == [10, 10, 0]
     assert listed(not_found, [page.page for page in whole])[-1].earlier
@@ -269,7 +269,7 @@ def test_an_empty_last_page_is_a_page_so_that_it_need_not_be_asked_for_again() -
 
 
 class Shrinking:
-    """A listing of which records are deleted just before some of the requests.
+    """A listing from which records are deleted just before some of the requests.
 
     :param deleted: number of the request -> records that are gone then
     """
@@ -292,14 +292,14 @@ def found_in(listing: Callable[[int], Page], *, with_moved: bool = True) -> set[
     ("count", "deleted", "asked"),
     [
         (35, {}, [0, 1, 2, 3]),
-        (35, {1: [3]}, [0, 1, 0, 1, 2, 3]),  # the record 10 has moved to page 0
+        (35, {1: [3]}, [0, 1, 0, 1, 2, 3]),  # record 10 has moved to page 0
         (35, {3: [0, 11, 22]}, [0, 1, 2, 3, 2, 3, 4]),
         (45, {2: range(15)}, [0, 1, 2, 0, 1, 2, 3]),  # 15 fewer: two pages back
         (11, {1: [0]}, [0, 1, 0, 1, 2]),  # the last page is gone
         (35, {1: [3], 2: [4]}, [0, 1, 0, 1, 0, 1, 2, 3]),  # and again, while page 0 is read again
     ],
 )
-def test_a_record_that_moves_to_a_page_before_is_found(
+def test_record_that_moves_to_an_earlier_page_is_found(
     count: int, deleted: Mapping[int, Iterable[int]], asked: list[int]
 ) -> None:
     listing = Shrinking(count, deleted)
@@ -307,7 +307,7 @@ def test_a_record_that_moves_to_a_page_before_is_found(
     assert listing.asked == asked
     if deleted:
         plain = Shrinking(count, deleted)
-        assert not found_in(plain, with_moved=False) >= set(plain.ids), "it would be missed otherwise"
+        assert not found_in(plain, with_moved=False) >= set(plain.ids), "otherwise it would be missed"
 
 
 @given(
@@ -319,7 +319,7 @@ def test_no_record_is_missed_however_others_are_deleted(count: int, deleted: dic
     assert found_in(listing) >= set(listing.ids)
 
 
-def test_totals_that_depend_on_the_page_cost_little() -> None:
+def test_totals_that_depend_on_the_page_cost_few_calls() -> None:
     asked: list[int] = []
 
     def page(number: int) -> Page:
@@ -330,7 +330,7 @@ def test_totals_that_depend_on_the_page_cost_little() -> None:
     assert len(asked) <= 6 + 2
 
 
-def test_a_total_that_never_stops_to_fall_is_not_followed_for_ever() -> None:
+def test_endlessly_falling_total_is_not_followed() -> None:
     asked: list[int] = []
 
     def page(number: int) -> Page:
@@ -345,7 +345,7 @@ def test_a_total_that_never_stops_to_fall_is_not_followed_for_ever() -> None:
     assert asked[:101] == [*range(400, 501)]
 
 
-def test_pages_that_are_read_ahead_may_show_a_deletion_late() -> None:
+def test_pages_read_ahead_may_show_a_deletion_late() -> None:
     listing = Shrinking(45, {3: [0]})
     with ReadAhead(listing, at_once=3) as ahead:
         pages = list(walk_pages(MovedRecords(ahead, listing), "/deals"))

@@ -1,4 +1,4 @@
-"""The policy: the default table of the design, its overrides, and error texts that help."""
+"""The policy: the default table of the design, its overrides, and helpful error messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ VALID = {
 }
 
 INVALID: dict[type[e.CrmError], set[str]] = {
-    # family -> actions that make no sense on it
+    # family -> actions that are invalid for it
     e.CrmAccessError: {"wait", "reject"},
     e.CrmRequestError: {"retry", "wait"},
     e.CrmDataError: {"retry", "wait"},
@@ -71,7 +71,7 @@ def test_default_outcome(type_: str, work: Work) -> None:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_operator_differs_only_where_the_design_says(operator: str) -> None:
+def test_operators_differ_only_where_the_design_says(operator: str) -> None:
     work = OPERATORS[operator]
     policies = (ErrorPolicy(work=work), ErrorPolicy(work=work, operator=operator))
     default, own = ({type_: action_of(policy, type_) for type_ in TYPES} for policy in policies)
@@ -98,7 +98,7 @@ def test_every_exception_of_the_design_has_its_operator() -> None:
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_default_outcome_of_a_type_nobody_knows(
+def test_default_outcome_of_an_unknown_type(
     family: type[e.CrmError], expected: tuple[str, str, str], work: Work
 ) -> None:
     error = family("x", type="HTTP_499", status=499)
@@ -106,7 +106,7 @@ def test_default_outcome_of_a_type_nobody_knows(
 
 
 @WORKS
-def test_defaults_and_presets_make_sense(work: Work) -> None:
+def test_defaults_and_presets_are_valid(work: Work) -> None:
     for error, actions in DEFAULTS.items():
         assert actions[list(Work).index(work)] in ACTIONS_OF[work]
         assert (
@@ -116,7 +116,7 @@ def test_defaults_and_presets_make_sense(work: Work) -> None:
         assert checked({error: action.value for error, action in PRESETS[operator].items()}, work)
 
 
-def test_what_each_kind_of_work_has() -> None:
+def test_actions_of_each_kind_of_work() -> None:
     assert {work: {action.value for action in actions} for work, actions in ACTIONS_OF.items()} == VALID
 
 
@@ -145,7 +145,7 @@ def test_most_specific_line_wins(on_error: OnError, expected: str, origin: str) 
     assert (decision.action.value, decision.origin) == (expected, origin)
 
 
-def test_a_line_for_a_family_beats_the_preset_of_a_type() -> None:
+def test_line_for_a_family_overrides_the_preset_of_a_type() -> None:
     policy = ErrorPolicy({"CrmConflictError": "fail"}, operator="CrmCreateDealOperator")
     decision = policy.decide(e.CrmContactAssociatedWithADealError)
     assert (decision.action, decision.origin) == (Action.FAIL, "on_error[CrmConflictError]")
@@ -161,7 +161,7 @@ def test_origin_of_a_preset() -> None:
 
 @pytest.mark.parametrize("decided_by", DecidedBy)
 @pytest.mark.parametrize("operator", [None, "CrmListSensor"])
-def test_a_decision_survives_as_data(decided_by: DecidedBy, operator: str | None) -> None:
+def test_decision_survives_serialization(decided_by: DecidedBy, operator: str | None) -> None:
     decision = Decision(Action.WAIT, decided_by, "DEAL_NOT_FOUND", operator)
     assert Decision.from_data(json.loads(json.dumps(decision.as_data()))) == decision
 
@@ -177,14 +177,14 @@ def test_a_decision_survives_as_data(decided_by: DecidedBy, operator: str | None
         (e.CrmTimeoutError("x", outcome_known=True), {"CrmTransientError": "fail"}, {}, "fail"),
     ],
 )
-def test_an_automation_that_certainly_was_not_started_is_retried(
+def test_automation_that_certainly_did_not_start_is_retried(
     error: e.CrmError, on_error: OnError, site: OnError, action: str
 ) -> None:
     policy = ErrorPolicy(on_error, operator="CrmTriggerAutomationOperator", site=site)
     assert policy.decide(error).action.value == action
 
 
-def test_other_presets_hold_whatever_is_known() -> None:
+def test_other_presets_ignore_whether_the_outcome_is_known() -> None:
     for known in (True, False):
         error = e.CrmContactNotFoundError("x", outcome_known=known)
         assert ErrorPolicy(operator="CrmDeleteContactOperator").decide(error).action is Action.SKIP
@@ -204,11 +204,11 @@ def test_every_load_has_its_three_modes(operator: str) -> None:
         assert action_of(ErrorPolicy(work=Work.LOAD, operator=name), "CONTACT_ALREADY_EXISTS") == expected
 
 
-def test_a_name_that_is_not_known_has_no_modes() -> None:
+def test_unknown_name_has_no_modes() -> None:
     assert with_mode(None, "create") is None
 
 
-def test_only_loads_that_create_or_delete_take_an_error_for_an_outcome() -> None:
+def test_only_loads_that_create_or_delete_treat_an_error_as_an_outcome() -> None:
     creating = [*LOADS, "CrmLoadDealsOperator", "SqlToCrmDealsOperator"]
     assert set(OUTCOME_OVERRIDES) == {*(f"{name}(mode='create')" for name in creating), "CrmDeleteContactsOperator"}
 
@@ -228,7 +228,7 @@ RULES = {
 
 
 @pytest.mark.parametrize(("action", "error"), RULES)
-def test_what_an_action_means_for_a_row(action: str, error: type[e.CrmError]) -> None:
+def test_meaning_of_each_action_for_a_row(action: str, error: type[e.CrmError]) -> None:
     expected = RULES[action, error]
     assert row_rule(Action(action), error) is expected
     assert row_rule(Action(action), error("x")) is expected
@@ -243,7 +243,7 @@ ALIASES = ["DEAL_ID_IS_NECESSARY", "CONTACT_EMAIL_IS_NECESSARY", "EMAIL_IS_NECES
 
 
 @pytest.mark.parametrize("alias", ALIASES)
-def test_an_alias_is_its_type(alias: str) -> None:
+def test_alias_equals_its_type(alias: str) -> None:
     assert action_of(ErrorPolicy({alias: "skip"}), "INVALID_PARAMS") == "skip"
 
 
@@ -266,7 +266,7 @@ SITE = "airflow.cfg [crm] on_error"
         ({}, {"CrmThrottledError": "skip"}, "fail", "default", "DEAL_NOT_FOUND", "default[DEAL_NOT_FOUND]"),
     ],
 )
-def test_a_line_of_the_site_stands_below_the_tasks_own(
+def test_site_line_has_lower_precedence_than_the_tasks_own(
     on_error: OnError, site: OnError, action: str, decided_by: str, line: str, origin: str
 ) -> None:
     decision = ErrorPolicy(on_error, site=site).decide(e.CrmDealNotFoundError)
@@ -276,12 +276,12 @@ def test_a_line_of_the_site_stands_below_the_tasks_own(
 
 @pytest.mark.parametrize("place", ["on_error", "site"])
 @pytest.mark.parametrize(("work", "lines"), [(Work.TASK, {"DEAL_NOT_FOUND": "wait"}), (Work.LOAD, {"NOBODY": "skip"})])
-def test_the_lines_of_task_and_site_are_checked_alike(place: str, work: Work, lines: OnError) -> None:
+def test_lines_of_task_and_site_are_checked_alike(place: str, work: Work, lines: OnError) -> None:
     with pytest.raises(ValueError, match="on_error"):
         ErrorPolicy(work=work, **{place: lines})  # type: ignore[arg-type]
 
 
-def test_equal_policies_are_one_in_a_set() -> None:
+def test_equal_policies_have_equal_hashes() -> None:
     lines = {"DEAL_NOT_FOUND": "skip", "CrmTransientError": "fail"}
     same = [ErrorPolicy(lines, site=lines), ErrorPolicy(dict(reversed(lines.items())), site=dict(lines))]
     others = [
@@ -294,7 +294,7 @@ def test_equal_policies_are_one_in_a_set() -> None:
     assert len({hash(policy) for policy in (*same, *others)}) == 5
 
 
-def test_the_same_line_twice() -> None:
+def test_duplicate_line_is_refused() -> None:
     assert ErrorPolicy({"DEAL_NOT_FOUND": "skip", "CrmDealNotFoundError": "skip"}).as_data() == {
         "DEAL_NOT_FOUND": "skip"
     }
@@ -314,7 +314,7 @@ def refusal(on_error: Any, work: Work) -> str:
 
 @WORKS
 @pytest.mark.parametrize("action", Action, ids=lambda action: action.value)
-def test_every_pair_is_taken_or_refused_with_a_valid_choice(action: Action, work: Work) -> None:
+def test_every_pair_is_accepted_or_refused_with_a_valid_choice(action: Action, work: Work) -> None:
     for error in ERROR_CLASSES.values():
         fits = action.value in VALID[work] and not invalid(error, action.value)
         if fits or action is Action.FAIL:
@@ -367,23 +367,23 @@ def test_refusal_names_the_nearest_valid_choice(on_error: Any, work: Work, expec
     assert expected in refusal(on_error, work)
 
 
-def test_a_text_like_nothing_that_is_known_is_sent_to_the_whole_table() -> None:
+def test_unknown_text_is_referred_to_the_whole_table() -> None:
     with pytest.raises(ValueError, match=r"unknown error 'zzz'\. See: python -m crm_provider policy\.$"):
         checked({"zzz": "skip"}, Work.TASK)
 
 
-def test_a_name_that_is_half_right_is_enough_for_a_hint() -> None:
+def test_similar_name_is_suggested() -> None:
     with pytest.raises(ValueError, match=r"'retrying later' is not an action\. Did you mean 'retry'\?"):
         checked({"DEAL_NOT_FOUND": "retrying later"}, Work.TASK)
 
 
 @pytest.mark.parametrize("nothing", [[], "", 0, False], ids=repr)
-def test_what_is_no_mapping_is_refused_even_if_empty(nothing: Any) -> None:
+def test_non_mapping_is_refused_even_if_empty(nothing: Any) -> None:
     with pytest.raises(ValueError, match="must be a mapping"):
         ErrorPolicy(nothing)
 
 
-def test_a_policy_can_be_given_as_a_policy_but_is_checked_again() -> None:
+def test_policy_object_is_accepted_but_checked_again() -> None:
     task: Any = ErrorPolicy({"DEAL_NOT_FOUND": "skip"})
     sensor: Any = ErrorPolicy({"DEAL_NOT_FOUND": "wait"}, work=Work.SENSOR)
     assert ErrorPolicy(task, work=Work.LOAD).on_error == {e.CrmDealNotFoundError: Action.SKIP}
@@ -391,7 +391,7 @@ def test_a_policy_can_be_given_as_a_policy_but_is_checked_again() -> None:
         ErrorPolicy(sensor)
 
 
-def test_what_is_in_effect_names_the_lines_that_differ() -> None:
+def test_policy_in_effect_lists_the_differing_lines() -> None:
     policy = ErrorPolicy(
         {"INVALID_INPUT": "fail"}, work=Work.LOAD, operator="CrmLoadContactsOperator", site={"FORBIDDEN": "retry"}
     )

@@ -1,4 +1,4 @@
-"""``python -m crm_provider policy``: what happens on which error, and why."""
+"""``python -m crm_provider policy``: the action for each error, and the reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def run(capsys: Capture, *arguments: str) -> str:
-    """What a successful run prints."""
+    """The output of a successful run."""
     assert main(["policy", *arguments]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -45,7 +45,7 @@ def test_every_operator_has_its_table(capsys: Capture, operator: str) -> None:
     assert '"origin": "on_error[DEAL_NOT_FOUND]"' in printed
 
 
-def test_the_mode_can_be_an_option_of_its_own(capsys: Capture) -> None:
+def test_mode_can_be_a_separate_option(capsys: Capture) -> None:
     whole = run(capsys, "--for", "CrmLoadDealsOperator(mode='move')")
     assert run(capsys, "--for", "CrmLoadDealsOperator", "--mode", "move") == whole
     assert main(["policy", "--for", "CrmLoadDealsOperator", "--mode", "remove"]) == 2
@@ -104,7 +104,7 @@ def test_bad_input_is_reported_and_nothing_is_printed(capsys: Capture, arguments
 
 
 @pytest.mark.parametrize("arguments", [[], ["policies"], ["policy", "--format", "xml"]], ids=" ".join)
-def test_wrong_usage(capsys: Capture, arguments: list[str]) -> None:
+def test_invalid_usage(capsys: Capture, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
@@ -119,7 +119,7 @@ def test_help_names_the_operators(capsys: Capture) -> None:
     assert all(operator in shown for operator in OPERATORS)
 
 
-def test_as_a_command() -> None:
+def test_policy_as_a_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "crm_provider", "policy", "--for", "CrmListSensor"],
         capture_output=True,
@@ -129,7 +129,7 @@ def test_as_a_command() -> None:
     assert "CrmListSensor[SEGMENTATION_LIST_NOT_FOUND]" in done.stdout
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as nobody_reads:  # noqa: PTH123 - a descriptor

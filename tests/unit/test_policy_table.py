@@ -1,4 +1,4 @@
-"""The printed table: for every operator and mode it shows the effects that apply to that operator, and no others."""
+"""The printed table shows the effects that apply to each operator and mode, and no others."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def test_one_line_for_each_type(operator: str | None) -> None:
         assert line.advice == CATALOGUE[line.type].advice
 
 
-# -- tasks and sensors do what is printed -------------------------------------------------------------------
+# -- tasks and sensors follow the table ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["CrmLoadContactsOperator", "CrmRetryRejectsOperator", "SqlToCrmContactsOperator"])
-def test_a_load_that_creates_counts_what_is_there_as_unchanged_unless_on_error_says_otherwise(name: str) -> None:
+def test_create_only_load_counts_an_existing_record_as_unchanged_unless_on_error_differs(name: str) -> None:
     name = f"{name}(mode='create')"
     line = table(name)["CONTACT_ALREADY_EXISTS"]
     assert (line.action, line.effect) == ("unchanged", "count the row as unchanged")
@@ -84,13 +84,13 @@ class TaskInstance:
         return None
 
     def xcom_push(self, *, key: str, value: Any) -> None:
-        """Kept nowhere."""
+        """Stores nothing."""
 
 
 def ended(error: e.CrmError, policy: ErrorPolicy) -> type[BaseException]:
-    """What Airflow sees of a task without a retry policy."""
+    """The result in Airflow of a task without a retry policy."""
     context: Any = {"ti": TaskInstance(), "task": SimpleNamespace()}
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - Airflow's own have no common base
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - Airflow's exceptions have no common base
         outcome.raise_for_decision(error, policy.decide(error), context)
     return e.CrmError if caught.value is error else type(caught.value)
 
@@ -116,7 +116,7 @@ TASK_LINES: list[dict[str, str]] = [
 
 @pytest.mark.parametrize("operator", TASKS)
 @pytest.mark.parametrize("on_error", TASK_LINES, ids=range(len(TASK_LINES)))
-def test_a_task_ends_as_the_table_prints(operator: str, on_error: dict[str, str]) -> None:
+def test_task_ends_as_the_table_prints(operator: str, on_error: dict[str, str]) -> None:
     policy = ErrorPolicy(on_error, operator=operator)
     for line in explain(policy):
         cls = ERROR_CLASSES[line.error]
@@ -127,7 +127,7 @@ def test_a_task_ends_as_the_table_prints(operator: str, on_error: dict[str, str]
             assert ended(cls("x", outcome_known=False), policy) is TASK_ENDS[line.effect], line.type
 
 
-def test_an_automation_that_certainly_was_not_started_is_retried() -> None:
+def test_automation_that_certainly_did_not_start_is_retried() -> None:
     name = "CrmTriggerAutomationOperator"
     assert ended(e.CrmConnectionError("x", outcome_known=True), ErrorPolicy(operator=name)) is RETRY
     assert table(name)["CONNECTION"].effect.endswith("; if the call was certainly not carried out: retry")
@@ -144,7 +144,7 @@ SENSOR_LINES: list[dict[str, str]] = [
 
 @pytest.mark.parametrize("operator", SENSORS)
 @pytest.mark.parametrize("on_error", SENSOR_LINES, ids=range(len(SENSOR_LINES)))
-def test_a_sensor_does_what_the_table_prints(operator: str, on_error: dict[str, str]) -> None:
+def test_sensor_follows_the_printed_table(operator: str, on_error: dict[str, str]) -> None:
     policy = ErrorPolicy(on_error, work=Work.SENSOR, operator=operator)
     for line in explain(policy):
         error = ERROR_CLASSES[line.error]("x")
@@ -158,7 +158,7 @@ def test_a_sensor_does_what_the_table_prints(operator: str, on_error: dict[str, 
         assert third is (Action.RETRY if ends else Action.WAIT), line.type
 
 
-def test_a_throttled_sensor_waits_for_the_server() -> None:
+def test_throttled_sensor_waits_for_the_server() -> None:
     line = table("CrmContactSensor")["TOO_MANY_REQUESTS"]
     assert line.effect == "check again, not before the time that the server asks for"
     policy, waiting = ErrorPolicy(work=Work.SENSOR), WaitState()
@@ -166,7 +166,7 @@ def test_a_throttled_sensor_waits_for_the_server() -> None:
     assert waiting.not_before == 1500.0
 
 
-# -- what the client does first -----------------------------------------------------------------------------
+# -- actions of the client ----------------------------------------------------------------------------------
 
 LOST_POST = "success if the response to our earlier POST was lost"
 LOST_DELETE = "success if the response to our earlier DELETE was lost"
@@ -225,7 +225,7 @@ NOTES = {
 NOTED = ("CONTACT_NOT_FOUND", "CONTACT_ALREADY_EXISTS", "DEAL_NOT_FOUND", "CONTACT_ASSOCIATED_WITH_A_DEAL", "TIMEOUT")
 
 
-def test_every_operator_has_its_notes_written_down() -> None:
+def test_every_operator_has_expected_notes() -> None:
     assert set(NOTES) == set(OPERATORS)
     assert set(CALL_NOTES) <= {*OPERATORS, "task", "load"}
     assert set(REPEATS) <= set(OPERATORS)
@@ -241,7 +241,7 @@ def test_only_the_notes_that_apply_to_the_operator(operator: str) -> None:
 
 
 @pytest.mark.parametrize("type_", TYPES)
-def test_for_a_task_of_ones_own_the_notes_name_the_call(type_: str) -> None:
+def test_notes_for_a_custom_task_name_the_call(type_: str) -> None:
     notes = {
         "CONTACT_NOT_FOUND": "upsert: create instead; delete: success after a lost response",
         "CONTACT_ALREADY_EXISTS": "upsert: update instead; create: success after a lost response",
@@ -254,7 +254,7 @@ def test_for_a_task_of_ones_own_the_notes_name_the_call(type_: str) -> None:
 
 
 @pytest.mark.parametrize("type_", ["STAGE_NOT_FOUND", "PIPELINE_NOT_FOUND"])
-def test_a_load_of_deals_says_what_a_constant_changes(type_: str) -> None:
+def test_deal_load_shows_the_effect_of_a_constant(type_: str) -> None:
     line = table("CrmLoadDealsOperator(mode='move')")[type_]
     assert line.effect == "reject the row; if it is a constant of the mapping: end the run"
     assert table("CrmLoadDealsOperator", {type_: "reject"})[type_].effect == "reject the row"
@@ -268,7 +268,7 @@ def test_a_load_of_deals_says_what_a_constant_changes(type_: str) -> None:
         ("deletions", "upsert", "CrmDeleteContactsOperator"),
     ],
 )
-def test_rejects_have_the_policy_of_the_load_that_rejected_them(kind: Any, mode: Any, printed: str) -> None:
+def test_resent_rejects_use_the_policy_of_their_load(kind: Any, mode: Any, printed: str) -> None:
     mode = mode if kind == "deals" else "delete"
     made = CrmRetryRejectsOperator(task_id="t", rejects="rejects.jsonl", kind=kind, mode=mode)
     assert made.error_policy == ErrorPolicy(work=Work.LOAD, operator=printed)
@@ -308,7 +308,7 @@ MADE: dict[str, tuple[type, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_an_operator_has_the_policy_that_is_printed_for_it(name: str) -> None:
+def test_operator_has_the_policy_printed_for_it(name: str) -> None:
     base, _, mode = name.partition("(mode='")
     operator, arguments = MADE[base]
     made = operator(task_id="t", **arguments, **({"mode": mode.removesuffix("')")} if mode else {}))

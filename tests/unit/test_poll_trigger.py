@@ -1,4 +1,4 @@
-"""The trigger: what it carries between processes, its one event, and which poll it joins."""
+"""The trigger: its serialization, its single event, and the poll it joins."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def trigger(**changes: Any) -> CrmPollTrigger:
 
 
 def recreated(one: CrmPollTrigger) -> CrmPollTrigger:
-    """As after its way through the database to another triggerer."""
+    """The trigger after its trip through the database to another triggerer."""
     path, arguments = one.serialize()
     module, _, name = path.rpartition(".")
     copy: CrmPollTrigger = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(arguments)))
@@ -48,7 +48,7 @@ def recreated(one: CrmPollTrigger) -> CrmPollTrigger:
 
 
 class FakePoller:
-    """Ends each wait as configured, or never; notes what was asked."""
+    """Ends each wait as configured, or never. Records its arguments."""
 
     def __init__(self, ending: WaitResult | None = None) -> None:
         self.ending = ending
@@ -80,10 +80,10 @@ def events(one: CrmPollTrigger, poller: FakePoller, monkeypatch: pytest.MonkeyPa
     return found
 
 
-# -- between processes --------------------------------------------------------------------------------------
+# -- serialization ------------------------------------------------------------------------------------------
 
 
-def test_a_recreated_trigger_is_the_same() -> None:
+def test_recreated_trigger_is_the_same() -> None:
     condition = InList(emails=("ann@x.io", "bob@x.io"), list_name="VIP", match="any")
     one = trigger(
         condition=condition.as_data(),
@@ -99,15 +99,15 @@ def test_a_recreated_trigger_is_the_same() -> None:
     assert Condition.from_data(copy.condition) == condition
 
 
-# -- its one event ------------------------------------------------------------------------------------------
+# -- the event ----------------------------------------------------------------------------------------------
 
 
-def test_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = {"id": "1", "name": "VIP"}
-    assert events(trigger(), FakePoller(WaitResult(result=answer)), monkeypatch) == [{"result": answer}]
+def test_result_of_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = {"id": "1", "name": "VIP"}
+    assert events(trigger(), FakePoller(WaitResult(result=result)), monkeypatch) == [{"result": result}]
 
 
-def test_the_error_comes_back_as_the_class_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_is_restored_with_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
     error = e.CrmForbiddenError("no", status=403, request_id="req-7", method="GET", path="/segments")
     ending = WaitResult(error=error, decision=Decision(Action.FAIL, DecidedBy.DEFAULT, "CrmAccessError"))
     [event] = events(trigger(), FakePoller(ending), monkeypatch)
@@ -118,7 +118,7 @@ def test_the_error_comes_back_as_the_class_it_was(monkeypatch: pytest.MonkeyPatc
     assert (type(back), str(back), back.request_id) == (e.CrmForbiddenError, str(error), "req-7")
 
 
-def test_what_the_poll_receives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_of_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     poller = FakePoller(WaitResult(result={}))
     soon = pytest.approx(time.monotonic() + 5.0, abs=3.0)
     memory = {"errors_in_a_row": 2, "not_before": time.time() + 5.0, "last_result": "broken", "limit": 99}
@@ -137,24 +137,24 @@ def test_what_the_poll_receives(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeout_event(monkeypatch: pytest.MonkeyPatch) -> None:
     found = events(trigger(memory={"last_result": "not yet."}), FakePoller(WaitResult()), monkeypatch)
     assert found == [{"last_result": "not yet.", "limit": "timeout"}]
 
 
-def test_the_deadline_stays_where_it_is_over_recreation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deadline_is_unchanged_by_recreation(monkeypatch: pytest.MonkeyPatch) -> None:
     poller = FakePoller(WaitResult())
     events(recreated(recreated(trigger(deadline=1234.5))), poller, monkeypatch)
     assert to_wall(poller.asked[0]["deadline"]) == pytest.approx(1234.5, abs=3.0)
 
 
-def test_a_poll_that_hangs_does_not_keep_the_wait_beyond_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_poll_does_not_extend_the_wait_beyond_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(poll, "PATIENCE", 0.1)
     poller = FakePoller()
     started = time.monotonic()
     found = events(trigger(deadline=time.time() + 0.1, memory={"last_result": "not yet."}), poller, monkeypatch)
     assert found == [{"last_result": "not yet.", "limit": "timeout"}]
-    assert time.monotonic() - started >= 0.199, "the deadline has gone through another clock and back"
+    assert time.monotonic() - started >= 0.199, "the deadline was converted to another clock and back"
     assert poller.left == 1, "it has left the poll"
 
 
@@ -169,7 +169,7 @@ def test_a_poll_that_hangs_does_not_keep_the_wait_beyond_its_deadline(monkeypatc
         (-500.0, None, (poll.PATIENCE, "timeout")),
     ],
 )
-def test_the_earlier_limit_ends_the_wait(
+def test_earlier_limit_ends_the_wait(
     deadline: float, execution_deadline: float | None, left: tuple[float, str]
 ) -> None:
     now = 1_800_000_000.0
@@ -177,13 +177,13 @@ def test_the_earlier_limit_ends_the_wait(
     assert poll.time_left(now + deadline, limit, now=now) == left
 
 
-def test_the_execution_timeout_counts_on_over_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was over while no triggerer ran: the poll is not even joined."""
+def test_execution_timeout_continues_across_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It passed while no triggerer was running, so the trigger does not even join the poll."""
     one = recreated(trigger(execution_deadline=time.time() - 1, memory={"last_result": "not yet."}))
     assert events(one, FakePoller(), monkeypatch) == [{"last_result": "not yet.", "limit": "execution_timeout"}]
 
 
-def test_from_time_to_time_it_logs_that_it_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_is_logged_periodically(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
     taken = 0
     second_line = asyncio.Event()
@@ -215,22 +215,22 @@ def test_from_time_to_time_it_logs_that_it_still_waits(monkeypatch: pytest.Monke
     assert events(trigger(), UntilLogged(), monkeypatch) == [{"result": {}}]
     line = "Still waiting.\nLast result:  not yet: contacts found in the list: 1 of 2."
     assert logged[:2] == [line] * 2
-    assert taken >= 2, "each line waits for a turn"
-    assert threading.get_ident() not in threads, "a line that cannot be written must not block the event loop"
+    assert taken >= 2, "each line waits for its turn"
+    assert threading.get_ident() not in threads, "an unwritable line must not block the event loop"
 
 
-def test_the_lines_of_many_tasks_are_spread() -> None:
-    """Thousands of sensors that deferred together would log together: each line blocks the event loop."""
+def test_log_lines_of_many_tasks_are_spread_out() -> None:
+    """Thousands of sensors deferred together would log together, and each line blocks the event loop."""
     now = 100.0
     turns = poll.ReportTurns(0.5, clock=lambda: now)
     assert [turns.take() for _ in range(3)] == [0.0, 0.5, 1.0]
     now = 101.25
     assert turns.take() == 0.25
     now = 200.0
-    assert [turns.take() for _ in range(2)] == [0.0, 0.5], "no turns are saved up"
+    assert [turns.take() for _ in range(2)] == [0.0, 0.5], "unused turns do not accumulate"
 
 
-def test_a_cancelled_trigger_leaves_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_trigger_leaves_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     poller = FakePoller()
     monkeypatch.setattr(CrmPollTrigger, "_poller", lambda self, **_: poller)
 
@@ -247,10 +247,10 @@ def test_a_cancelled_trigger_leaves_the_poll(monkeypatch: pytest.MonkeyPatch) ->
     assert poller.left == 1
 
 
-# -- which poll ---------------------------------------------------------------------------------------------
+# -- the shared poll ----------------------------------------------------------------------------------------
 
 
-def test_one_poll_for_each_connection_and_event_loop() -> None:
+def test_one_poll_per_connection_and_event_loop() -> None:
     async def pollers() -> list[Any]:
         names = ["one", "one", "other", "one"]
         return [trigger(crm_conn_id=name)._poller() for name in names]
@@ -261,7 +261,7 @@ def test_one_poll_for_each_connection_and_event_loop() -> None:
     assert asyncio.run(pollers())[0] is not first
 
 
-def test_sweeps_have_a_poll_of_their_own() -> None:
+def test_sweeps_have_their_own_poll() -> None:
     """A sensor on one deal does not wait until all contacts are read."""
 
     async def pollers() -> list[Any]:
@@ -287,7 +287,7 @@ def test_no_event_loop_is_kept_alive() -> None:
 
 
 class FakeHook:
-    """Reads settings from a list, one a round; an error in it is raised."""
+    """Reads settings from a list, one per round. An error in the list is raised."""
 
     def __init__(self, *script: Settings | Exception) -> None:
         self._script: Iterator[Settings | Exception] = iter(script)
@@ -323,12 +323,12 @@ OLD, NEW = (Settings(api_key=key, base_url="http://127.0.0.1:9/v2") for key in (
 MISSING = e.CrmConfigurationError("Airflow has no connection 'crm_default'")
 
 
-def test_the_client_is_kept_as_long_as_the_connection_stays_the_same() -> None:
+def test_client_is_kept_while_the_connection_is_unchanged() -> None:
     first, second = clients(OLD, OLD.with_())
     assert first is second
 
 
-def test_a_changed_key_gives_a_new_client() -> None:
+def test_changed_key_creates_a_new_client() -> None:
     first, second, third = clients(OLD, NEW, NEW)
     assert isinstance(first, CrmClient)
     assert isinstance(second, CrmClient)
@@ -337,15 +337,15 @@ def test_a_changed_key_gives_a_new_client() -> None:
 
 
 @pytest.mark.parametrize(("changes", "share"), [({}, 0.5), ({"poll_share": 0.05}, 0.05), ({"poll_share": 1}, 1.0)])
-def test_waiting_takes_its_share_of_the_rate(changes: dict[str, Any], share: float) -> None:
+def test_waiting_uses_its_share_of_the_rate(changes: dict[str, Any], share: float) -> None:
     [client] = clients(OLD.with_(**changes))
     assert isinstance(client, CrmClient)
     limiter: Any = client._transport._limiter
     assert 1 / limiter._own.spacing == pytest.approx(OLD.requests_per_second * share, rel=0.02)
 
 
-def test_an_old_client_is_closed_when_nobody_uses_it_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The key changes while a round, in its thread, reads with the old one."""
+def test_old_client_is_closed_when_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key changes while a round still reads with the old one in its thread."""
     closed: list[str] = []
     monkeypatch.setattr(Transport, "close", lambda self: closed.append(self._http._settings.api_key))
     used = clients(OLD, NEW)
@@ -358,11 +358,11 @@ def test_an_old_client_is_closed_when_nobody_uses_it_any_more(monkeypatch: pytes
     assert closed == ["old"]
 
 
-def test_a_connection_that_cannot_be_read_for_a_moment_ends_nothing() -> None:
+def test_temporarily_unreadable_connection_ends_no_wait() -> None:
     first, *others, last = clients(OLD, *[MISSING] * UNREAD_IN_A_ROW, OLD)
     assert {id(client) for client in [*others, last]} == {id(first)}
 
 
-def test_a_connection_that_is_gone_ends_the_wait() -> None:
+def test_deleted_connection_ends_the_wait() -> None:
     assert clients(OLD, *[MISSING] * (UNREAD_IN_A_ROW + 1))[-1] is e.CrmConfigurationError
     assert clients(MISSING) == [e.CrmConfigurationError], "from the start"

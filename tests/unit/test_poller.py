@@ -1,4 +1,4 @@
-"""One poll for all waiters: the cost and time of a round, and the end of a wait. Time is fake; nothing sleeps."""
+"""One poll for all waiters: cost and time of a round, and the end of a wait. Time is fake, and nothing sleeps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from crm_provider.waiting.poller import LAST_CHECK, MAX_FAILURES, CachedLookup, 
 from .reference import OUTCOMES
 
 START = 6_000_010.0
-"""Ten seconds past a point of every grid that is used here."""
+"""Ten seconds after a point of every grid used here."""
 
 POLICY = ErrorPolicy(work=Work.SENSOR, operator="CrmListSensor")
 DEAL = "dddddddd-aaaa-4aaa-8aaa-00000000000"
@@ -42,10 +42,10 @@ REFUSED = e.CrmForbiddenError("no", status=403, request_id="req-7")
 
 @dataclass
 class Time:
-    """Time that only the poller's sleep, or a call that takes some, moves; it stops at ``until``.
+    """Time that advances only by the poller's sleep or a slow call, up to ``until``.
 
-    All who wait for something here wait for an event. A loop that goes round until it has happened would take the GIL
-    from the thread that makes it happen, 5 ms each time: on a small machine such a test takes minutes.
+    Every wait here uses an event. A busy loop would take the GIL from the thread that sets the event,
+    5 ms each time: on a small machine such a test takes minutes.
     """
 
     now: float = START
@@ -76,9 +76,9 @@ class Time:
 
 @dataclass
 class FakeCrm:
-    """A client over tables. ``trouble`` is raised by every call; a call takes ``seconds``.
+    """A client with tables. ``trouble`` is raised by every call, and a call takes ``seconds``.
 
-    :param calls: when, and what
+    :param calls: time and name of each call
     """
 
     time: Time
@@ -96,7 +96,7 @@ class FakeCrm:
             yield from ({"id": name, "name": name} for name in self.lists[page * 10 : page * 10 + 10])
 
     def list_pages(self, listing: str, *, at_once: int) -> Iterator[ListedPage]:
-        """The contacts, ten on a page, each in the list that :attr:`contacts` has for it."""
+        """The contacts, ten on a page, each in its list in :attr:`contacts`."""
         assert not at_once, "no page is read ahead"
         held = list(self.contacts.items())
         for number in range(len(held) // 10 + 1):
@@ -128,7 +128,7 @@ class FakeCrm:
         return Counter(what for _, what in self.calls)
 
     def rounds(self) -> list[float]:
-        """Seconds since :data:`START` at which calls began, each once."""
+        """Seconds since :data:`START` at which calls started, without repetitions."""
         return sorted({at - START for at, _ in self.calls})
 
 
@@ -150,7 +150,7 @@ class Scene:
         return self.crm
 
     async def join(self, condition: Condition, *, interval: float = 60, **arguments: Any) -> asyncio.Task[WaitResult]:
-        """One more waiter."""
+        """Add a waiter."""
         waiting = WaitState(limit=arguments.pop("limit", 10))
         policy = arguments.pop("policy", POLICY)
         wait = self.poller.wait(condition, interval=interval, policy=policy, waiting=waiting, **arguments)
@@ -159,7 +159,7 @@ class Scene:
         return task
 
     async def run(self, seconds: float) -> None:
-        """Let time go on, to ``START + seconds``; less if nobody waits any more."""
+        """Advance the time to ``START + seconds``, or until nobody waits."""
         self.time.go_on(START + seconds)
         if self.poller._task is not None:
             stopped = asyncio.create_task(self.time.stopped.wait())
@@ -170,11 +170,11 @@ class Scene:
 
 
 GUARD = 300.0
-"""Seconds for a test that hangs; none takes one."""
+"""Seconds until a hanging test fails; no passing test takes one second."""
 
 
 def played(play: Callable[[Scene], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Make a test of a coroutine; it must leave no task and no thread at work behind."""
+    """Turn a coroutine into a test. It must leave no task and no busy thread."""
 
     def test() -> None:
         async def whole() -> None:
@@ -205,11 +205,11 @@ def deal(number: int) -> DealInStage:
     return DealInStage(deal_id=f"{DEAL}{number}", stage_ids=(f"{DEAL}9",))
 
 
-# -- what a round costs -------------------------------------------------------------------------------------
+# -- cost of a round ----------------------------------------------------------------------------------------
 
 
 @played
-async def test_any_number_of_list_waiters_cost_one_sweep_a_round(scene: Scene) -> None:
+async def test_list_waiters_of_any_number_cost_one_sweep_per_round(scene: Scene) -> None:
     scene.crm.lists = [f"list {n}" for n in range(25)]
     for number in range(200):
         await scene.join(named(f"absent {number}"))
@@ -218,11 +218,11 @@ async def test_any_number_of_list_waiters_cost_one_sweep_a_round(scene: Scene) -
 
 
 @played
-async def test_each_contact_and_deal_is_asked_for_once_a_round(scene: Scene) -> None:
+async def test_each_contact_and_deal_is_read_once_per_round(scene: Scene) -> None:
     scene.crm.contacts = {"ann@x.io": "active", "ill@x.io": BROKEN}
     for _ in range(50):
         await scene.join(person("ann", status="gone"))
-        await scene.join(person("new"))  # not found: a response too
+        await scene.join(person("new"))  # not found: also a response
         await scene.join(person("ill"))  # fails, and is checked at growing intervals
         await scene.join(deal(1))
         await scene.join(deal(2))
@@ -231,7 +231,7 @@ async def test_each_contact_and_deal_is_asked_for_once_a_round(scene: Scene) -> 
 
 
 @played
-async def test_lists_that_are_waited_for_by_id_are_read_as_far_as_the_last_of_them(scene: Scene) -> None:
+async def test_lists_awaited_by_id_are_read_up_to_the_last_of_them(scene: Scene) -> None:
     scene.crm.lists = LIST_IDS
     tasks = [await scene.join(ListExists(list_id=LIST_IDS[n])) for n in (3, 12, 14)]
     await scene.run(60)
@@ -240,8 +240,8 @@ async def test_lists_that_are_waited_for_by_id_are_read_as_far_as_the_last_of_th
 
 
 @played
-async def test_by_name_all_pages_are_read(scene: Scene) -> None:
-    """Two lists of one name are an error, and the second may be on the last page."""
+async def test_all_pages_are_read_by_name(scene: Scene) -> None:
+    """Two lists with one name are an error, and the second may be on the last page."""
     scene.crm.lists = ["VIP", *LIST_IDS]
     task = await scene.join(named("VIP"))
     await scene.run(60)
@@ -250,8 +250,8 @@ async def test_by_name_all_pages_are_read(scene: Scene) -> None:
 
 
 @played
-async def test_all_who_count_members_share_one_sweep_that_ends_as_soon_as_the_last_of_them_knows(scene: Scene) -> None:
-    scene.crm.contacts = {f"{n}@x.io": LIST_IDS[n // 10] for n in range(50)}  # ten members each, a page after the other
+async def test_member_counts_share_one_sweep_that_ends_when_all_are_known(scene: Scene) -> None:
+    scene.crm.contacts = {f"{n}@x.io": LIST_IDS[n // 10] for n in range(50)}  # ten members each, page by page
     one, many, all_ = [
         await scene.join(ListHasMembers(list_id=LIST_IDS[of], min_members=least))
         for of, least in ((0, 1), (1, 10), (0, 10))
@@ -266,7 +266,7 @@ async def test_all_who_count_members_share_one_sweep_that_ends_as_soon_as_the_la
 
 
 @played
-async def test_a_sweep_that_fails_on_the_way_is_an_answer_for_those_it_has_found(scene: Scene) -> None:
+async def test_failed_sweep_is_a_result_for_waiters_it_has_found(scene: Scene) -> None:
     scene.crm.contacts = {f"{n}@x.io": LIST_IDS[n // 10] for n in range(50)}
     early, late = [await scene.join(ListHasMembers(list_id=LIST_IDS[of], min_members=9)) for of in (0, 3)]
     scene.crm.fails_at = "contacts 1"
@@ -277,7 +277,7 @@ async def test_a_sweep_that_fails_on_the_way_is_an_answer_for_those_it_has_found
 
 
 @played
-async def test_a_sweep_ends_with_the_last_waiter(scene: Scene) -> None:
+async def test_sweep_ends_with_the_last_waiter(scene: Scene) -> None:
     scene.crm.contacts = {f"{n}@x.io": LIST_IDS[9] for n in range(50)}
     task = await scene.join(ListHasMembers(list_id=LIST_IDS[0], min_members=1))
     loop = asyncio.get_running_loop()
@@ -299,11 +299,11 @@ async def test_a_sweep_ends_with_the_last_waiter(scene: Scene) -> None:
     assert scene.crm.called() == {"contacts 0": 1, "contacts 1": 1}
 
 
-# -- when it comes ------------------------------------------------------------------------------------------
+# -- time of a round ----------------------------------------------------------------------------------------
 
 
 @played
-async def test_rounds_of_one_interval_fall_together(scene: Scene) -> None:
+async def test_rounds_of_one_interval_coincide(scene: Scene) -> None:
     for moment in (0, 7, 31, 49):
         await scene.run(moment)
         await scene.join(named(f"from {moment}"))
@@ -322,7 +322,7 @@ async def test_each_interval_is_kept(scene: Scene) -> None:
 
 
 @played
-async def test_a_newcomer_is_not_kept_waiting_by_a_long_interval(scene: Scene) -> None:
+async def test_new_waiter_does_not_wait_for_a_long_interval(scene: Scene) -> None:
     await scene.join(person("patient"), interval=3600)
     await scene.run(100)
     await scene.join(person("new"), interval=10)
@@ -331,15 +331,15 @@ async def test_a_newcomer_is_not_kept_waiting_by_a_long_interval(scene: Scene) -
 
 
 @played
-async def test_an_interval_of_nothing_is_a_second(scene: Scene) -> None:
+async def test_zero_interval_is_one_second(scene: Scene) -> None:
     await scene.join(person("hasty"), interval=0.001)
     await scene.run(10)
     assert len(scene.crm.calls) == 10
 
 
 @played
-async def test_a_round_that_is_longer_than_the_interval_stays_one_round(scene: Scene) -> None:
-    """All are asked for in the next one too: else list waiters would soon cost a sweep each."""
+async def test_round_longer_than_the_interval_stays_one_round(scene: Scene) -> None:
+    """The next round includes all waiters too. Otherwise each list waiter would soon cost a sweep."""
     scene.crm.seconds = 30
     scene.crm.contacts = {"slow-0@x.io": "active", "slow-1@x.io": "active"}
     for number in range(3):
@@ -353,8 +353,8 @@ async def test_a_round_that_is_longer_than_the_interval_stays_one_round(scene: S
 
 
 @pytest.mark.parametrize("offset", [0.0, 7.5, 59.9])
-def test_two_triggerers_begin_their_rounds_at_different_times(offset: float) -> None:
-    """Each keeps the interval; all intervals of one triggerer still fall together."""
+def test_two_triggerers_start_their_rounds_at_different_times(offset: float) -> None:
+    """Each keeps the interval, and all intervals of one triggerer still coincide."""
 
     async def play(scene: Scene) -> None:
         scene.poller._offset = offset
@@ -371,7 +371,7 @@ def test_two_triggerers_begin_their_rounds_at_different_times(offset: float) -> 
 
 
 @given(st.floats(1e9, 1e10), st.floats(1.0, 1e5), st.floats(0.0, 60.0))
-def test_the_next_check_is_later_and_at_most_an_interval_away(now: float, interval: float, offset: float) -> None:
+def test_next_check_is_later_by_at_most_one_interval(now: float, interval: float, offset: float) -> None:
     async def connect() -> Any: ...
 
     due = Poller(connect, offset=offset)._grid(now, interval)
@@ -384,15 +384,15 @@ def test_the_next_check_is_later_and_at_most_an_interval_away(now: float, interv
 @pytest.mark.parametrize(
     ("interval", "deadline", "looks"),
     [
-        (60, 100, [50, 110]),  # a round that comes anyway
+        (60, 100, [50, 110]),  # a round that starts anyway
         (60, 130, [50, 110, 140]),  # half a minute later: not a whole interval
         (3600, 100, [110]),
         (10, 34, [10, 20, 30, 40]),
-        (60, 50, [50]),  # one that begins at the deadline is the last
-        (60, -5, [20]),  # a hand-over that took long
+        (60, 50, [50]),  # a round that starts at the deadline is the last
+        (60, -5, [20]),  # a slow hand-over
     ],
 )
-def test_there_is_one_last_look_after_the_deadline(interval: int, deadline: int, looks: list[int]) -> None:
+def test_last_check_follows_the_deadline(interval: int, deadline: int, looks: list[int]) -> None:
     async def play(scene: Scene) -> None:
         task = await scene.join(person("one"), interval=interval, deadline=START + deadline)
         await scene.run(looks[-1] - 1)
@@ -406,9 +406,9 @@ def test_there_is_one_last_look_after_the_deadline(interval: int, deadline: int,
 
 
 @pytest.mark.parametrize(
-    "trouble", [e.CrmLimitExceededError("x"), e.CrmTooManyRequestsError("x", retry_after=500)], ids=["quota", "told"]
+    "trouble", [e.CrmLimitExceededError("x"), e.CrmTooManyRequestsError("x", retry_after=500)], ids=["quota", "delay"]
 )
-def test_there_is_no_last_look_before_the_time_that_the_server_asked_for(trouble: e.CrmError) -> None:
+def test_no_last_check_before_the_time_requested_by_the_server(trouble: e.CrmError) -> None:
     async def play(scene: Scene) -> None:
         scene.crm.trouble = trouble
         task = await scene.join(person("one"), deadline=START + 130)
@@ -422,7 +422,7 @@ def test_there_is_no_last_look_before_the_time_that_the_server_asked_for(trouble
 
 
 @played
-async def test_an_error_at_the_last_look_is_decided_as_always(scene: Scene) -> None:
+async def test_error_of_the_last_check_is_decided_as_usual(scene: Scene) -> None:
     refused, broken = (
         await scene.join(person("one"), deadline=START + 130),
         await scene.join(person("two"), deadline=START + 130),
@@ -431,14 +431,14 @@ async def test_an_error_at_the_last_look_is_decided_as_always(scene: Scene) -> N
     scene.crm.contacts = {"one@x.io": e.CrmInvalidInputError("no", status=422), "two@x.io": BROKEN}
     await scene.run(140)
     assert type((await refused).error) is e.CrmInvalidInputError
-    assert await broken == WaitResult(), "one server error is waited through, and then the time is over"
+    assert await broken == WaitResult(), "one server error is tolerated, and then the time is over"
 
 
 # -- waiters that leave ---------------------------------------------------------------------------------------------
 
 
 @played
-async def test_a_cancelled_waiter_leaves_and_the_last_one_ends_the_loop(scene: Scene) -> None:
+async def test_cancelled_waiter_leaves_and_the_last_one_ends_the_loop(scene: Scene) -> None:
     first, second = await scene.join(person("one")), await scene.join(person("two"))
     await scene.run(50)
     first.cancel()
@@ -452,8 +452,8 @@ async def test_a_cancelled_waiter_leaves_and_the_last_one_ends_the_loop(scene: S
 
 
 @played
-async def test_who_is_cancelled_in_mid_round_is_not_asked_for(scene: Scene) -> None:
-    """A mark-failed of many ends a long round early."""
+async def test_waiter_cancelled_during_a_round_is_not_checked(scene: Scene) -> None:
+    """Marking many tasks as failed ends a long round early."""
     loop, entered, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
     ask = scene.crm.get_contact
 
@@ -478,7 +478,7 @@ async def test_who_is_cancelled_in_mid_round_is_not_asked_for(scene: Scene) -> N
 
 
 @played
-async def test_a_refused_key_ends_all_at_once_with_one_call(scene: Scene) -> None:
+async def test_refused_key_ends_all_waits_after_one_call(scene: Scene) -> None:
     scene.crm.trouble = REFUSED
     tasks = [
         await scene.join(condition) for n in range(30) for condition in (named(f"l{n}"), person(f"p{n}"), deal(n % 10))
@@ -493,7 +493,7 @@ async def test_a_refused_key_ends_all_at_once_with_one_call(scene: Scene) -> Non
 
 
 @played
-async def test_a_missing_connection_ends_all_without_a_call(scene: Scene) -> None:
+async def test_missing_connection_ends_all_waits_without_a_call(scene: Scene) -> None:
     scene.connects = e.CrmConfigurationError("Airflow has no connection 'crm'")
     tasks = [await scene.join(person(f"p{n}")) for n in range(3)]
     await scene.run(60)
@@ -502,12 +502,12 @@ async def test_a_missing_connection_ends_all_without_a_call(scene: Scene) -> Non
 
 
 @played
-async def test_a_throttled_call_ends_the_round_for_all(scene: Scene) -> None:
+async def test_throttled_call_ends_the_round_for_all(scene: Scene) -> None:
     scene.crm.trouble = THROTTLED
     tasks = [await scene.join(person(f"p{n}"), limit=1) for n in range(20)]
     await scene.run(20 * 60)
-    assert scene.crm.rounds() == [50, 110, 230, 470, 770, 1070], "ever more slowly, up to 5 minutes"
-    assert len(scene.crm.calls) == 6, "one call a round"
+    assert scene.crm.rounds() == [50, 110, 230, 470, 770, 1070], "at growing intervals, up to 5 minutes"
+    assert len(scene.crm.calls) == 6, "one call per round"
     assert not any(task.done() for task in tasks), "throttling alone never ends a wait"
 
 
@@ -521,7 +521,7 @@ async def test_a_throttled_call_ends_the_round_for_all(scene: Scene) -> None:
     ],
     ids=["longer", "of a server error", "shorter than the interval", "quota"],
 )
-def test_retry_after_postpones(error: e.CrmError, rounds: list[float]) -> None:
+def test_retry_after_postpones_the_next_round(error: e.CrmError, rounds: list[float]) -> None:
     async def play(scene: Scene) -> None:
         scene.crm.trouble = error
         await scene.join(person("one"))
@@ -532,7 +532,7 @@ def test_retry_after_postpones(error: e.CrmError, rounds: list[float]) -> None:
 
 
 @played
-async def test_server_errors_end_the_wait_after_so_many_in_a_row(scene: Scene) -> None:
+async def test_server_errors_end_the_wait_after_too_many_in_a_row(scene: Scene) -> None:
     scene.crm.trouble = BROKEN
     task = await scene.join(person("one"), limit=3)
     await scene.run(469)
@@ -544,7 +544,7 @@ async def test_server_errors_end_the_wait_after_so_many_in_a_row(scene: Scene) -
 
 
 @played
-async def test_an_outage_costs_few_calls_and_counts_for_all(scene: Scene) -> None:
+async def test_outage_costs_few_calls_and_counts_for_all_waiters(scene: Scene) -> None:
     scene.crm.trouble = BROKEN
     tasks = [await scene.join(condition, limit=2) for n in range(20) for condition in (person(f"p{n}"), named(f"l{n}"))]
     await scene.run(4 * 60)
@@ -553,7 +553,7 @@ async def test_an_outage_costs_few_calls_and_counts_for_all(scene: Scene) -> Non
 
 
 @played
-async def test_an_outage_costs_no_round_more_when_others_come_meanwhile(scene: Scene) -> None:
+async def test_outage_costs_no_extra_round_when_others_join(scene: Scene) -> None:
     """A new waiter has no errors yet, and shares its rounds with waiters that have some."""
     scene.crm.trouble = THROTTLED
     for number in range(40):
@@ -562,12 +562,12 @@ async def test_an_outage_costs_no_round_more_when_others_come_meanwhile(scene: S
     assert scene.crm.rounds() == [50, 110, 230, 470, 770, 1070]
     scene.crm.trouble = None
     await scene.run(1370 + 120)
-    assert scene.crm.rounds()[6:] == [1370, 1430, 1490], "an answer, and all is as before"
+    assert scene.crm.rounds()[6:] == [1370, 1430, 1490], "a response, and everything is normal again"
     assert len(scene.crm.calls) == 6 + 3 * 40
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.99])
-def test_jitter_spreads_what_comes_back_after_an_outage(jitter: float) -> None:
+def test_jitter_spreads_the_checks_after_an_outage(jitter: float) -> None:
     async def play(scene: Scene) -> None:
         scene.jitter, scene.crm.trouble = jitter, BROKEN
         await scene.join(person("one"), interval=10, limit=100)
@@ -582,7 +582,7 @@ def test_jitter_spreads_what_comes_back_after_an_outage(jitter: float) -> None:
 
 @played
 async def test_records_that_always_fail_do_not_end_the_waits_for_others(scene: Scene) -> None:
-    """Joined first, and as many as make a round hopeless."""
+    """They join first, and there are enough of them to end a round."""
     ill = [await scene.join(person(f"ill-{n}"), limit=50) for n in range(MAX_FAILURES)]
     scene.crm.contacts = {f"ill-{n}@x.io": BROKEN for n in range(MAX_FAILURES)}
     well = [await scene.join(person(f"p{n}"), limit=3) for n in range(20)]
@@ -598,8 +598,8 @@ ENDS = [type_ for type_, (_, sensor, _) in OUTCOMES.items() if sensor != "wait"]
 
 @pytest.mark.parametrize("type_", CATALOGUE)
 @pytest.mark.parametrize("interval", [1, 10, 60])
-def test_no_answer_makes_a_hot_loop(type_: str, interval: int) -> None:
-    """Three minutes of nothing but one error, with many waiters."""
+def test_no_response_causes_a_hot_loop(type_: str, interval: int) -> None:
+    """Three minutes of the same error, with many waiters."""
 
     async def play(scene: Scene) -> None:
         scene.crm.trouble = CATALOGUE[type_].error("trouble")
@@ -633,7 +633,7 @@ class Buggy(ContactIs):
 
 
 @played
-async def test_a_bug_in_a_question_ends_its_own_wait_only(scene: Scene) -> None:
+async def test_bug_in_a_condition_ends_only_its_own_wait(scene: Scene) -> None:
     bug, other = await scene.join(Buggy(email="a@x.io")), await scene.join(person("one"))
     await scene.run(120)
     with pytest.raises(TypeError, match="a bug"):
@@ -643,7 +643,7 @@ async def test_a_bug_in_a_question_ends_its_own_wait_only(scene: Scene) -> None:
 
 
 @played
-async def test_who_has_its_answer_keeps_it_whatever_breaks_later(scene: Scene) -> None:
+async def test_result_is_kept_when_a_later_check_fails(scene: Scene) -> None:
     ended: asyncio.Future[WaitResult] = asyncio.get_running_loop().create_future()
     waiter = Waiter(
         condition=person("one"), interval=60.0, policy=POLICY, waiting=WaitState(), deadline=START, ended=ended
@@ -655,7 +655,7 @@ async def test_who_has_its_answer_keeps_it_whatever_breaks_later(scene: Scene) -
 
 
 @played
-async def test_a_bug_in_the_loop_leaves_nobody_hanging(scene: Scene) -> None:
+async def test_bug_in_the_loop_ends_all_waits(scene: Scene) -> None:
     scene.connects = RuntimeError("a bug")
     tasks = [await scene.join(person(f"p{n}"), interval=60 * (n + 1)) for n in range(3)]
     await scene.run(60)
@@ -669,10 +669,10 @@ async def test_a_bug_in_the_loop_leaves_nobody_hanging(scene: Scene) -> None:
     assert scene.crm.called() == {"late@x.io": 2}
 
 
-# -- a round by itself --------------------------------------------------------------------------------------
+# -- a single round -----------------------------------------------------------------------------------------
 
 
-def test_a_kept_error_does_not_grow_with_the_number_of_waiters() -> None:
+def test_cached_error_does_not_grow_with_the_number_of_waiters() -> None:
     crm = FakeCrm(Time(), trouble=BROKEN)
     lookup = CachedLookup(crm)  # type: ignore[arg-type]
     for look in (lambda: lookup.contact("a@x.io"), lambda: list(lookup.lists()), lambda: lookup.deal(f"{DEAL}1")):
@@ -690,10 +690,10 @@ def depth_of(error: BaseException) -> int:
     return depth
 
 
-@pytest.mark.parametrize("answer", ["active", ABSENT], ids=["found", "not found"])
-def test_failures_are_in_a_row_only_without_an_answer_between(answer: Any) -> None:
+@pytest.mark.parametrize("response", ["active", ABSENT], ids=["found", "not found"])
+def test_failures_are_consecutive_only_without_a_response_between(response: Any) -> None:
     crm = FakeCrm(
-        Time(), contacts={f"ill-{n}@x.io": BROKEN for n in range(10)} | {f"p{n}@x.io": answer for n in range(10)}
+        Time(), contacts={f"ill-{n}@x.io": BROKEN for n in range(10)} | {f"p{n}@x.io": response for n in range(10)}
     )
     lookup = CachedLookup(crm)  # type: ignore[arg-type]
     for number in range(10):
@@ -703,7 +703,7 @@ def test_failures_are_in_a_row_only_without_an_answer_between(answer: Any) -> No
     assert len(crm.calls) == 20
 
 
-def test_a_page_that_fails_leaves_known_what_was_read_before() -> None:
+def test_failed_page_keeps_what_was_read_before() -> None:
     crm = FakeCrm(Time(), lists=LIST_IDS)
     lookup = CachedLookup(crm)  # type: ignore[arg-type]
     ListExists(list_id=LIST_IDS[9]).check(lookup)
@@ -712,30 +712,30 @@ def test_a_page_that_fails_leaves_known_what_was_read_before() -> None:
         with pytest.raises(e.CrmInternalServerError):
             ListExists(list_id=LIST_IDS[10]).check(lookup)
         with pytest.raises(e.CrmInternalServerError):
-            named(LIST_IDS[0]).check(lookup)  # another one may have this name
+            named(LIST_IDS[0]).check(lookup)  # another list may have this name
         assert ListExists(list_id=LIST_IDS[0]).check(lookup)["id"] == LIST_IDS[0]
     assert crm.called() == {"page 0": 1, "page 1": 1}
-    assert lookup.failure is None, "something was answered"
+    assert lookup.failure is None, "there was a response"
 
 
 @pytest.mark.parametrize(
     ("trouble", "failed"), [(BROKEN, True), (THROTTLED, True), (ABSENT, False), (REFUSED, False), (None, False)]
 )
-def test_a_round_was_in_vain_if_nothing_was_answered(trouble: e.CrmError | None, failed: bool) -> None:
+def test_round_without_a_response_has_failed(trouble: e.CrmError | None, failed: bool) -> None:
     lookup = CachedLookup(FakeCrm(Time(), trouble=trouble))  # type: ignore[arg-type]
     with contextlib.suppress(e.CrmError):
         lookup.contact("a@x.io")
     assert (lookup.failure is not None) == failed
 
 
-# -- where it runs ------------------------------------------------------------------------------------------
+# -- context ------------------------------------------------------------------------------------------------
 
 OF_A_TRIGGER: contextvars.ContextVar[str] = contextvars.ContextVar("of_a_trigger", default="of none")
 
 
 @played
-async def test_the_poll_runs_in_nobodys_context(scene: Scene) -> None:
-    """Otherwise a triggerer logs for thousands of tasks in the task log of the first waiter."""
+async def test_poll_runs_in_an_empty_context(scene: Scene) -> None:
+    """Otherwise a triggerer writes the logs of thousands of tasks to the task log of the first waiter."""
     seen = []
 
     async def connect() -> Any:

@@ -1,4 +1,4 @@
-"""The callers of a lane and a store's responses, the rest that a share leaves, and the budget of each connection."""
+"""Callers of a lane and a store's responses, the part that a share leaves, and the budget of each connection."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PACE = Pace.of(5.0, 2)
 
 
 class Script:
-    """A store that answers from a script and notes what it is asked."""
+    """A store with scripted responses that records the requests."""
 
-    def __init__(self, clock: FakeClock, *answers: tuple[GrantStatus, float], takes: float = 0.0) -> None:
-        self.clock, self.answers, self.takes = clock, list(answers), takes
+    def __init__(self, clock: FakeClock, *responses: tuple[GrantStatus, float], takes: float = 0.0) -> None:
+        self.clock, self.responses, self.takes = clock, list(responses), takes
         self.asked: list[tuple[Lane, Ticket | None, Pace, float]] = []
         self.paused: list[tuple[float, float, Pace]] = []
 
@@ -36,7 +36,7 @@ class Script:
         self.asked.append((lane, ticket, pace, patience))
         self.clock.now += self.takes
         number = len(self.asked)
-        return Grant(*self.answers.pop(0), number), Ticket(7, number)
+        return Grant(*self.responses.pop(0), number), Ticket(7, number)
 
     def pause(self, seconds: float, phase: float, pace: Pace) -> None:
         self.paused.append((seconds, phase, pace))
@@ -44,7 +44,7 @@ class Script:
 
 @pytest.fixture
 def clock() -> FakeClock:
-    return FakeClock(64.0)  # a power of two, and parts of two below: no rounding
+    return FakeClock(64.0)  # powers of two, so that nothing is rounded
 
 
 def lane_of(clock: FakeClock, script: Script, lane: Lane = Lane.BULK) -> LaneRateLimiter:
@@ -54,11 +54,11 @@ def lane_of(clock: FakeClock, script: Script, lane: Lane = Lane.BULK) -> LaneRat
 # -- waiting for a slot --------------------------------------------------------------------------------------
 
 
-def test_a_caller_shows_its_ticket_and_what_is_left_of_its_patience(clock: FakeClock) -> None:
+def test_caller_shows_its_ticket_and_its_remaining_patience(clock: FakeClock) -> None:
     script = Script(
         clock, (GrantStatus.RETRY_AFTER, 0.5), (GrantStatus.RETRY_AFTER, 0.25), (GrantStatus.GRANTED, 0.125), takes=1.0
     )
-    assert lane_of(clock, script).acquire(8.0) == 0.875, "the time of its naps, not that of the asking"
+    assert lane_of(clock, script).acquire(8.0) == 0.875, "only its naps count, not the time of the requests"
     assert clock.slept == [0.5, 0.25, 0.125]
     assert script.asked == [
         (Lane.BULK, None, PACE, 8.0),
@@ -67,12 +67,12 @@ def test_a_caller_shows_its_ticket_and_what_is_left_of_its_patience(clock: FakeC
     ]
 
 
-def test_a_free_slot_costs_no_sleep(clock: FakeClock) -> None:
+def test_free_slot_costs_no_sleep(clock: FakeClock) -> None:
     assert lane_of(clock, Script(clock, (GrantStatus.GRANTED, 0.0))).acquire(1.0) == 0.0
     assert clock.slept == []
 
 
-def test_a_rejected_caller_learns_how_far_the_slot_is(clock: FakeClock) -> None:
+def test_rejected_caller_learns_the_distance_of_the_slot(clock: FakeClock) -> None:
     script = Script(clock, (GrantStatus.RETRY_AFTER, 0.5), (GrantStatus.REJECTED, 3.25))
     with pytest.raises(BudgetBusy, match=r"^the next free slot is 3\.2 s away$") as busy:
         lane_of(clock, script).acquire(1.0)
@@ -80,7 +80,7 @@ def test_a_rejected_caller_learns_how_far_the_slot_is(clock: FakeClock) -> None:
     assert clock.slept == [0.5]
 
 
-def test_limits_that_change_while_a_caller_waits_count_for_its_next_question(clock: FakeClock) -> None:
+def test_changed_limits_apply_to_the_next_request_of_a_waiting_caller(clock: FakeClock) -> None:
     script = Script(clock, (GrantStatus.RETRY_AFTER, 0.5), (GrantStatus.GRANTED, 0.0))
     limiter = lane_of(clock, script)
 
@@ -92,7 +92,7 @@ def test_limits_that_change_while_a_caller_waits_count_for_its_next_question(clo
     assert clock.slept == []
 
 
-def test_a_refusal_holds_all_back_and_moves_the_phase_by_chance(clock: FakeClock) -> None:
+def test_refusal_pauses_all_callers_and_shifts_the_phase_randomly(clock: FakeClock) -> None:
     script = Script(clock)
     limiter = lane_of(clock, script)
     for seconds in (0.0, LONGEST_PAUSE, LONGEST_PAUSE + 0.001):
@@ -101,7 +101,7 @@ def test_a_refusal_holds_all_back_and_moves_the_phase_by_chance(clock: FakeClock
     assert script.paused == [(0.0, phase, PACE), (LONGEST_PAUSE, phase, PACE)]
 
 
-def test_each_lane_has_callers_of_its_own() -> None:
+def test_each_lane_has_its_own_callers() -> None:
     budget = Budget(MemoryStore(), 5.0, 2)
     assert [budget.lane(lane).lane for lane in Lane] == list(Lane)
     assert all(budget.lane(lane) is budget.lane(lane) for lane in Lane)
@@ -113,7 +113,7 @@ def test_each_lane_has_callers_of_its_own() -> None:
 # -- a share -------------------------------------------------------------------------------------------------
 
 
-def test_a_share_waits_at_its_own_pace_first_and_then_with_the_patience_that_is_left(clock: FakeClock) -> None:
+def test_share_waits_at_its_own_pace_then_with_the_remaining_patience(clock: FakeClock) -> None:
     whole = FakeRateLimiter({1: 0.5})
     share = ShareRateLimiter(whole, 0.5)
     share._own = ProcessRateLimiter(1 / MARGIN, 1, clock=clock, sleep=clock.sleep)
@@ -121,7 +121,7 @@ def test_a_share_waits_at_its_own_pace_first_and_then_with_the_patience_that_is_
     assert whole.asked == [4.0, 3.0]
 
 
-def test_a_share_has_no_burst() -> None:
+def test_share_has_no_burst() -> None:
     share = ShareRateLimiter(FakeRateLimiter(), 2.0)
     assert share._own.spacing == pytest.approx(0.5 / MARGIN)
     share.acquire(0.0)
@@ -129,22 +129,22 @@ def test_a_share_has_no_burst() -> None:
         share.acquire(0.0)
 
 
-def test_a_refusal_of_a_share_holds_back_the_whole() -> None:
+def test_refusal_of_a_share_pauses_the_whole_budget() -> None:
     whole = FakeRateLimiter()
     ShareRateLimiter(whole, 2.0).pause(3.0)
     assert whole.paused == [3.0]
 
 
-def test_a_wait_as_long_as_the_patience_is_waited(clock: FakeClock) -> None:
+def test_wait_as_long_as_the_patience_is_allowed(clock: FakeClock) -> None:
     limiter = ProcessRateLimiter(1 / MARGIN, 1, clock=clock, sleep=clock.sleep)
     limiter.acquire(0.0)
     assert limiter.acquire(1.0) == 1.0
 
 
-# -- whose budget --------------------------------------------------------------------------------------------
+# -- budgets of connections ----------------------------------------------------------------------------------
 
 
-def test_the_stores_of_all_connections_of_a_key_have_one_name() -> None:
+def test_stores_of_all_connections_with_one_key_have_one_name() -> None:
     one = Settings(api_key="k", rate_store="redis://host")
     name = file_name(one.base_url, one.key_fingerprint)
     shared = budgets.store_for(one)
@@ -165,6 +165,6 @@ def test_another_store_is_another_budget() -> None:
     assert isinstance(mine, LaneRateLimiter) and isinstance(mine.budget.store, MemoryStore)
 
 
-def test_one_call_at_a_time_if_nothing_else_is_said() -> None:
+def test_default_lane_is_single() -> None:
     limiter = budgets.limiter_for(Settings(api_key="lane-by-default", rate_store="process"))
     assert isinstance(limiter, LaneRateLimiter) and limiter.lane is Lane.SINGLE

@@ -1,4 +1,4 @@
-"""The file of a host's budget: its name, how its lock is waited for, and what is swept away with it."""
+"""The file of a host's budget: its name, the wait for its lock, and the files swept with it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def ask(store: HostFileStore, ticket: Ticket | None = None) -> tuple[GrantStatus, float, Ticket]:
-    answer, ticket = store.ask(Lane.SINGLE, ticket, PACE, NEVER_MIND)
-    return answer.status, answer.seconds, ticket
+    grant, ticket = store.ask(Lane.SINGLE, ticket, PACE, NEVER_MIND)
+    return grant.status, grant.seconds, ticket
 
 
-# -- its place -----------------------------------------------------------------------------------------------
+# -- location ------------------------------------------------------------------------------------------------
 
 
 def test_each_user_has_a_folder_and_each_key_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_each_user_has_a_folder_and_each_key_a_file(monkeypatch: pytest.MonkeyPa
     assert (private_folder() / "key.rate").exists()
 
 
-def test_a_folder_that_another_process_makes_meanwhile_is_used(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_folder_created_by_another_process_meanwhile_is_used(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     mkdir = Path.mkdir
 
     def late(self: Path, mode: int) -> None:
@@ -66,7 +66,7 @@ def test_a_folder_that_another_process_makes_meanwhile_is_used(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o710, 0o707, 0o704, 0o701], ids=oct)
-def test_a_folder_in_which_others_have_any_right_is_not_used(folder: Path, mode: int) -> None:
+def test_folder_accessible_to_others_is_not_used(folder: Path, mode: int) -> None:
     folder.mkdir()
     folder.chmod(mode)
     with pytest.raises(StoreUnusable, match="it must have mode 0700"):
@@ -75,8 +75,8 @@ def test_a_folder_in_which_others_have_any_right_is_not_used(folder: Path, mode:
 
 
 @pytest.mark.parametrize("left", [None, b"", b"of another version"])
-def test_a_budget_that_begins_anew_begins_without_a_burst(folder: Path, left: bytes | None) -> None:
-    """Calls that are forgotten may have been made a moment ago."""
+def test_new_budget_starts_without_a_burst(folder: Path, left: bytes | None) -> None:
+    """Calls that are no longer known may have been made a moment ago."""
     folder.mkdir(mode=0o700)
     if left is not None:
         (folder / "key.rate").write_bytes(left)
@@ -85,7 +85,7 @@ def test_a_budget_that_begins_anew_begins_without_a_burst(folder: Path, left: by
     assert slots == pytest.approx([0.0, pace.spacing])
 
 
-def test_a_ticket_keeps_its_place_in_the_file(folder: Path) -> None:
+def test_ticket_keeps_its_position_in_the_file(folder: Path) -> None:
     clock = FakeClock()
     store = HostFileStore("key.rate", folder=folder, clock=clock)
     for _ in range(2):
@@ -97,17 +97,17 @@ def test_a_ticket_keeps_its_place_in_the_file(folder: Path) -> None:
     assert ask(store, ticket)[:2] == (GrantStatus.GRANTED, 0.0)
 
 
-def test_a_refusal_moves_the_phase_in_the_file(folder: Path) -> None:
+def test_refusal_shifts_the_phase_in_the_file(folder: Path) -> None:
     store = HostFileStore("key.rate", folder=folder, clock=FakeClock())
     store.pause(0.125, 0.0625, PACE)
     assert ask(store)[:2] == (GrantStatus.GRANTED, pytest.approx(0.1875))
 
 
-# -- its lock ------------------------------------------------------------------------------------------------
+# -- lock ----------------------------------------------------------------------------------------------------
 
 
 class Holder:
-    """Another process that holds the lock, until this one has napped so often; in place of the module ``time``."""
+    """Another process that holds the lock until this one has napped several times. It replaces the module ``time``."""
 
     def __init__(self, path: Path, waits: float) -> None:
         self._file, self._waits = path.open("rb"), waits
@@ -136,25 +136,25 @@ def hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], tup
     return held
 
 
-def test_a_lock_is_waited_for(hold: Callable[[float], tuple[HostFileStore, Holder]]) -> None:
+def test_lock_is_waited_for(hold: Callable[[float], tuple[HostFileStore, Holder]]) -> None:
     store, holder = hold(3)
     assert ask(store)[:2] == (GrantStatus.GRANTED, pytest.approx(PACE.spacing))
     assert holder.slept == [LOCK_RETRY] * 3
 
 
-def test_a_lock_is_not_waited_for_for_ever(hold: Callable[[float], tuple[HostFileStore, Holder]]) -> None:
+def test_wait_for_a_lock_is_limited(hold: Callable[[float], tuple[HostFileStore, Holder]]) -> None:
     store, holder = hold(1e9)
     with pytest.raises(StoreUnusable, match=r"kept in .*state \(a stopped process holds the lock\)$"):
         ask(store)
-    assert len(holder.slept) == 5, "four quarters of the patience are not more than it"
+    assert len(holder.slept) == 5, "four quarters of the patience do not exceed it"
     holder._file.close()
 
 
-# -- what is swept away --------------------------------------------------------------------------------------
+# -- sweeping ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("age", "swept"), [(UNUSED, False), (UNUSED + 1, True), (-UNUSED - 1, False)])
-def test_a_file_is_swept_away_once_nobody_can_need_it(
+def test_file_is_swept_once_nobody_can_need_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, age: float, swept: bool
 ) -> None:
     now = 2_000_000_000.0
@@ -166,10 +166,10 @@ def test_a_file_is_swept_away_once_nobody_can_need_it(
     assert (folder / "old.rate").exists() is not swept
 
 
-def test_only_old_files_are_swept_away_and_nothing_else_is_touched(
+def test_only_old_files_are_swept_and_nothing_else_is_touched(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To open the file of a budget in use and to lock it would make its callers wait."""
+    """Opening and locking the file of a budget in use would make its callers wait."""
     folder.mkdir(mode=0o700)
     (folder / "a folder").mkdir()
     (folder / "a link").symlink_to(tmp_path / "victim")
@@ -185,8 +185,8 @@ def test_only_old_files_are_swept_away_and_nothing_else_is_touched(
     assert sorted(files.opened) == sorted(files.closed)
 
 
-def test_its_own_file_is_not_swept_away(folder: Path) -> None:
-    """An empty file is one that is just made, however old its folder says it is."""
+def test_own_file_is_not_swept(folder: Path) -> None:
+    """An empty file was just created, whatever age its folder reports."""
     folder.mkdir(mode=0o700)
     (folder / "key.rate").touch()
     os.utime(folder / "key.rate", (0, 0))
@@ -195,7 +195,7 @@ def test_its_own_file_is_not_swept_away(folder: Path) -> None:
 
 
 class Files:
-    """Notes what is opened and closed."""
+    """Records the opened and closed files."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked_for: list[Any] = []

@@ -1,4 +1,4 @@
-"""Hosts that share a rate through one text: the limit is used and kept while hosts join, grow, die or are wrong."""
+"""Hosts that share a rate through one text: the limit is used and kept while hosts join, grow, die, or misbehave."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ REAL = Pace.of(5.0, 2)
 CHECKS = Machine(lane=Lane.WAITING, workers=1, rest=10.0)
 
 simulated = pytest.mark.no_cover
-"""Minutes of several hosts: the tests of one host, below, are those that cover the code."""
+"""Minutes of several hosts. The tests of a single host below cover the code."""
 
 
 @simulated
 @pytest.mark.parametrize(("count", "start"), [(1, 30), (2, 50), (8, 80)])
 def test_the_limit_is_used_kept_and_fairly_shared(count: int, start: int, tmp_path: Path) -> None:
-    """With clocks up to 2 seconds apart, once the hosts have seen the CRM's clock well enough."""
+    """With clocks up to 2 seconds apart, once the hosts know the CRM's clock well enough."""
     end = start + 60
     hosts = Hosts(tmp_path, [Machine(begins=0.3 * n, skew=n % 3 - 1) for n in range(count)], until=end).run()
     assert hosts.used(start, end) >= 0.97
     assert hosts.refusals(start, end) <= 0.01
     assert jain(hosts.by_host(start, end)) >= 0.98
-    assert hosts.text.requests <= count * (end / 5 + 4), "one request in 5 s for each host, and few to join"
+    assert hosts.text.requests <= count * (end / 5 + 4), "one request in 5 s per host, and few to join"
 
 
 @simulated
-def test_a_dead_host_is_forgotten_within_15_seconds(tmp_path: Path) -> None:
+def test_dead_host_is_forgotten_within_15_seconds(tmp_path: Path) -> None:
     hosts = Hosts(tmp_path, [Machine(), Machine(begins=1), Machine(begins=2, dies=61)], until=120).run()
     assert hosts.used(61 + 15, 120) >= 0.97
     assert hosts.refusals(40, 120) <= 0.01
 
 
 @simulated
-def test_hosts_that_come_and_go_cost_few_calls(tmp_path: Path) -> None:
+def test_joining_and_leaving_hosts_cost_few_calls(tmp_path: Path) -> None:
     ends = [NEVER_MIND, NEVER_MIND, NEVER_MIND, 90, 150, 200]
     hosts = Hosts(tmp_path, [Machine(begins=n * 11, dies=dies) for n, dies in enumerate(ends)], until=260).run()
     assert hosts.used(20, 260) >= 0.95
@@ -57,8 +57,8 @@ def test_hosts_that_come_and_go_cost_few_calls(tmp_path: Path) -> None:
 
 
 @simulated
-def test_who_needs_little_leaves_the_rest_to_the_others(tmp_path: Path) -> None:
-    """One checks every 2 seconds and takes a small part; one every 10 seconds and takes no part at all."""
+def test_unused_rate_is_left_to_the_other_hosts(tmp_path: Path) -> None:
+    """A host that checks every 2 seconds takes a small part. One that checks every 10 seconds takes none."""
     machines = [Machine(), Machine(begins=1), Machine(lane=Lane.WAITING, workers=1, rest=2.0), CHECKS]
     hosts = Hosts(tmp_path, machines, until=160).run()
     assert hosts.used(60, 160) >= 0.93
@@ -68,17 +68,17 @@ def test_who_needs_little_leaves_the_rest_to_the_others(tmp_path: Path) -> None:
 
 
 @simulated
-def test_without_the_crms_clock_the_hosts_own_is_used(tmp_path: Path) -> None:
+def test_clock_of_the_host_is_used_without_the_crms_clock(tmp_path: Path) -> None:
     hosts = Hosts(tmp_path, [Machine(), Machine(begins=1, skew=0.05)], until=80, dated=False).run()
     assert hosts.used(30, 80) >= 0.97
     assert hosts.refusals(30, 80) <= 0.01
 
 
-# -- one host ------------------------------------------------------------------------------------------------
+# -- a single host -------------------------------------------------------------------------------------------
 
 
 class Slots:
-    """What the processes of a host share: remembers what it was asked, and lets everyone pass, or wait."""
+    """The state shared by the processes of a host: records the requests, and grants slots or delays."""
 
     def __init__(self) -> None:
         self.paces: list[Pace] = []
@@ -96,7 +96,7 @@ class Slots:
 
 
 class Host:
-    """One host with a clock of its own."""
+    """A host with its own clock."""
 
     def __init__(self, folder: Path) -> None:
         self.clock, self.slots, self.text, self.server = FakeClock(), Slots(), Text(), ServerClock()
@@ -121,26 +121,26 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path / "state")
 
 
-def test_a_single_call_makes_no_request_to_airflow(host: Host) -> None:
+def test_single_call_makes_no_request_to_airflow(host: Host) -> None:
     pace = host.ask(Lane.SINGLE)
     assert (host.text.requests, round(pace.spacing), pace.at_once) == (0, 5, 1)
 
 
-def test_a_caller_is_passed_on_with_what_it_has(host: Host) -> None:
+def test_caller_is_forwarded_with_its_ticket_and_patience(host: Host) -> None:
     ticket: Any = object()
     assert host.store.ask(Lane.BULK, ticket, REAL, 7.0) == (Grant(GrantStatus.GRANTED, 0.0, 0), "ticket")
     assert host.slots.asked == [(Lane.BULK, ticket, 7.0)]
     assert host.store._length == pytest.approx(SHARED)
 
 
-def test_a_host_has_a_name(tmp_path: Path) -> None:
+def test_host_has_a_name(tmp_path: Path) -> None:
     assert len(Host(tmp_path).lease().host) == 12
     named = LeaseStore(Slots(), "other", Text(), ServerClock(), folder=tmp_path, host="me")
     with named._lease() as (lease, _):
         assert lease == Lease("me")
 
 
-def test_the_lease_of_another_process_is_waited_for(tmp_path: Path) -> None:
+def test_lease_of_another_process_is_waited_for(tmp_path: Path) -> None:
     Host(tmp_path / "state").lease()
     [path] = (tmp_path / "state").iterdir()
     held, slept = path.open("rb"), list[float]()
@@ -155,7 +155,7 @@ def test_the_lease_of_another_process_is_waited_for(tmp_path: Path) -> None:
         assert slept == [LOCK_RETRY]
 
 
-def test_a_host_joins_when_a_caller_waits(host: Host) -> None:
+def test_host_joins_when_a_caller_waits(host: Host) -> None:
     host.ask(Lane.SINGLE, status=GrantStatus.RETRY_AFTER)
     assert host.text.requests == 0
     host.ask(Lane.SINGLE, after=0.1)
@@ -163,29 +163,29 @@ def test_a_host_joins_when_a_caller_waits(host: Host) -> None:
     assert [entry[-1][1] for entry in json.loads(host.text.content or "").values()] == [1]
 
 
-def test_a_load_joins_at_once_looks_back_and_then_has_the_whole_rate(host: Host) -> None:
+def test_load_joins_at_once_reads_back_and_then_has_the_whole_rate(host: Host) -> None:
     first = host.ask()
     assert first.first_slot(host.clock()) >= host.clock() + CHANGE_DELAY - 0.3
     assert host.text.requests == 2
     host.ask(after=CHECK_BACK + 0.1)
-    assert host.text.requests == 3, "it reads whether its entry is there"
+    assert host.text.requests == 3, "it checks that its entry is there"
     assert host.ask(after=CHANGE_DELAY) is REAL
 
 
-def test_an_entry_that_was_overwritten_is_written_again(host: Host) -> None:
+def test_overwritten_entry_is_written_again(host: Host) -> None:
     host.ask()
     host.text.content = "{}"
     host.ask(after=CHECK_BACK + 0.1)
     assert list(json.loads(host.text.content)) == [host.lease().host]
 
 
-def test_a_host_exchanges_once_in_a_period(host: Host) -> None:
+def test_host_exchanges_once_per_period(host: Host) -> None:
     for _ in range(600):
         host.ask(after=0.1)
     assert host.text.requests <= 60 / PERIOD * 2 + 3
 
 
-def test_a_caller_that_waits_behind_another_changes_nothing(host: Host) -> None:
+def test_caller_that_waits_behind_another_changes_nothing(host: Host) -> None:
     host.ask()
     before = host.lease()
     host.ask(status=GrantStatus.RETRY_AFTER)
@@ -205,7 +205,7 @@ def test_two_processes_do_not_exchange_at_once(host: Host, monkeypatch: pytest.M
     assert host.text.requests == 2
 
 
-def test_an_exchange_that_was_cut_off_is_begun_anew(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_exchange_is_started_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(host.text, "read", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -216,11 +216,11 @@ def test_an_exchange_that_was_cut_off_is_begun_anew(host: Host, monkeypatch: pyt
     assert host.text.requests == 2
 
 
-def test_a_text_that_cannot_be_used_is_tried_again_and_the_plan_holds_for_a_while(host: Host) -> None:
+def test_unusable_text_is_tried_again_while_the_plan_holds(host: Host) -> None:
     host.ask()
     host.ask(after=CHECK_BACK + 0.1)
     host.text.down = True
-    assert host.ask(after=PERIOD + 1) is REAL, "the plan is still good"
+    assert host.ask(after=PERIOD + 1) is REAL, "the plan is still valid"
     with pytest.raises(StoreUnusable):
         host.ask(after=STALE)
     host.text.down = False
@@ -228,7 +228,7 @@ def test_a_text_that_cannot_be_used_is_tried_again_and_the_plan_holds_for_a_whil
     host.ask(after=0.1)
 
 
-def test_the_plan_holds_up_to_the_time_when_others_may_have_taken_over(host: Host) -> None:
+def test_plan_holds_until_others_may_have_taken_over(host: Host) -> None:
     host.ask()
     host.text.down = True
     assert isinstance(host.ask(after=STALE), Pace)
@@ -236,13 +236,13 @@ def test_the_plan_holds_up_to_the_time_when_others_may_have_taken_over(host: Hos
         host.ask(after=PERIOD)
 
 
-def test_a_text_that_was_never_there_is_an_unusable_store(host: Host) -> None:
+def test_missing_text_is_an_unusable_store(host: Host) -> None:
     host.text.down = True
     with pytest.raises(StoreUnusable):
         host.ask()
 
 
-def test_a_refusal_holds_back_the_host(host: Host) -> None:
+def test_refusal_pauses_the_host(host: Host) -> None:
     host.store.pause(3.0, 0.1, REAL)
     assert host.slots.paused == [(3.0, 0.1, REAL)]
 
@@ -254,30 +254,30 @@ def test_a_refusal_holds_back_the_host(host: Host) -> None:
         (0, 0, 1), (2, 6, 2), (1, 1, 0),
     ],
 )  # fmt: skip
-def test_what_a_host_needs_follows_what_it_uses(weight: int, calls: int, needs: int) -> None:
-    """Beside a load of weight 8, ten seconds after its last exchange: of 50 slots it had weight / (weight + 8)."""
+def test_weight_of_a_host_follows_its_use(weight: int, calls: int, needs: int) -> None:
+    """Beside a load of weight 8, ten seconds after its last exchange: it had weight / (weight + 8) of 50 slots."""
     hosts = {"a": RosterHost(5.0, ((-9.0, weight),)), "load": RosterHost(5.0, ((-9.0, 8),))}
     lease = Lease(host="a", text=Roster(hosts).text(), read_at=0.0, exchanged=-10.0, calls=calls)
     assert lease.weight(0.0, 0.2) == needs
     assert replace(lease, bulk=-1.0).weight(0.0, 0.2) == 8
 
 
-def test_calls_of_more_than_two_periods_are_no_more_than_those_of_two() -> None:
-    """Of the 100 slots of 20 seconds it had a third, and used nearly all."""
+def test_calls_of_more_than_two_periods_count_as_those_of_two() -> None:
+    """It had a third of the 100 slots in 20 seconds, and used nearly all."""
     hosts = {"a": RosterHost(5.0, ((-99.0, 4),)), "load": RosterHost(5.0, ((-99.0, 8),))}
     lease = Lease(host="a", text=Roster(hosts).text(), read_at=0.0, exchanged=-40.0, calls=31)
     assert lease.weight(0.0, 0.2) == 8
     assert replace(lease, calls=10, bulk=-PERIOD).weight(0.0, 0.2) == 2
 
 
-def test_what_a_host_needs_is_told_by_the_crms_clock() -> None:
-    """The load has left by then, so all of the 50 slots were this host's."""
+def test_weight_of_a_host_is_measured_by_the_crms_clock() -> None:
+    """The load has left by then, so all 50 slots belonged to this host."""
     hosts = {"a": RosterHost(105.0, ((-9.0, 1),)), "load": RosterHost(105.0, ((-9.0, 8), (50.0, 0)))}
     lease = Lease(host="a", text=Roster(hosts).text(), read_at=100.0, exchanged=-10.0, ahead=100.0, calls=20)
     assert lease.weight(0.0, 0.2) == 1
 
 
-def test_the_slots_of_a_host_are_those_of_the_plan() -> None:
+def test_slots_of_a_host_are_those_of_the_plan() -> None:
     roster = Roster({name: RosterHost(5.0, ((-99.0, 1),)) for name in "ab"}, 0.0)
     pace = HostPace(0.4, 1, roster, "b", 0.2, ahead=100.0)
     assert pace.first_slot(0.05) == pytest.approx(0.2)
@@ -310,7 +310,7 @@ def member(hosts: dict[str, RosterHost] = ALONE, **known: Any) -> Lease:
     ],
     ids=["no plan", "no plan, load", "alone", "alone, load", "two", "joins", "joins, load", "others, load"],
 )
-def test_the_pace_of_a_host(hosts: dict[str, RosterHost], lane: Lane, pace: Pace, host: Host) -> None:
+def test_pace_of_a_host(hosts: dict[str, RosterHost], lane: Lane, pace: Pace, host: Host) -> None:
     found = host.store._pace(member(hosts, ahead=100.0), lane, REAL, 0.0)
     assert (type(found), found.at_once, found.spacing) == (type(pace), pace.at_once, pytest.approx(pace.spacing))
     if isinstance(found, HostPace) and isinstance(pace, HostPace):
@@ -326,20 +326,20 @@ def test_the_pace_of_a_host(hosts: dict[str, RosterHost], lane: Lane, pace: Pace
         (Lane.BULK, {"next": 1000.1}, False),
         (Lane.BULK, {"next": 1000.1, "exchanged": 1000.0}, False),
         (Lane.BULK, {"next": 1000.1, "exchanged": 1000.1}, True),  # the clock was set back
-        (Lane.BULK, {"exchanging": 985.1}, False),  # another process does it
-        (Lane.BULK, {"exchanging": 985.0}, True),  # it was cut off
+        (Lane.BULK, {"exchanging": 985.1}, False),  # done by another process
+        (Lane.BULK, {"exchanging": 985.0}, True),  # it was interrupted
         (Lane.BULK, {"exchanging": 1014.9}, False),
         (Lane.BULK, {"next": 1001.0, "check": 1000.0}, True),
         (Lane.BULK, {"next": 1001.0, "check": 1000.1}, False),
         (Lane.SINGLE, {"exchanged": 980.0}, True),
-        (Lane.SINGLE, {"exchanged": 979.9}, False),  # its slots are no longer its own, and nobody has to wait
+        (Lane.SINGLE, {"exchanged": 979.9}, False),  # its slots are no longer its own, and nobody needs to wait
         (Lane.SINGLE, {"exchanged": 979.9, "waited": 999.0}, True),
         (Lane.SINGLE, {"exchanged": 979.9, "waited": 998.9}, False),
         (Lane.SINGLE, {"exchanged": 999.0, "text": "{}"}, False),
         (Lane.BULK, {"exchanged": 979.9}, True),
     ],
 )
-def test_when_an_exchange_is_due(lane: Lane, known: dict[str, Any], is_due: bool, host: Host) -> None:
+def test_time_of_the_next_exchange(lane: Lane, known: dict[str, Any], is_due: bool, host: Host) -> None:
     assert host.store._is_due(replace(member(), **known), lane, 1000.0) is is_due
 
 
@@ -354,7 +354,7 @@ def test_when_an_exchange_is_due(lane: Lane, known: dict[str, Any], is_due: bool
         (Lane.BULK, GrantStatus.GRANTED, {"bulk": 999.4, "calls": 3}, {"bulk": 1000.0, "calls": 4}),
     ],
 )
-def test_what_a_caller_shows(
+def test_lease_notes_the_use_of_a_caller(
     lane: Lane, status: GrantStatus, before: dict[str, Any], after: dict[str, Any], host: Host
 ) -> None:
     lease = member(**before)
@@ -375,7 +375,7 @@ def test_what_a_caller_shows(
         ((10.0, 12.0), 12.5, {}, {"ahead": 11.0, "error": 2.0}),
     ],
 )
-def test_how_far_the_crms_clock_is_ahead(
+def test_offset_of_the_crms_clock(
     span: Any, own: float, before: dict[str, Any], after: dict[str, Any], host: Host
 ) -> None:
     store = host.store
@@ -383,7 +383,7 @@ def test_how_far_the_crms_clock_is_ahead(
     assert store._timed(member(**before), 1000.0) == replace(member(**before), **after)
 
 
-def test_what_a_host_knows_after_it_has_joined(host: Host) -> None:
+def test_state_of_a_host_after_it_has_joined(host: Host) -> None:
     now, at = host.clock.now, EPOCH + host.clock.now
     host.store._jitter = lambda: 0.5
     host.ask()
@@ -404,7 +404,7 @@ def test_what_a_host_knows_after_it_has_joined(host: Host) -> None:
     assert (host.lease().exchanging, host.lease().next) == (0.0, host.clock.now + 5.0)
 
 
-def test_a_clock_that_was_set_is_seen_again(host: Host) -> None:
+def test_changed_clock_is_noticed(host: Host) -> None:
     host.ask()
     host.server.note("Mon, 30 Nov 2026 09:00:00 GMT", sent=host.clock(), received=host.clock())
     host.ask(after=0.1)
@@ -422,10 +422,10 @@ def test_a_clock_that_was_set_is_seen_again(host: Host) -> None:
         b'{"host": "a", "next": true}', b'{"host": "a", "ahead": NaN}',
     ],
 )  # fmt: skip
-def test_a_damaged_record_is_a_new_lease(record: bytes) -> None:
+def test_damaged_record_is_a_new_lease(record: bytes) -> None:
     assert Lease.parse(record, "b") == Lease("b")
 
 
-def test_a_record_is_what_was_written() -> None:
+def test_record_survives_a_round_trip() -> None:
     lease = Lease(host="a", calls=3)
     assert Lease.parse(lease.to_bytes(), "b") == lease

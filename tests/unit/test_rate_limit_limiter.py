@@ -1,4 +1,4 @@
-"""Even spacing within a process, and the one budget of each key."""
+"""Even spacing within a process, and one budget per key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ARRIVALS = st.lists(st.floats(0, 3) | st.just(0.0), min_size=1, max_size=60)
 
 
 def slots_of(rate: float, burst: int, gaps: list[float]) -> list[float]:
-    """When the callers may send, in the order they came."""
+    """When the callers may send, in order of arrival."""
     clock = FakeClock(0.0)
     limiter = ProcessRateLimiter(rate, burst, clock=clock, sleep=lambda _: None)
     slots = []
@@ -34,13 +34,13 @@ def slots_of(rate: float, burst: int, gaps: list[float]) -> list[float]:
 
 
 @given(rate=RATES, burst=BURSTS, gaps=ARRIVALS)
-def test_a_paced_call_is_never_refused(rate: float, burst: int, gaps: list[float]) -> None:
+def test_paced_call_is_never_refused(rate: float, burst: int, gaps: list[float]) -> None:
     bucket = TokenBucket(rate, burst)
     assert all(bucket.takes(slot) for slot in slots_of(rate, burst, gaps))
 
 
 @given(rate=RATES, burst=BURSTS, gaps=ARRIVALS)
-def test_slots_are_given_in_the_order_of_arrival_and_spaced(rate: float, burst: int, gaps: list[float]) -> None:
+def test_slots_are_granted_in_order_of_arrival_and_spaced(rate: float, burst: int, gaps: list[float]) -> None:
     slots = slots_of(rate, burst, gaps)
     assert slots == sorted(slots)
     at_once, spacing = max(burst - 1, 1), 1 / (rate * MARGIN)
@@ -48,7 +48,7 @@ def test_slots_are_given_in_the_order_of_arrival_and_spaced(rate: float, burst: 
         assert later - first >= spacing * (1 - 1e-6) - 1e-9 * abs(later)
 
 
-def test_the_caller_sleeps_until_its_slot() -> None:
+def test_caller_sleeps_until_its_slot() -> None:
     clock = FakeClock()
     limiter = ProcessRateLimiter(5.0, 2, clock=clock, sleep=clock.sleep)
     assert [limiter.acquire(NEVER_MIND) for _ in range(3)] == pytest.approx([0.0, 0.202, 0.202], abs=1e-3)
@@ -58,7 +58,7 @@ def test_the_caller_sleeps_until_its_slot() -> None:
 # -- a bounded wait ------------------------------------------------------------------------------------------
 
 
-def test_a_slot_too_far_away_is_reported_at_once_and_not_taken() -> None:
+def test_distant_slot_is_reported_at_once_and_not_taken() -> None:
     clock = FakeClock()
     limiter = ProcessRateLimiter(1.0, 1, clock=clock, sleep=clock.sleep)
     limiter.acquire(NEVER_MIND)
@@ -71,7 +71,7 @@ def test_a_slot_too_far_away_is_reported_at_once_and_not_taken() -> None:
 
 
 @given(gaps=ARRIVALS, patience=st.lists(st.floats(0, 5), min_size=60, max_size=60))
-def test_who_leaves_takes_nothing_from_the_others(gaps: list[float], patience: list[float]) -> None:
+def test_leaving_caller_takes_nothing_from_the_others(gaps: list[float], patience: list[float]) -> None:
     clock = FakeClock(0.0)
     limiter = ProcessRateLimiter(1.0, 2, clock=clock, sleep=lambda _: None)
     bucket, last = TokenBucket(1.0, 2), -10.0
@@ -95,21 +95,21 @@ def test_who_leaves_takes_nothing_from_the_others(gaps: list[float], patience: l
     ("pause", "wait"),
     [(0.0, 0.0), (3.0, 3.0), (LONGEST_PAUSE, LONGEST_PAUSE), (LONGEST_PAUSE + 0.1, 0.0), (3600.0, 0.0)],
 )
-def test_pause_holds_back_the_next_slot(pause: float, wait: float) -> None:
+def test_pause_delays_the_next_slot(pause: float, wait: float) -> None:
     clock = FakeClock()
     limiter = ProcessRateLimiter(5.0, 5, clock=clock, sleep=lambda _: None)
     limiter.pause(pause)
     assert limiter.acquire(NEVER_MIND) == pytest.approx(wait)
 
 
-def test_a_pause_ends_the_burst() -> None:
+def test_pause_ends_the_burst() -> None:
     clock = FakeClock()
     limiter = ProcessRateLimiter(1.0, 5, clock=clock, sleep=lambda _: None)
     limiter.pause(0.0)
     assert [limiter.acquire(NEVER_MIND) for _ in range(3)] == pytest.approx([0, 1 / MARGIN, 2 / MARGIN])
 
 
-def test_a_pause_never_brings_a_slot_forward() -> None:
+def test_pause_never_brings_a_slot_forward() -> None:
     clock = FakeClock()
     limiter = ProcessRateLimiter(1.0, 1, clock=clock, sleep=lambda _: None)
     for _ in range(5):
@@ -118,13 +118,13 @@ def test_a_pause_never_brings_a_slot_forward() -> None:
     assert limiter.acquire(NEVER_MIND) == pytest.approx(5 / MARGIN)
 
 
-# -- shared --------------------------------------------------------------------------------------------------
+# -- sharing -------------------------------------------------------------------------------------------------
 
 
 BASE = Settings(api_key="shared-key-of-test-pacing")
 
 
-def test_one_budget_for_a_key_whatever_else_the_connection_says() -> None:
+def test_one_budget_per_key_whatever_else_the_connection_says() -> None:
     assert limiter_for(BASE) is limiter_for(BASE.with_(timeout=1, developer_mode=True))
 
 
@@ -133,7 +133,7 @@ def test_another_key_or_host_has_its_own_budget(change: dict[str, str]) -> None:
     assert limiter_for(BASE) is not limiter_for(BASE.with_(**change))
 
 
-def test_the_lanes_of_a_key_draw_on_one_budget() -> None:
+def test_lanes_of_a_key_share_one_budget() -> None:
     single, bulk = limiter_for(BASE), limiter_for(BASE, lane=Lane.BULK)
     assert isinstance(single, LaneRateLimiter)
     assert isinstance(bulk, LaneRateLimiter)
@@ -152,7 +152,7 @@ def test_limits_come_from_the_connection(rate: float, burst: int, at_once: int) 
     assert before.budget.pace.at_once == at_once
 
 
-def test_off_means_no_budget_at_all() -> None:
+def test_off_means_no_budget() -> None:
     limiter = limiter_for(BASE.with_(rate_store="off"))
     limiter.pause(100.0)
     assert isinstance(limiter, UnlimitedRate)
@@ -185,11 +185,11 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def test_a_fork_while_a_lock_is_held_does_not_hang_the_child() -> None:
+def test_fork_while_a_lock_is_held_does_not_hang_the_child() -> None:
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=False).returncode == 0
 
 
-def test_a_wait_for_a_slot_can_be_interrupted() -> None:
+def test_wait_for_a_slot_can_be_interrupted() -> None:
     class Stopped(Exception):
         pass
 

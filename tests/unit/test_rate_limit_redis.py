@@ -1,4 +1,4 @@
-"""What is sent to Redis and what comes back, over a stand-in for the server: the real one is for the system tests."""
+"""Requests to Redis and its responses, with a fake server. The system tests use a real one."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ PACE = Pace.of(5.0, 3)
 
 
 class Script:
-    """Notes what it is run with, and answers like Redis: numbers with a fraction as bytes."""
+    """Records its arguments, and responds like Redis: numbers with a fraction as bytes."""
 
-    def __init__(self, answer: list[Any] | Exception) -> None:
-        self.answer = answer
+    def __init__(self, response: list[Any] | Exception) -> None:
+        self.response = response
         self.runs: list[tuple[list[str], list[Any]]] = []
 
     def __call__(self, *, keys: list[str], args: list[Any]) -> list[Any]:
         self.runs.append((keys, args))
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+        if isinstance(self.response, Exception):
+            raise self.response
+        return self.response
 
 
-def store_with(answer: list[Any] | Exception) -> tuple[RedisStore, Script]:
-    store, script = RedisStore(URL, "account.rate"), Script(answer)
+def store_with(response: list[Any] | Exception) -> tuple[RedisStore, Script]:
+    store, script = RedisStore(URL, "account.rate"), Script(response)
     store._script = script  # type: ignore[assignment]
     return store, script
 
 
 @pytest.mark.parametrize(("lane", "index"), [(Lane.SINGLE, 1), (Lane.WAITING, 2), (Lane.BULK, 3)])
 @pytest.mark.parametrize(("now", "time"), [(None, ""), (1.5, "1.5")])
-def test_what_a_caller_asks(lane: Lane, index: int, now: float | None, time: str) -> None:
+def test_request_of_a_caller(lane: Lane, index: int, now: float | None, time: str) -> None:
     store, script = store_with([2, b"0.25", b"17"])
-    answer, ticket = store.ask(lane, None, PACE, 60, now=now)
-    assert answer == Grant(GrantStatus(2), 0.25, 17)
+    response, ticket = store.ask(lane, None, PACE, 60, now=now)
+    assert response == Grant(GrantStatus(2), 0.25, 17)
     assert ticket == Ticket(id(store), 17)
     [(keys, arguments)] = script.runs
     assert keys == ["crm-provider:account.rate"]
@@ -49,7 +49,7 @@ def test_what_a_caller_asks(lane: Lane, index: int, now: float | None, time: str
     assert arguments[3:] == [repr(PACE.spacing), PACE.at_once, time, index, -1, "60.0"]
 
 
-def test_a_caller_that_comes_back_shows_its_ticket_but_not_that_of_another_store() -> None:
+def test_returning_caller_shows_its_own_ticket_only() -> None:
     store, script = store_with([0, b"0", b"4"])
     _, ticket = store.ask(Lane.BULK, None, PACE, 1.0)
     store.ask(Lane.BULK, ticket, PACE, 1.0)
@@ -57,7 +57,7 @@ def test_a_caller_that_comes_back_shows_its_ticket_but_not_that_of_another_store
     assert [arguments[7] for _, arguments in script.runs] == [-1, 4, -1]
 
 
-def test_a_pause() -> None:
+def test_pause_request() -> None:
     store, script = store_with([])
     store.pause(3, 0.125, PACE, now=2.0)
     store.pause(3.0, 0.0, PACE)
@@ -68,7 +68,7 @@ def test_a_pause() -> None:
     ]
 
 
-def test_the_script_goes_by_the_constants_of_the_schedule() -> None:
+def test_script_uses_the_constants_of_the_schedule() -> None:
     store, script = store_with([0, 0, 0])
     store.ask(Lane.SINGLE, None, PACE, 1.0)
     constants = json.loads(script.runs[0][1][2])
@@ -79,7 +79,7 @@ def test_the_script_goes_by_the_constants_of_the_schedule() -> None:
 @pytest.mark.parametrize(
     "broken", [redis.ConnectionError("s3cret"), redis.ResponseError("no script"), OSError("s3cret")]
 )
-def test_whatever_fails_is_reported_without_the_password(broken: Exception) -> None:
+def test_every_failure_is_reported_without_the_password(broken: Exception) -> None:
     store, _ = store_with(broken)
     kind = type(broken).__name__
     text = f"the rate budget cannot be kept in Redis at redis.example:6380 ({kind})"
@@ -90,7 +90,7 @@ def test_whatever_fails_is_reported_without_the_password(broken: Exception) -> N
         assert unusable.value.__cause__ is None and unusable.value.__suppress_context__
 
 
-def test_a_server_that_hangs_is_not_waited_for() -> None:
+def test_hanging_server_is_not_waited_for() -> None:
     options = redis_store._client(URL).connection_pool.connection_kwargs
     assert (options["socket_timeout"], options["socket_connect_timeout"]) == (TIMEOUT, TIMEOUT)
     tried = []
@@ -105,5 +105,5 @@ def test_a_server_that_hangs_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize(("url", "text"), [(URL, "redis.example:6380"), ("rediss://h", "h:6379")])
-def test_what_is_shown_of_a_url(url: str, text: str) -> None:
+def test_url_is_shown_without_secrets(url: str, text: str) -> None:
     assert redis_store.shown(url) == text

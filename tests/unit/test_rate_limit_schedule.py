@@ -1,4 +1,4 @@
-"""The rule of the budget in simulated time: never too fast, nothing wasted, fair, and no harm by the dead."""
+"""The rule of the budget in simulated time: never too fast, nothing wasted, fair, and not harmed by killed callers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_no_call_is_refused_if_a_caller_wakes_late_or_dies(limits: tuple[float, 
 
 
 @given(limits=LIMITS, callers=CALLERS)
-def test_one_token_is_left_for_the_jitter_of_the_way(limits: tuple[float, int], callers: list[Caller]) -> None:
+def test_one_token_is_reserved_for_network_jitter(limits: tuple[float, int], callers: list[Caller]) -> None:
     rate, burst = limits
     pace = Pace.of(rate, burst)
     sent = Scene(pace, callers, until=20.0).run()
@@ -79,33 +79,33 @@ def test_one_token_is_left_for_the_jitter_of_the_way(limits: tuple[float, int], 
 )
 @pytest.mark.parametrize("late", [0.0, 0.01, 0.1])
 @pytest.mark.parametrize(("rate", "burst"), [(5.0, 2), (50.0, 20), (1.0, 2)])
-def test_all_of_the_budget_is_used_while_there_is_work(rate: float, burst: int, late: float, lanes: list[Lane]) -> None:
+def test_whole_budget_is_used_while_there_is_work(rate: float, burst: int, late: float, lanes: list[Lane]) -> None:
     callers = [Caller(lane=lane, late=late, rest=0.05) for lane in lanes for _ in range(int(rate) + 4)]
     sent = Scene(Pace.of(rate, burst), callers, until=60.0).run()
     assert len(sent) / 60.0 >= 0.98 * rate
 
 
 @given(callers=CALLERS)
-def test_waiting_asks_little(callers: list[Caller]) -> None:
+def test_waiting_makes_few_requests(callers: list[Caller]) -> None:
     scene = Scene(REAL, callers, until=20.0)
     sent = scene.run()
     assert scene.asked <= 4 * len(sent) + len(callers) * 20.0 / LONGEST_RETRY_DELAY + 40
 
 
-# -- fair ----------------------------------------------------------------------------------------------------
+# -- fairness ------------------------------------------------------------------------------------------------
 
 
-def test_a_lane_is_served_first_come_first_served() -> None:
+def test_lane_is_served_first_come_first_served() -> None:
     callers = [Caller(begins=0.001 * n, calls=1) for n in range(20)]
     assert [call.caller for call in Scene(REAL, callers, until=60.0).run()] == list(range(20))
 
 
 @given(st.sets(st.sampled_from(Lane), min_size=2), st.integers(2, 12), st.randoms())
-def test_lanes_that_all_have_work_get_their_weighted_share(lanes: set[Lane], many: int, dice: random.Random) -> None:
+def test_busy_lanes_get_their_weighted_share(lanes: set[Lane], many: int, dice: random.Random) -> None:
     callers = [Caller(lane=lane, rest=0.05, late=dice.random() / 100) for lane in lanes for _ in range(many)]
     sent = Scene(REAL, callers, until=60.0).run()
     whole = sum(WEIGHTS[lane] for lane in lanes)
-    able = dict.fromkeys(lanes, many / (REAL.spacing + 0.05 + GRANT_AHEAD))  # calls a second if it were alone
+    able = dict.fromkeys(lanes, many / (REAL.spacing + 0.05 + GRANT_AHEAD))  # calls per second if it were alone
     for lane in lanes:
         entitled = WEIGHTS[lane] / whole * MARGIN * 5.0
         if able[lane] > 1.5 * entitled:
@@ -113,7 +113,7 @@ def test_lanes_that_all_have_work_get_their_weighted_share(lanes: set[Lane], man
 
 
 @pytest.mark.parametrize("threads", [1, 8, 64])
-def test_a_single_call_does_not_wait_behind_the_queue_of_a_load(threads: int) -> None:
+def test_single_call_does_not_wait_behind_the_queue_of_a_load(threads: int) -> None:
     now_and_then = [Caller(Lane.SINGLE, begins=3.0 + 1.618 * n, calls=1) for n in range(30)]
     sent = Scene(REAL, [*crowd(threads, Lane.BULK), *now_and_then], until=60.0).run()
     waits = [call.at - call.asked for call in sent if call.lane is Lane.SINGLE]
@@ -121,19 +121,19 @@ def test_a_single_call_does_not_wait_behind_the_queue_of_a_load(threads: int) ->
     assert max(waits) <= GRANT_AHEAD + REAL.spacing + 0.01
 
 
-def test_a_load_that_is_alone_gets_everything_before_and_after() -> None:
+def test_load_gets_everything_before_and_after_other_calls() -> None:
     callers = [*crowd(8, Lane.BULK), *crowd(8, Lane.SINGLE, begins=20.0, dies=40.0)]
     sent = Scene(REAL, callers, until=60.0).run()
     rates = [served(sent, Lane.BULK, begin, begin + 18.0) / 18.0 for begin in (1.0, 21.0, 41.0)]
     assert rates == pytest.approx([4.95, 4.95 / 3, 4.95], rel=0.05)
 
 
-# -- the dead ------------------------------------------------------------------------------------------------
+# -- killed callers ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rate", [1.0, 5.0, 50.0])
 @pytest.mark.parametrize("lane", [Lane.BULK, Lane.SINGLE])
-def test_what_the_killed_held_is_free_within_seconds(lane: Lane, rate: float) -> None:
+def test_slots_of_killed_callers_are_free_within_seconds(lane: Lane, rate: float) -> None:
     callers = [*crowd(32, lane, dies=10.0), *crowd(int(rate), Lane.BULK, begins=9.0)]
     sent = Scene(Pace.of(rate, 2), callers, until=40.0).run()
     assert sum(10.0 <= call.at < 14.0 for call in sent) >= 4.0 * rate * MARGIN - GRANT_AHEAD * rate - 2
@@ -144,7 +144,7 @@ def test_what_the_killed_held_is_free_within_seconds(lane: Lane, rate: float) ->
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 3.0, LONGEST_PAUSE])
-def test_after_a_pause_all_go_on_one_by_one(seconds: float) -> None:
+def test_callers_continue_one_by_one_after_a_pause(seconds: float) -> None:
     schedule = Schedule()
     schedule.pause(1000.0, seconds, 0.07, REAL)
     sent = Scene(REAL, crowd(8, calls=1), until=60.0, ask=schedule.ask).run()
@@ -168,9 +168,7 @@ SCHEDULES = st.builds(
 
 
 @given(schedule=SCHEDULES, now=st.floats(0, 1e7), lane=st.sampled_from(Lane))
-def test_whatever_the_state_says_a_caller_gets_a_slot_within_seconds(
-    schedule: Schedule, now: float, lane: Lane
-) -> None:
+def test_caller_gets_a_slot_within_seconds_in_any_state(schedule: Schedule, now: float, lane: Lane) -> None:
     scene = Scene(REAL, [Caller(lane, calls=3)], until=60.0, ask=schedule.ask, began=now)
     longest = LONGEST_PAUSE + GRANT_AHEAD + 2 * REAL.spacing + LONGEST_RETRY_DELAY + NO_SHOW_AFTER
     sent = scene.run()
@@ -180,7 +178,7 @@ def test_whatever_the_state_says_a_caller_gets_a_slot_within_seconds(
 
 
 @given(st.lists(st.tuples(st.floats(-1e5, 1e5), st.integers(1, 5)), min_size=1, max_size=5))
-def test_a_clock_that_jumps_does_not_hold_anybody_up(jumps: list[tuple[float, int]]) -> None:
+def test_clock_jump_delays_nobody(jumps: list[tuple[float, int]]) -> None:
     schedule, now = Schedule(), 2e5
     for jump, calls in jumps:
         now = max(now + jump, 0.0)
@@ -190,21 +188,21 @@ def test_a_clock_that_jumps_does_not_hold_anybody_up(jumps: list[tuple[float, in
         now += 60.0
 
 
-# -- as a record ---------------------------------------------------------------------------------------------
+# -- records -------------------------------------------------------------------------------------------------
 
 
 @given(SCHEDULES)
-def test_a_record_keeps_everything(schedule: Schedule) -> None:
+def test_record_keeps_everything(schedule: Schedule) -> None:
     assert Schedule.from_bytes(schedule.to_bytes()) == schedule
 
 
 @given(schedule=SCHEDULES, at=st.integers(0, 10_000), flip=st.integers(1, 255))
-def test_a_record_with_a_wrong_byte_is_reported(schedule: Schedule, at: int, flip: int) -> None:
+def test_record_with_a_wrong_byte_is_reported(schedule: Schedule, at: int, flip: int) -> None:
     record = bytearray(schedule.to_bytes())
     record[at % len(record)] ^= flip
     assert Schedule.from_bytes(bytes(record)) is None
 
 
 @given(st.binary(max_size=300))
-def test_a_record_of_anything_else_is_reported(record: bytes) -> None:
+def test_foreign_record_is_reported(record: bytes) -> None:
     assert Schedule.from_bytes(record) is None

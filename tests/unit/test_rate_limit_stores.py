@@ -1,4 +1,4 @@
-"""Where budgets are kept: the host's file heals and outlives kills; whatever fails has something to fall back on."""
+"""Stores of budgets: the host's file heals and survives kills, and every failing store has a fallback."""
 
 from __future__ import annotations
 
@@ -59,21 +59,21 @@ def store(folder: Path, clock: FakeClock) -> HostFileStore:
 
 
 def slot(store: RateStore, ticket: Ticket | None = None) -> float:
-    """Seconds to the slot that a caller is given now."""
-    answer, _ = store.ask(SINGLE, ticket, REAL, NEVER_MIND)
-    assert answer.status is GrantStatus.GRANTED
-    return answer.seconds
+    """Seconds to the slot that a caller gets now."""
+    grant, _ = store.ask(SINGLE, ticket, REAL, NEVER_MIND)
+    assert grant.status is GrantStatus.GRANTED
+    return grant.seconds
 
 
 def tickets(store: RateStore) -> list[int]:
-    """Of two callers: they follow each other if one schedule answers both."""
+    """Of two callers: they follow each other if one schedule serves both."""
     return [store.ask(SINGLE, None, REAL, NEVER_MIND)[1].number for _ in range(2)]
 
 
 # -- the file of the host ------------------------------------------------------------------------------------
 
 
-def test_the_file_is_private_and_reveals_nothing(folder: Path, store: HostFileStore) -> None:
+def test_file_is_private_and_reveals_nothing(folder: Path, store: HostFileStore) -> None:
     slot(store)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "key.rate").stat().st_mode) == 0o600
@@ -89,12 +89,12 @@ def test_stores_with_one_file_share_one_budget(folder: Path, clock: FakeClock) -
     assert [slot(first), slot(second)] == pytest.approx([0.0, REAL.spacing])
 
 
-def test_a_ticket_of_another_store_is_worth_nothing(folder: Path, clock: FakeClock) -> None:
+def test_ticket_of_another_store_is_ignored(folder: Path, clock: FakeClock) -> None:
     first = HostFileStore("a.rate", folder=folder, clock=clock)
     for _ in range(2):
         slot(first)
-    answer, ticket = first.ask(SINGLE, None, REAL, NEVER_MIND)
-    assert (answer.status, ticket.number) == (GrantStatus.RETRY_AFTER, 2)
+    grant, ticket = first.ask(SINGLE, None, REAL, NEVER_MIND)
+    assert (grant.status, ticket.number) == (GrantStatus.RETRY_AFTER, 2)
     _, other = HostFileStore("b.rate", folder=folder, clock=clock).ask(SINGLE, ticket, REAL, NEVER_MIND)
     assert other.number == 0
 
@@ -122,7 +122,7 @@ def test_any_damage_heals(folder: Path, damage: bytes) -> None:
     assert Schedule.from_bytes((folder / "key.rate").read_bytes()) is not None
 
 
-def test_what_follows_the_record_is_cut_off(folder: Path, store: HostFileStore) -> None:
+def test_bytes_after_the_record_are_truncated(folder: Path, store: HostFileStore) -> None:
     slot(store)
     with (folder / "key.rate").open("ab") as file:
         file.write(b"more")
@@ -131,7 +131,7 @@ def test_what_follows_the_record_is_cut_off(folder: Path, store: HostFileStore) 
     assert Schedule.from_bytes((folder / "key.rate").read_bytes()) is not None
 
 
-def test_a_file_deleted_meanwhile_is_made_again(folder: Path, store: HostFileStore, clock: FakeClock) -> None:
+def test_file_deleted_meanwhile_is_recreated(folder: Path, store: HostFileStore, clock: FakeClock) -> None:
     slot(store)
     (folder / "key.rate").unlink()
     assert slot(store) == 0.0
@@ -143,7 +143,7 @@ def test_a_file_deleted_meanwhile_is_made_again(folder: Path, store: HostFileSto
     assert slot(store) == 0.0
 
 
-def test_a_file_in_use_is_not_swept_away(folder: Path, clock: FakeClock) -> None:
+def test_file_in_use_is_not_swept(folder: Path, clock: FakeClock) -> None:
     import fcntl
 
     slot(HostFileStore("old.rate", folder=folder, clock=clock))
@@ -189,7 +189,7 @@ def a_pipe_in_it(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("trap", [other_owner, open_to_others, a_link, a_file, no_parent, a_link_in_it, a_pipe_in_it])
-def test_a_folder_that_others_have_a_hand_in_is_not_used(
+def test_folder_writable_by_others_is_not_used(
     monkeypatch: pytest.MonkeyPatch, folder: Path, clock: FakeClock, trap: Callable[[pytest.MonkeyPatch, Path], None]
 ) -> None:
     trap(monkeypatch, folder)
@@ -200,7 +200,7 @@ def test_a_folder_that_others_have_a_hand_in_is_not_used(
         assert (folder.parent / "victim").read_bytes() == b"precious"
 
 
-# -- many real processes -------------------------------------------------------------------------------------
+# -- real processes ------------------------------------------------------------------------------------------
 
 CALLER = """
 import sys, time
@@ -230,7 +230,7 @@ def start_caller(folder: Path, rate: float) -> subprocess.Popen[str]:
 
 
 def next_call_after(moment: float, process: subprocess.Popen[str]) -> list[float]:
-    """The calls of a process up to its first after a moment."""
+    """The calls of a process up to its first call after a moment."""
     assert process.stdout
     calls = [float(process.stdout.readline())]
     while calls[-1] <= moment:
@@ -239,7 +239,7 @@ def next_call_after(moment: float, process: subprocess.Popen[str]) -> list[float
 
 
 @pytest.mark.slow
-def test_processes_that_are_killed_all_the_time_neither_break_the_rate_nor_stop_the_others(folder: Path) -> None:
+def test_constantly_killed_processes_neither_break_the_rate_nor_stop_the_others(folder: Path) -> None:
     rate = 100.0
     steady = [start_caller(folder, rate) for _ in range(2)]
     began = time.monotonic()
@@ -258,11 +258,11 @@ def test_processes_that_are_killed_all_the_time_neither_break_the_rate_nor_stop_
             process.kill()
             calls += [float(line) for line in process.communicate()[0].splitlines()]
     within = [at for at in calls if began <= at < ended]
-    assert len(within) <= rate * (ended - began) + 35, "those in the horizon may still go"
+    assert len(within) <= rate * (ended - began) + 35, "calls within the horizon may still go"
     assert Schedule.from_bytes((folder / "key.rate").read_bytes()) is not None
 
 
-# -- what to fall back on ------------------------------------------------------------------------------------
+# -- fallbacks -----------------------------------------------------------------------------------------------
 
 
 class Broken:
@@ -283,7 +283,7 @@ class Broken:
         self.whole.pause(seconds, phase, pace)
 
 
-def test_one_warning_while_a_store_is_out_of_order_and_a_line_when_it_is_back(
+def test_failing_store_logs_one_warning_and_a_line_when_it_recovers(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -292,7 +292,7 @@ def test_one_warning_while_a_store_is_out_of_order_and_a_line_when_it_is_back(
     assert slot(store) == 0.0
     assert slot(store) == pytest.approx(REAL.spacing), "the second store counts"
     store.pause(0.0, 0.0, REAL)
-    assert first.asked == 1, "the broken one is left alone for a while"
+    assert first.asked == 1, "the broken one is not used for a while"
     for _ in range(3):
         clock.now += RECHECK + 0.1
         slot(store)
@@ -307,8 +307,8 @@ def test_one_warning_while_a_store_is_out_of_order_and_a_line_when_it_is_back(
     assert [record.levelname for record in logged(caplog)] == ["WARNING", "INFO"]
 
 
-def test_a_store_that_failed_is_tried_again_after_a_while_by_one_caller(clock: FakeClock) -> None:
-    """The others do not wait for that attempt, which may take long."""
+def test_failed_store_is_tried_again_after_a_while_by_one_caller(clock: FakeClock) -> None:
+    """The others do not wait for this attempt, which may be slow."""
     meanwhile: list[int] = []
 
     class Slow(Broken):
@@ -331,7 +331,7 @@ def test_a_store_that_failed_is_tried_again_after_a_while_by_one_caller(clock: F
 
 
 @pytest.mark.parametrize("fails", [True, False])
-def test_a_refusal_reaches_the_store_in_use(clock: FakeClock, fails: bool) -> None:
+def test_refusal_reaches_the_store_in_use(clock: FakeClock, fails: bool) -> None:
     first, second = Broken(MemoryStore(clock=clock)), MemoryStore(clock=clock)
     first.fails = fails
     FallbackStore(first, second, otherwise="-", clock=clock).pause(4.0, 0.0, REAL)
@@ -341,26 +341,26 @@ def test_a_refusal_reaches_the_store_in_use(clock: FakeClock, fails: bool) -> No
 
 
 @pytest.mark.parametrize("fails", [True, False, None])
-def test_a_ticket_keeps_its_place(clock: FakeClock, fails: bool | None) -> None:
+def test_ticket_keeps_its_position(clock: FakeClock, fails: bool | None) -> None:
     store: RateStore = MemoryStore(clock=clock)
     if fails is not None:
         first = Broken(store)
         first.fails = fails
         store = FallbackStore(first, MemoryStore(clock=clock), otherwise="-", clock=clock)
     tickets(store)
-    answer, mine = store.ask(SINGLE, None, REAL, NEVER_MIND)
+    grant, mine = store.ask(SINGLE, None, REAL, NEVER_MIND)
     _, others = store.ask(SINGLE, None, REAL, NEVER_MIND)
-    assert (answer.status, mine.number, others.number) == (GrantStatus.RETRY_AFTER, 2, 3)
+    assert (grant.status, mine.number, others.number) == (GrantStatus.RETRY_AFTER, 2, 3)
     assert store.ask(SINGLE, mine, REAL, NEVER_MIND)[1] == mine
     assert store.ask(SINGLE, others, REAL, NEVER_MIND)[1] == others
 
 
-def test_of_many_threads_one_warns(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_of_many_threads_warns(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     together = threading.Barrier(8)
 
     class Failing(Broken):
         def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
-            together.wait(60)  # all have begun before one has failed
+            together.wait(60)  # all start before one has failed
             return super().ask(lane, ticket, pace, patience)
 
     store = FallbackStore(Failing(MemoryStore()), MemoryStore(), otherwise="-", clock=clock)
@@ -372,7 +372,7 @@ def test_of_many_threads_one_warns(clock: FakeClock, caplog: pytest.LogCaptureFi
     assert len(logged(caplog)) == 1
 
 
-def test_who_waited_at_the_broken_store_queues_up_at_the_other(clock: FakeClock) -> None:
+def test_caller_from_the_broken_store_queues_up_at_the_other(clock: FakeClock) -> None:
     first = Broken(MemoryStore(clock=clock))
     first.fails = False
     store = FallbackStore(first, MemoryStore(clock=clock), otherwise="-", clock=clock)
@@ -383,7 +383,7 @@ def test_who_waited_at_the_broken_store_queues_up_at_the_other(clock: FakeClock)
     assert slot(store, ticket) == 0.0
 
 
-def test_without_a_private_folder_each_process_paces_itself(
+def test_each_process_paces_itself_without_a_private_folder(
     monkeypatch: pytest.MonkeyPatch, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     open_to_others(monkeypatch, folder)
@@ -394,7 +394,7 @@ def test_without_a_private_folder_each_process_paces_itself(
     assert "mode 0700); each process paces itself until it can be used again" in caplog.text
 
 
-def test_without_its_redis_a_host_paces_itself_and_the_password_is_not_shown(
+def test_host_paces_itself_without_redis_and_hides_the_password(
     monkeypatch: pytest.MonkeyPatch, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(host_file, "private_folder", lambda: folder)
@@ -407,14 +407,14 @@ def test_without_its_redis_a_host_paces_itself_and_the_password_is_not_shown(
     assert "s3cret" not in caplog.text + repr(Settings(api_key="k", rate_store=url))
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(CrmConfigurationError, match=r"pip install 'airflow-provider-crm\[redis\]'"):
         budgets.store_for(Settings(api_key="k", rate_store="redis://host"))
 
 
 @pytest.mark.parametrize("option", ["socket_timeout=soon", "no_such_option=1"])
-def test_an_option_that_redis_does_not_know_is_reported(option: str) -> None:
+def test_unknown_redis_option_is_reported(option: str) -> None:
     with pytest.raises(CrmConfigurationError, match="option after its '\\?'") as raised:
         budgets.store_for(Settings(api_key="k", rate_store=f"redis://:s3cret@host/0?{option}"))
     assert "s3cret" not in str(raised.value)
@@ -423,7 +423,7 @@ def test_an_option_that_redis_does_not_know_is_reported(option: str) -> None:
 # -- forks and refusals --------------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_swept_away_while_its_lock_is_waited_for_is_opened_anew(
+def test_file_swept_while_its_lock_is_awaited_is_reopened(
     monkeypatch: pytest.MonkeyPatch, folder: Path, clock: FakeClock, store: HostFileStore
 ) -> None:
     slot(store)
@@ -436,13 +436,13 @@ def test_a_file_that_is_swept_away_while_its_lock_is_waited_for_is_opened_anew(
             (folder / "key.rate").unlink()
 
     monkeypatch.setattr(store._file, "_lock", swept_meanwhile)
-    assert slot(store) == 0.0, "the budget begins anew"
+    assert slot(store) == 0.0, "the budget starts anew"
     assert len(locked) == 2
     assert slot(HostFileStore("key.rate", folder=folder, clock=clock)) == pytest.approx(REAL.spacing)
 
 
-def test_a_child_starts_with_locks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs in the child of a fork, run here."""
+def test_child_process_starts_with_its_own_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of a forked child, run in this process."""
     lock, known = threading.Lock(), {"key": object()}
     monkeypatch.setattr(budgets, "_budgets_lock", lock)
     monkeypatch.setattr(budgets, "_budgets", known)

@@ -1,4 +1,4 @@
-"""Pages read ahead: the same pages in the same order, sooner."""
+"""Pages read ahead: the same pages in the same order, faster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROUTE = "/contacts"
 
 
 class Server:
-    """So many records; notes what is read, and how many at once."""
+    """A listing that records its reads, and how many run at once."""
 
     def __init__(self, count: int, *, total: bool = True, together: int = 1, broken: int | None = None) -> None:
         self.count, self.total, self.broken = count, total, broken
@@ -24,7 +24,7 @@ class Server:
     def __call__(self, number: int) -> Page:
         self.reads.append(number)
         if number > 0:
-            self.barrier.wait(60)  # breaks, and with it the test, unless so many are read at once
+            self.barrier.wait(60)  # breaks, and fails the test, unless that many are read at once
         if number == self.broken:
             raise e.CrmInternalServerError("broken")
         items: list[dict[str, Any]] = [{"id": n} for n in range(number * 10, min(number * 10 + 10, self.count))]
@@ -39,29 +39,29 @@ def ids(server: Server, *, at_once: int = 4, earlier: int = 0) -> list[int]:
 
 @pytest.mark.parametrize("count", [0, 1, 10, 11, 95])
 @pytest.mark.parametrize("at_once", [1, 4])
-def test_the_same_records_in_the_same_order_with_no_call_more(count: int, at_once: int) -> None:
+def test_read_ahead_gives_the_same_records_in_order_without_extra_calls(count: int, at_once: int) -> None:
     server = Server(count)
     assert ids(server, at_once=at_once) == list(range(count))
     assert sorted(server.reads) == list(range(max(-(-count // 10), 1)))
 
 
-def test_without_a_total_nothing_is_read_on_suspicion() -> None:
+def test_nothing_is_read_ahead_without_a_total() -> None:
     server = Server(25, total=False)
     assert ids(server) == list(range(25))
     assert server.reads == [0, 1, 2, 3]
 
 
-def test_four_are_read_at_once() -> None:
+def test_four_pages_are_read_at_once() -> None:
     assert ids(Server(130, together=4)) == list(range(130))
 
 
-def test_after_known_pages() -> None:
+def test_read_ahead_after_known_pages() -> None:
     server = Server(65)
     assert ids(server, earlier=3) == list(range(65))
     assert sorted(server.reads) == [3, 4, 5, 6]
 
 
-def test_an_error_comes_with_its_page_after_those_before_it() -> None:
+def test_error_is_raised_at_its_page_after_those_before_it() -> None:
     with ReadAhead(Server(95, broken=3)) as read:
         pages = walk_pages(read, ROUTE)
         assert [next(pages).number for _ in range(3)] == [0, 1, 2]
@@ -69,7 +69,7 @@ def test_an_error_comes_with_its_page_after_those_before_it() -> None:
             next(pages)
 
 
-def test_who_stops_early_leaves_no_thread() -> None:
+def test_early_stop_leaves_no_thread() -> None:
     before = readers()
     with ReadAhead(Server(95)) as read:
         next(walk_pages(read, ROUTE))

@@ -1,4 +1,4 @@
-"""What a server says back is shown without the values that were sent, however it spells them."""
+"""A server's text is shown without the sent values, however it spells them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ EMAIL = "Zq.Local+tag@zqdomain.example"
 NAME = "Zqfore O'Zqsurname & Søns"
 PHONE = "+55 31 98888-7777"
 NOTE = "Zq one/two, zq three: zq four & zq five"
-"""Of too many words for any of them to be taken out alone."""
+"""A value with too many words for any of them to be removed alone."""
 
 SPELLINGS: dict[str, Callable[[str], str]] = {
-    "as it is": str,
+    "unchanged": str,
     "in capitals": str.upper,
-    "in small letters": str.lower,
+    "in lower case": str.lower,
     "percent-encoded": lambda value: quote(value, safe=""),
-    "percent-encoded but for slashes": quote,
+    "percent-encoded except slashes": quote,
     "as a form": quote_plus,
     "in JSON": json.dumps,
-    "in JSON, as it is": lambda value: json.dumps(value, ensure_ascii=False),
+    "in JSON, unescaped": lambda value: json.dumps(value, ensure_ascii=False),
     "in HTML": html.escape,
     "repr": repr,
     "repr of bytes": lambda value: repr(value.encode()),
     "base64": lambda value: base64.b64encode(value.encode()).decode(),
     "base64 for URLs": lambda value: base64.urlsafe_b64encode(value.encode()).decode(),
-    "base64 without its end": lambda value: base64.b64encode(value.encode()).decode().rstrip("="),
-    "base64 after something": lambda value: f"x/{base64.b64encode(value.encode()).decode()}",
-    "base64 of more": lambda value: base64.b64encode(f'{{"email": "{value}"}}'.encode()).decode(),
+    "base64 without padding": lambda value: base64.b64encode(value.encode()).decode().rstrip("="),
+    "base64 after other text": lambda value: f"x/{base64.b64encode(value.encode()).decode()}",
+    "base64 of a longer text": lambda value: base64.b64encode(f'{{"email": "{value}"}}'.encode()).decode(),
     "hexadecimal": lambda value: value.encode().hex(),
 }
 
@@ -54,7 +54,7 @@ NESTED: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("value", [KEY, EMAIL, NAME, PHONE, NOTE])
-def test_a_value_is_found_in_any_spelling(value: str, spelling: str) -> None:
+def test_value_is_found_in_any_spelling(value: str, spelling: str) -> None:
     said = SPELLINGS[spelling](value)
     shown = without_values(f"bad: <{said}>, sorry", [value])
     assert said not in shown
@@ -75,18 +75,18 @@ def test_a_value_is_found_in_any_spelling(value: str, spelling: str) -> None:
         ("Err\u3055\u3093\u306fErr", "[value]\u3055\u3093\u306f[value]"),
     ],
 )
-def test_a_short_value_is_removed_only_as_a_word(said: str, shown: str) -> None:
+def test_short_value_is_removed_only_as_a_word(said: str, shown: str) -> None:
     assert without_values(said, ["Err"], in_parts=False) == shown
 
 
 @pytest.mark.parametrize("value", ["Erikson", "Err7x", "\u5c0f\u660e\u738b"])
-def test_a_longer_value_and_one_of_other_characters_is_removed_within_a_word(value: str) -> None:
+def test_longer_or_non_ascii_value_is_removed_within_a_word(value: str) -> None:
     assert without_values(f"x{value}x", [value]) == "x[value]x"
 
 
 @pytest.mark.parametrize("spelling", NESTED)
 @pytest.mark.parametrize("value", [EMAIL, NAME])
-def test_words_of_a_value_are_found_however_deep_it_is_wrapped(value: str, spelling: str) -> None:
+def test_words_of_a_value_are_found_however_deep_they_are_nested(value: str, spelling: str) -> None:
     assert "zq" not in without_values(NESTED[spelling](value), [value]).lower()
 
 
@@ -104,7 +104,7 @@ def test_words_of_a_value_are_found_however_deep_it_is_wrapped(value: str, spell
         (PHONE, "tel:988887777"),
     ],
 )
-def test_a_part_that_reveals_the_value_is_found(value: str, said: str) -> None:
+def test_part_that_reveals_the_value_is_found(value: str, said: str) -> None:
     shown = without_values(said, [value]).lower()
     assert "[value]" in shown
     assert [trace for trace in ("zq", "8888", "7777") if trace in shown] == []
@@ -129,25 +129,25 @@ def test_ordinary_words_stay(sent: list[str], text: str) -> None:
     assert without_values(text, sent) == text
 
 
-def test_another_address_is_found_whatever_it_shares_with_the_one_that_was_sent() -> None:
+def test_another_address_is_found_whatever_it_shares_with_the_sent_one() -> None:
     assert (
         without_values(f"{EMAIL.removeprefix('Zq')} and other.tag@zqdomain.example", [EMAIL]) == "[email] and [email]"
     )
 
 
-def test_the_sides_of_an_address_may_stay() -> None:
+def test_parts_of_an_address_may_stay() -> None:
     assert without_values("valid", ["valid@zq.example"], in_parts=False) == "valid"
     assert without_values("valid@zq.example", ["valid@zq.example"], in_parts=False) == "[value]"
 
 
-def test_a_long_value_is_found_beside_letters_that_are_two_in_lower_case() -> None:
+def test_long_value_is_found_beside_letters_with_two_lower_case_characters() -> None:
     value = f"Zq{'x' * LONG}"
     assert without_values(f"\u0130 {value.upper()}, sorry", [value]) == "i\u0307 [value], sorry"
     assert without_values(f"No {value.upper()}, sorry", [value]) == "No [value], sorry"
 
 
-def test_a_long_body_of_digits_is_read_in_one_go() -> None:
-    """The pattern for phone numbers is bounded: without that, this would take minutes."""
+def test_long_body_of_digits_is_scanned_in_linear_time() -> None:
+    """The pattern for phone numbers is bounded. Otherwise this would take minutes."""
     assert without_values("1" * 100_000, [PHONE]) == "1" * 100_000
 
 
@@ -159,5 +159,5 @@ def test_no_value_of_any_kind_is_left(value: str, spelling: str) -> None:
 
 
 @given(st.lists(st.text("abcxyz @", min_size=1, max_size=12), max_size=2 * MOST_WORDS), st.text(max_size=80))
-def test_anything_can_be_looked_through(sent: list[str], text: str) -> None:
+def test_any_text_can_be_scanned(sent: list[str], text: str) -> None:
     assert isinstance(without_values(text, sent), str)

@@ -1,4 +1,4 @@
-"""The tables of docs/reliability.md: an observation of a test becomes a line, and a different line is reported."""
+"""The tables of docs/reliability.md: an observation of a test becomes a line, and a differing line is reported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def wrote(tmp_path: Path, *lines: Seen, arguments: tuple[str, ...] = ()) -> int:
     return reliability.main([str(file), *arguments])
 
 
-def test_an_error_says_what_was_said_and_what_to_do() -> None:
+def test_error_text_has_the_message_and_the_advice() -> None:
     line = seen()
     assert line.said == "`CrmConnectionError`: no | way to 127.0.0.1:PORT. The write may or may not have happened"
     assert line.remedy == ERROR.suggested_action
@@ -63,14 +63,14 @@ def test_texts_are_the_same_in_every_run(text: str, shown: str) -> None:
     assert reliability.stable(text) == shown
 
 
-def test_a_line_that_is_not_in_the_document_is_reported_with_the_command(document: Path) -> None:
+def test_line_missing_in_the_document_is_reported_with_the_command(document: Path) -> None:
     reported = reliability.difference(seen(), document)
     assert reported is not None
     assert reliability.REGENERATE in reported
     assert "no such line" in reported
 
 
-def test_what_was_written_is_what_was_seen(document: Path, tmp_path: Path) -> None:
+def test_written_observation_is_read_back(document: Path, tmp_path: Path) -> None:
     other = seen(part="process", fault="killed")
     assert wrote(tmp_path, seen(), other) == 0
     assert [reliability.difference(line, document) for line in (seen(), other)] == [None, None]
@@ -80,14 +80,14 @@ def test_what_was_written_is_what_was_seen(document: Path, tmp_path: Path) -> No
     assert document.read_text(encoding="utf-8").endswith("<!-- end -->\ntext\n")
 
 
-def test_a_whole_run_replaces_its_part_and_no_other(document: Path, tmp_path: Path) -> None:
+def test_complete_run_replaces_its_part_and_no_other(document: Path, tmp_path: Path) -> None:
     wrote(tmp_path, seen(), seen(hits="load"), seen(part="process"))
     wrote(tmp_path, seen(hits="load"))
     held = reliability.tables(document)
     assert (list(held["network"]), list(held["process"])) == ([("refused", "load")], [("refused", "upsert")])
 
 
-def test_a_line_that_a_whole_run_has_not_seen_is_left_out_and_reported(
+def test_line_not_observed_by_a_complete_run_is_removed_and_reported(
     document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrote(tmp_path, seen(), seen(hits="load"), seen(part="process"))
@@ -98,8 +98,8 @@ def test_a_line_that_a_whole_run_has_not_seen_is_left_out_and_reported(
     assert capsys.readouterr().err == ""
 
 
-def test_every_line_of_what_breaks_on_this_side_is_of_a_test() -> None:
-    """A line of it may be seen by several; of the other two tables their own tests know."""
+def test_every_line_about_local_failures_has_a_test() -> None:
+    """Several tests may observe a line. The other two tables are checked by their own tests."""
     sources = [path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].glob("[is]*/test_*.py")]
     tests = [_texts(source) for source in sources if 'reliability("process")' in source]
     lines = reliability.tables(reliability.DOCUMENT)["process"]

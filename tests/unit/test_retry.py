@@ -1,4 +1,4 @@
-"""One call: what is sent again and when, how a lost POST is verified, and what the error that remains says."""
+"""One call: which attempts are repeated and when, how a lost POST is verified, and the text of the final error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OK = data({"id": "c-1"})
 
 
 def failed(made: Bench, call: Call, **options: Any) -> e.CrmError:
-    """The error that remains of a call."""
+    """The final error of a call."""
     with pytest.raises(e.CrmError) as raised:
         made.send(call, **options)
     return raised.value
@@ -49,7 +49,7 @@ def always(step: Step) -> list[Step]:
 
 
 def raising(type_: str) -> Step:
-    """A step that raises an error of a type; a write may have happened if the type allows it."""
+    """A step that raises an error of a type. A write may have been processed if the type allows it."""
 
     def step(call: Call) -> CrmResponse:
         cls = CATALOGUE[type_].error
@@ -59,12 +59,12 @@ def raising(type_: str) -> Step:
     return step
 
 
-# -- what is sent again --------------------------------------------------------------------------------------
+# -- repeated attempts ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", CALLS)
 @pytest.mark.parametrize("type_", TYPES)
-def test_what_is_sent_again(type_: str, method: str) -> None:
+def test_repeated_errors_by_method(type_: str, method: str) -> None:
     made = bench(*always(raising(type_)))
     remaining = failed(made, Call(method=method, route="/deals"))
     expected = 5 if method in REPEATED.get(type_, ()) else 1
@@ -73,7 +73,7 @@ def test_what_is_sent_again(type_: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("family", [e.CrmTransientError, e.CrmThrottledError, e.CrmProtocolError, e.CrmNotFoundError])
-def test_an_unknown_type_is_sent_again_as_its_family(family: type[e.CrmError]) -> None:
+def test_unknown_type_is_repeated_like_its_family(family: type[e.CrmError]) -> None:
     def step(call: Call) -> CrmResponse:
         raise family("x", type="HTTP_599", status=599)
 
@@ -83,28 +83,28 @@ def test_an_unknown_type_is_sent_again_as_its_family(family: type[e.CrmError]) -
 
 
 @pytest.mark.parametrize("method", [*CALLS, "PATCH"])
-def test_a_refused_connection_is_tried_again_with_any_method(method: str) -> None:
+def test_refused_connection_is_retried_with_any_method(method: str) -> None:
     made = bench(refused, refused, OK)
     assert made.send(Call(method=method, route="/deals")) == {"id": "c-1"}
 
 
-def test_a_patch_that_may_have_happened_is_not_sent_again() -> None:
+def test_patch_with_unknown_outcome_is_not_repeated() -> None:
     made = bench(lost)
     assert failed(made, Call(method="PATCH", route="/deals")).outcome_known is False
 
 
-def test_a_success_after_errors_of_all_kinds() -> None:
+def test_success_after_errors_of_all_kinds() -> None:
     made = bench(error("TOO_MANY_REQUESTS"), lost, error("INTERNAL_SERVER_ERROR"), refused, OK)
     assert made.send(GET) == {"id": "c-1"}
     assert made.http.sent == ["GET /contacts/ada%40example.com"] * 5
 
 
-def test_a_success_at_once_takes_no_detour(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_immediate_success_skips_the_retry_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RetryLoop, "_retrying", lambda loop: pytest.fail("the loop for further attempts was made"))
     assert bench(OK).send(GET) == {"id": "c-1"}
 
 
-def test_a_bug_is_no_error_of_the_crm() -> None:
+def test_bug_is_not_a_crm_error() -> None:
     def bug(call: Call) -> CrmResponse:
         raise ZeroDivisionError
 
@@ -113,7 +113,7 @@ def test_a_bug_is_no_error_of_the_crm() -> None:
         made.send(GET)
 
 
-# -- when it is sent again -----------------------------------------------------------------------------------
+# -- delays --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("jitter", "delays"), [(0.0, [0.25, 0.5, 1.0, 2.0]), (1.0, [0.5, 1.0, 2.0, 4.0])])
@@ -130,19 +130,19 @@ def test_delays_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("type_", ["TOO_MANY_REQUESTS", "INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE"])
-def test_the_servers_delay_is_kept(type_: str) -> None:
+def test_servers_delay_is_respected(type_: str) -> None:
     made = bench(error(type_, **{"Retry-After": "7"}), OK)
     made.send(GET)
     assert made.clock.slept == [7.0 + 0.5]  # jitter: callers with the same Retry-After do not return at the same moment
 
 
-def test_a_delay_longer_than_the_budget_ends_the_call_at_once() -> None:
+def test_delay_longer_than_the_budget_ends_the_call_at_once() -> None:
     made = bench(error("TOO_MANY_REQUESTS", **{"Retry-After": "61"}))
     remaining = failed(made, GET)
     assert (remaining.retry_after, remaining.attempts, made.clock.slept) == (61.0, 1, [])
 
 
-def test_a_used_up_quota_is_not_worth_a_second_try() -> None:
+def test_used_up_quota_is_not_retried() -> None:
     made = bench(error("LIMIT_EXCEEDED"))
     assert isinstance(failed(made, GET), e.CrmLimitExceededError)
 
@@ -154,7 +154,7 @@ def test_a_used_up_quota_is_not_worth_a_second_try() -> None:
     jitter=st.floats(0, 1),
     each=st.floats(0, 20),
 )
-def test_the_budget_is_kept(seconds: float, tries: int, after: list[int], jitter: float, each: float) -> None:
+def test_time_budget_is_kept(seconds: float, tries: int, after: list[int], jitter: float, each: float) -> None:
     starts = []
 
     def slow(step: Step) -> Step:
@@ -173,15 +173,15 @@ def test_the_budget_is_kept(seconds: float, tries: int, after: list[int], jitter
     assert remaining.elapsed == pytest.approx(made.clock.now - starts[0])
 
 
-def test_one_try() -> None:
+def test_single_attempt() -> None:
     made = bench(lost)
     assert failed(made, GET, budget=ONE_TRY).attempts == 1
 
 
-# -- the error that remains ----------------------------------------------------------------------------------
+# -- the final error -----------------------------------------------------------------------------------------
 
 
-def test_the_original_error_says_how_often_and_how_long() -> None:
+def test_original_error_says_how_often_and_how_long() -> None:
     made = bench(*always(error("INTERNAL_SERVER_ERROR")))
     remaining = failed(made, GET)
     assert isinstance(remaining, e.CrmInternalServerError)
@@ -189,7 +189,7 @@ def test_the_original_error_says_how_often_and_how_long() -> None:
     assert "Tried 5 times in 7.5 s." in str(remaining)
 
 
-def test_an_error_on_the_first_try_says_nothing_of_tries() -> None:
+def test_error_on_the_first_attempt_mentions_no_attempts() -> None:
     assert "Tried" not in str(failed(bench(error("DEAL_NOT_FOUND")), GET))
 
 
@@ -206,13 +206,13 @@ def test_an_error_on_the_first_try_says_nothing_of_tries() -> None:
     ids=["refused value", "after no connection", "after throttling", "after a lost try", "lost, then no connection",
          "after a 500"],
 )  # fmt: skip
-def test_whether_a_write_may_have_happened(steps: list[Step], known: bool) -> None:
+def test_write_may_have_happened(steps: list[Step], known: bool) -> None:
     remaining = failed(bench(*steps), PUT)
     assert remaining.outcome_known is known
     assert ("The write may or may not have happened." in str(remaining)) is not known
 
 
-def test_a_lost_read_has_no_outcome_to_know() -> None:
+def test_lost_read_has_no_unknown_outcome() -> None:
     assert failed(bench(*always(lost)), GET).outcome_known is True
 
 
@@ -220,15 +220,15 @@ def test_a_lost_read_has_no_outcome_to_know() -> None:
 
 
 @pytest.mark.parametrize("first", [refused, error("TOO_MANY_REQUESTS")], ids=["no connection", "throttled"])
-def test_a_404_after_a_delete_that_was_never_carried_out_is_an_error(first: Step) -> None:
+def test_not_found_after_an_unsent_delete_is_an_error(first: Step) -> None:
     assert isinstance(failed(bench(first, error("CONTACT_NOT_FOUND")), DELETE), e.CrmContactNotFoundError)
 
 
 # -- a lost POST ---------------------------------------------------------------------------------------------
 
 
-def answers(*found: Any) -> VerifyWrite:
-    """A ``verify_write`` that finds these, one after the other; an exception is raised."""
+def finding(*found: Any) -> VerifyWrite:
+    """A ``verify_write`` that returns these, one after the other. An exception is raised."""
     queue = list(found)
 
     def verify_write(first_sent: float) -> Any:
@@ -245,47 +245,47 @@ UNREAD = e.CrmServiceUnavailableError("Service Unavailable", status=503)
 
 
 @pytest.mark.parametrize("first", [refused, error("TOO_MANY_REQUESTS")], ids=["no connection", "throttled"])
-def test_a_post_that_was_never_carried_out_needs_no_verification(first: Step) -> None:
+def test_post_that_was_never_processed_needs_no_verification(first: Step) -> None:
     made = bench(first, OK)
-    assert made.send(POST, verify_write=answers()) == {"id": "c-1"}
+    assert made.send(POST, verify_write=finding()) == {"id": "c-1"}
 
 
-def test_a_409_after_throttling_is_an_error() -> None:
+def test_conflict_after_throttling_is_an_error() -> None:
     made = bench(error("TOO_MANY_REQUESTS"), error("CONTACT_ALREADY_EXISTS"))
-    assert isinstance(failed(made, POST, verify_write=answers()), e.CrmContactAlreadyExistsError)
+    assert isinstance(failed(made, POST, verify_write=finding()), e.CrmContactAlreadyExistsError)
 
 
-def test_while_reading_back_fails_nothing_is_sent() -> None:
+def test_nothing_is_sent_while_verification_fails() -> None:
     made = bench(lost, OK)
-    assert made.send(POST, verify_write=answers(UNREAD, UNREAD, None)) == {"id": "c-1"}
+    assert made.send(POST, verify_write=finding(UNREAD, UNREAD, None)) == {"id": "c-1"}
     assert len(made.http.calls) == 2
 
 
-def test_if_reading_back_keeps_failing_the_original_error_remains() -> None:
+def test_failed_verification_raises_the_original_error() -> None:
     made = bench(lost)
-    remaining = failed(made, POST, verify_write=answers(*[UNREAD] * 9))
+    remaining = failed(made, POST, verify_write=finding(*[UNREAD] * 9))
     assert isinstance(remaining, e.CrmTimeoutError)
     assert remaining.outcome_known is False
     assert len(made.http.calls) == 1
     assert "Reading back whether it happened failed too: SERVICE_UNAVAILABLE." in str(remaining)
 
 
-def test_a_refused_key_while_reading_back_ends_it_at_once() -> None:
-    remaining = failed(bench(lost), POST, verify_write=answers(e.CrmForbiddenError("no", status=403)))
+def test_refused_key_during_verification_ends_the_call_at_once() -> None:
+    remaining = failed(bench(lost), POST, verify_write=finding(e.CrmForbiddenError("no", status=403)))
     assert isinstance(remaining, e.CrmForbiddenError)
     assert remaining.outcome_known is False
 
 
-def test_a_post_lost_again_and_again_is_verified_each_time() -> None:
+def test_repeatedly_lost_post_is_verified_each_time() -> None:
     made = bench(*always(lost))
-    remaining = failed(made, POST, verify_write=answers(None, None, None, None))
+    remaining = failed(made, POST, verify_write=finding(None, None, None, None))
     assert isinstance(remaining, e.CrmTimeoutError)
     assert remaining.outcome_known is False
     assert len(made.http.calls) == 5
 
 
-def test_after_verification_a_final_refusal_is_sure() -> None:
-    remaining = failed(bench(lost, error("INVALID_INPUT")), POST, verify_write=answers(None))
+def test_final_refusal_after_verification_is_certain() -> None:
+    remaining = failed(bench(lost, error("INVALID_INPUT")), POST, verify_write=finding(None))
     assert isinstance(remaining, e.CrmInvalidInputError)
     assert "Tried 2 times" in str(remaining)
 
@@ -293,19 +293,19 @@ def test_after_verification_a_final_refusal_is_sure() -> None:
 # -- the rate budget -----------------------------------------------------------------------------------------
 
 
-def test_every_attempt_draws_on_the_rate_budget() -> None:
+def test_every_attempt_takes_a_slot_of_the_rate_budget() -> None:
     made = bench(lost, error("TOO_MANY_REQUESTS"), OK)
     made.send(GET)
     assert len(made.limiter.asked) == 3
 
 
-def test_a_caller_waits_no_longer_for_a_slot_than_its_budget() -> None:
+def test_caller_waits_no_longer_for_a_slot_than_its_budget() -> None:
     made = bench(*always(lost))
     failed(made, GET)
     assert made.limiter.asked == [60.0, 59.5, 58.5, 56.5, 52.5]
 
 
-def test_no_slot_in_time_is_reported_and_nothing_is_sent() -> None:
+def test_missing_slot_is_reported_and_nothing_is_sent() -> None:
     made = bench(limiter=FakeRateLimiter(away={0: 90.0}))
     remaining = failed(made, GET)
     assert isinstance(remaining, e.CrmTooManyRequestsError)
@@ -314,14 +314,14 @@ def test_no_slot_in_time_is_reported_and_nothing_is_sent() -> None:
     assert remaining.outcome_known is True
 
 
-def test_no_slot_for_a_further_try_leaves_the_original_error() -> None:
+def test_missing_slot_for_a_retry_raises_the_original_error() -> None:
     made = bench(error("INTERNAL_SERVER_ERROR"), limiter=FakeRateLimiter(away={1: 90.0}))
     remaining = failed(made, GET)
     assert isinstance(remaining, e.CrmInternalServerError), "design, section 4: the original typed error is raised"
     assert len(made.http.calls) == remaining.attempts == 1
 
 
-def test_a_budget_spent_by_reading_back_leaves_the_original_error() -> None:
+def test_budget_spent_on_verification_raises_the_original_error() -> None:
     made = bench(lost, lost)
 
     def slow_verify(first_sent: float) -> None:
@@ -329,7 +329,7 @@ def test_a_budget_spent_by_reading_back_leaves_the_original_error() -> None:
 
     remaining = failed(made, POST, verify_write=slow_verify)
     assert isinstance(remaining, e.CrmTimeoutError)
-    assert len(made.http.calls) == 2, "what is known not to have happened is sent once more, however long reading took"
+    assert len(made.http.calls) == 2, "an unprocessed call is sent once more, however slow the verification"
     assert "0 s away" not in str(remaining)
 
 
@@ -343,9 +343,7 @@ def test_a_budget_spent_by_reading_back_leaves_the_original_error() -> None:
         ("FORBIDDEN", {}, []),
     ],
 )
-def test_a_refusal_for_pace_holds_back_the_other_callers(
-    type_: str, headers: dict[str, str], paused: list[float]
-) -> None:
+def test_rate_refusal_pauses_the_other_callers(type_: str, headers: dict[str, str], paused: list[float]) -> None:
     made = bench(error(type_, **headers))
     failed(made, GET, budget=ONE_TRY)
     assert made.limiter.paused == paused
@@ -368,7 +366,7 @@ def test_path(email: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["", ".", "..", "a\nb"])
-def test_a_part_that_would_change_the_path_is_refused(part: str) -> None:
+def test_value_that_would_change_the_path_is_refused(part: str) -> None:
     with pytest.raises(e.CrmInvalidValueError):
         assert Call(method="GET", route="/contacts/{email}", path_params={"email": part}).path
 
@@ -386,12 +384,12 @@ def test_shown_path(route: str, parts: dict[str, str], shown: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["contact", "address", "email_address", "who"])
-def test_an_email_under_any_name_is_not_shown(name: str) -> None:
+def test_email_in_any_parameter_is_not_shown(name: str) -> None:
     call = Call(method="GET", route=f"/contacts/{{{name}}}/notes", path_params={name: "ada@example.com"})
     assert "ada" not in call.log_path
 
 
-def test_values_that_must_not_come_back() -> None:
+def test_values_to_redact() -> None:
     call = Call(
         method="POST",
         route="/x/{email}/{deal_id}",
@@ -403,7 +401,7 @@ def test_values_that_must_not_come_back() -> None:
     assert not {"None", "True", "name", "d-1"} & set(call.sensitive_values)
 
 
-def test_what_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_logged_lines_of_a_call(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     bench(error("TOO_MANY_REQUESTS"), OK).send(GET)
     assert [record.getMessage() for record in logged(caplog)] == [

@@ -1,4 +1,4 @@
-"""What a connection may say, and that every refusal names the field and the fix but no secret."""
+"""Valid and invalid connections. Every error names the field and the fix, but no secret."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_defaults_are_as_documented() -> None:
     assert (settings.base_url, settings.developer_mode) == (DEFAULT, False)
     assert (settings.requests_per_second, settings.burst) == (5.0, 2)
     assert settings.rate_store is None
-    assert settings.timeout > 29, "the gateway answers after 29 s at the latest"
+    assert settings.timeout > 29, "the gateway responds within 29 s"
     assert settings == Settings(api_key=KEY) == pickle.loads(pickle.dumps(settings))
 
 
@@ -101,20 +101,20 @@ def test_base_url(host: str | None, port: int | None, base_url: str) -> None:
         ("crm.example", 8443, "must be a complete URL with its scheme"),
     ],
 )
-def test_base_url_is_refused(host: str, port: int | None, problem: str) -> None:
+def test_invalid_base_url_is_refused(host: str, port: int | None, problem: str) -> None:
     message = refusal(host=host, port=port)
     assert problem in message
     assert "secret" not in message
-    assert len(message) > len(problem), "it says the fix too"
+    assert len(message) > len(problem), "the message says the fix"
 
 
 @pytest.mark.parametrize("url", ["https://crm.example:s3cret/v2", "https://[crm.example"])
-def test_a_port_next_to_a_url_that_is_broken_is_left_to_the_check_of_the_url(url: str) -> None:
+def test_port_is_not_added_to_a_broken_url(url: str) -> None:
     assert with_port(url, 8443) == url
 
 
 @pytest.mark.parametrize("host", ["https://crm.example:s3cret", "https://ada:s3cret@exa\u2100mple.com/"])
-def test_a_password_in_a_broken_url_is_not_shown(host: str) -> None:
+def test_password_in_a_broken_url_is_not_shown(host: str) -> None:
     assert "s3cret" not in refusal(host=host)
 
 
@@ -150,19 +150,19 @@ def test_is_local(host: str | None, expected: bool) -> None:
 
 
 @pytest.mark.parametrize("password", [None, "", "   "])
-def test_no_api_key(password: str | None) -> None:
+def test_missing_api_key(password: str | None) -> None:
     message = refusal(password=password)
     assert "Password" in message and "is empty; put the CRM's API key there" in message
 
 
 @pytest.mark.parametrize("password", [f" {KEY}", f"{KEY}\n", f"{KEY}\x00", "kéy", "k\r\nX-Evil: 1"])
-def test_api_key_that_cannot_be_one(password: str) -> None:
+def test_malformed_api_key(password: str) -> None:
     message = refusal(password=password)
     assert "paste the key again" in message
     assert password.strip() not in message
 
 
-def test_the_key_is_nowhere_to_be_seen() -> None:
+def test_key_is_never_shown() -> None:
     settings = Settings(api_key=KEY, rate_store="off")
     assert KEY not in f"{settings!r} {settings} {settings.key_fingerprint} {settings.with_(timeout=1)}"
 
@@ -212,7 +212,7 @@ def test_extra(name: str, value: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("name", EXTRAS)
 @pytest.mark.parametrize("nothing", [None, ""])
-def test_an_extra_left_empty_is_the_default(name: str, nothing: str | None) -> None:
+def test_empty_extra_is_the_default(name: str, nothing: str | None) -> None:
     assert of_fields(extra={name: nothing}) == of_fields()
 
 
@@ -241,12 +241,12 @@ WRONG = {
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values], ids=lambda v: repr(v)[:20]
 )
-def test_extra_is_refused(name: str, value: Any) -> None:
+def test_invalid_extra_is_refused(name: str, value: Any) -> None:
     message = refusal(extra={name: value})
     assert message.startswith(f"Extra {name!r} must be ")
 
 
-def test_every_extra_has_wrong_values_in_the_table() -> None:
+def test_every_extra_has_invalid_values_in_the_table() -> None:
     assert set(WRONG) == set(EXTRAS)
 
 
@@ -264,13 +264,13 @@ def test_unknown_extra(name: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["api_key", "apikey", "key", "token", "x-api-key"])
-def test_a_key_among_the_extras_is_sent_to_its_field_and_not_shown(name: str) -> None:
+def test_key_among_the_extras_is_referred_to_its_field_and_not_shown(name: str) -> None:
     message = refusal(extra={name: "s3cret"})
     assert "put the key into API key (field Password)" in message
     assert "s3cret" not in message
 
 
-def test_a_stores_password_is_not_shown() -> None:
+def test_password_of_a_store_is_not_shown() -> None:
     for url in ("postgres://:s3cret@host/0", "redis://:s3cret@host:99999"):
         assert "s3cret" not in refusal(extra={"rate_store": url})
     assert "s3cret" not in repr(Settings(api_key=KEY, rate_store="redis://:s3cret@host"))
@@ -279,7 +279,7 @@ def test_a_stores_password_is_not_shown() -> None:
 @given(
     st.dictionaries(st.sampled_from(list(EXTRAS)), st.none() | st.booleans() | st.integers() | st.floats() | st.text())
 )
-def test_any_extras_are_taken_or_refused(extra: dict[str, Any]) -> None:
+def test_any_extras_are_accepted_or_refused(extra: dict[str, Any]) -> None:
     try:
         settings = of_fields(extra=extra)
     except CrmConfigurationError:
@@ -290,7 +290,7 @@ def test_any_extras_are_taken_or_refused(extra: dict[str, Any]) -> None:
     assert isinstance(settings.developer_mode, bool)
 
 
-def test_settings_made_in_code_are_checked_too() -> None:
+def test_settings_created_in_code_are_checked() -> None:
     with pytest.raises(CrmConfigurationError, match=r"Extra 'timeout' must be a number from 0\.1 to 600, but is -1"):
         Settings(api_key=KEY, timeout=-1)
     with pytest.raises(CrmConfigurationError, match="plain HTTP"):

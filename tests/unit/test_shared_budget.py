@@ -1,4 +1,4 @@
-"""When the budget of all hosts is used, and how it handles Airflow's exceptions."""
+"""When the budget shared by all hosts is used, and how it handles Airflow's exceptions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def in_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LocalExecutor;team1=EdgeExecutor", "airflow"),
     ],
 )
-def test_the_default_follows_the_executor(
+def test_default_follows_the_executor(
     executor: str, store: str | None, in_a_task: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(config, "executors", lambda: executor)
@@ -58,31 +58,31 @@ def test_the_default_follows_the_executor(
     assert [f": executor {executor} runs tasks" in line for line in said] == ([True] if store else [])
 
 
-def test_what_a_connection_says_is_kept(in_a_task: None) -> None:
+def test_store_in_the_connection_is_kept(in_a_task: None) -> None:
     assert with_store(SETTINGS.with_(rate_store="process")).rate_store == "process"
     assert with_store(SHARED) == SHARED
 
 
 @pytest.mark.parametrize("comms", [None, object()], ids=["no task", "Airflow 3.1 or dag.test"])
-def test_elsewhere_the_host_is_the_default(comms: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_store_is_the_default_elsewhere(comms: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
     assert with_store(SETTINGS).rate_store is None
 
 
-def test_the_executor_is_that_of_airflows_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_executor_comes_from_airflows_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
     assert config.runs_on_many_hosts()
 
 
-def test_in_the_pod_of_a_task_the_executor_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Templates of pods often set another one."""
+def test_executor_is_known_in_the_pod_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pod templates often configure another executor."""
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor")
     assert not config.runs_on_many_hosts()
     monkeypatch.setenv("AIRFLOW_IS_K8S_EXECUTOR_POD", "True")
     assert config.runs_on_many_hosts()
 
 
-def test_a_variable_is_read_and_written(in_a_task: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variable_is_read_and_written(in_a_task: None, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: dict[str, Any] = {}
     monkeypatch.setattr(Variable, "get", lambda key, *, default: kept.get(key, default))
     monkeypatch.setattr(Variable, "set", lambda key, value, description: kept.update({key: value}))
@@ -95,9 +95,7 @@ def test_a_variable_is_read_and_written(in_a_task: None, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("error", [OSError("secret"), EOFError(), RuntimeError("secret"), ImportError()])
-def test_what_airflow_raises_is_an_unusable_store(
-    error: Exception, in_a_task: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_airflow_error_is_an_unusable_store(error: Exception, in_a_task: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
@@ -111,13 +109,13 @@ def test_what_airflow_raises_is_an_unusable_store(
         )
 
 
-def test_outside_of_tasks_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reason_is_given_outside_of_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(task_runner, "SUPERVISOR_COMMS", raising=False)
     with pytest.raises(StoreUnusable, match=r"\(this needs a task or trigger of Airflow 3\.2 or newer\)"):
         AirflowVariable("a.rate").read()
 
 
-def test_the_store_falls_back_on_the_host() -> None:
+def test_store_falls_back_on_the_host() -> None:
     store = store_for(SHARED)
     assert isinstance(store, FallbackStore)
     assert isinstance(store._first, LeaseStore)
@@ -130,14 +128,14 @@ def test_only_the_hook_can_share_through_airflow(monkeypatch: pytest.MonkeyPatch
         store_for(SHARED)
 
 
-def test_all_callers_of_a_shared_budget_narrow_down_one_clock() -> None:
+def test_all_callers_of_a_shared_budget_refine_one_clock() -> None:
     bulk = limiter_for(SHARED, lane=Lane.BULK)
     share = limiter.ShareRateLimiter(limiter_for(SHARED, lane=Lane.WAITING), 1.0)
     assert shared_clock_of(share) is shared_clock_of(bulk) is not None
     assert shared_clock_of(limiter_for(SETTINGS)) is None
 
 
-def test_a_response_narrows_down_the_shared_clock_before_anybody_asks() -> None:
+def test_response_refines_the_shared_clock_before_any_request() -> None:
     shared = limiter_for(SHARED, lane=Lane.BULK)
     transport = Transport(SHARED, limiter=shared)
     transport.close()

@@ -47,7 +47,7 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return make
 
 
-def test_without_the_section_nothing_changes(connection: Callable[..., Any]) -> None:
+def test_missing_section_changes_nothing(connection: Callable[..., Any]) -> None:
     assert site_config.connection_defaults() == {}
     assert site_config.on_error(Work.TASK) == {}
     assert site_config.record_url("contact_url") is None
@@ -58,7 +58,7 @@ def test_without_the_section_nothing_changes(connection: Callable[..., Any]) -> 
     assert (settings.timeout, settings.poll_share, settings.rate_store) == (30.0, 0.5, None)
 
 
-def test_it_stands_in_for_an_extra_that_is_not_there(site: Site, connection: Callable[..., Any]) -> None:
+def test_section_replaces_a_missing_extra(site: Site, connection: Callable[..., Any]) -> None:
     site(timeout="60", poll_share=" 0.3 ", rate_store="process")
     settings = connection()
     assert (settings.timeout, settings.poll_share, settings.rate_store) == (60.0, 0.3, "process")
@@ -75,7 +75,7 @@ def test_it_stands_in_for_an_extra_that_is_not_there(site: Site, connection: Cal
         ("rate_store", "redys://u:hunter2@h", "'airflow' (one budget for all hosts)"),
     ],
 )
-def test_a_wrong_default_of_connections(
+def test_invalid_connection_default(
     site: Site, connection: Callable[..., Any], option: str, value: str, wanted: str
 ) -> None:
     site(**{option: value})
@@ -84,13 +84,13 @@ def test_a_wrong_default_of_connections(
     text = str(raised.value)
     assert f"section [crm], option {option} (AIRFLOW__CRM__{option.upper()}) must be {wanted}" in text
     assert "hunter2" not in text
-    assert "connection 'crm_default'" not in text, "it is not the connection that is wrong"
+    assert "connection 'crm_default'" not in text, "the connection is not at fault"
 
 
 # -- on_error -----------------------------------------------------------------------------------------------
 
 
-def test_the_site_goes_before_an_operators_preset(site: Site) -> None:
+def test_site_takes_precedence_over_an_operators_preset(site: Site) -> None:
     assert CrmDeleteContactOperator(task_id="t", contact_email="a@b.co").decide(
         e.CrmContactNotFoundError("Contact not found.")
     ) == Decision(Action.SKIP, DecidedBy.OPERATOR, "CONTACT_NOT_FOUND", "CrmDeleteContactOperator")
@@ -100,7 +100,7 @@ def test_the_site_goes_before_an_operators_preset(site: Site) -> None:
     ) == Decision(Action.FAIL, DecidedBy.SITE, "CONTACT_NOT_FOUND")
 
 
-def test_lines_of_one_kind_of_work_go_before_those_for_all(site: Site) -> None:
+def test_lines_of_one_kind_of_work_take_precedence_over_those_for_all(site: Site) -> None:
     site(on_error={"DEAL_NOT_FOUND": "skip", "sensor": {"DEAL_NOT_FOUND": "fail", "STAGE_NOT_FOUND": "wait"}})
     assert site_config.on_error(Work.TASK) == {e.CrmDealNotFoundError: Action.SKIP}
     assert site_config.on_error(Work.LOAD) == {e.CrmDealNotFoundError: Action.SKIP}
@@ -110,7 +110,7 @@ def test_lines_of_one_kind_of_work_go_before_those_for_all(site: Site) -> None:
     }
 
 
-def test_a_retry_policy_of_a_task_of_ones_own_follows_the_site(site: Site) -> None:
+def test_retry_policy_of_a_custom_task_follows_the_site(site: Site) -> None:
     pytest.importorskip("airflow.sdk.definitions.retry_policy", reason="Airflow 3.3+")
     policy, error = CrmRetryPolicy(), e.CrmDealNotFoundError("Deal not found.")
     assert policy.evaluate(error, 1, 3).action.name == "FAIL"
@@ -129,7 +129,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_on_error_is_reported_when_the_dag_is_parsed(site: Site, case: str) -> None:
+def test_invalid_on_error_is_reported_when_the_dag_is_parsed(site: Site, case: str) -> None:
     value, wanted = WRONG[case]
     site(on_error=value)
     with pytest.raises(e.CrmConfigurationError) as raised:
@@ -141,7 +141,7 @@ def test_a_wrong_on_error_is_reported_when_the_dag_is_parsed(site: Site, case: s
 # -- the command line ---------------------------------------------------------------------------------------
 
 
-def test_the_table_shows_it(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_policy_table_shows_the_site(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     site(on_error={"DEAL_NOT_FOUND": "skip"})
     assert main(["policy", "--for", "CrmMoveDealStageOperator", "--site", "--format", "json"]) == 0
     lines = {line["type"]: line for line in json.loads(capsys.readouterr().out)}
@@ -151,20 +151,20 @@ def test_the_table_shows_it(site: Site, capsys: pytest.CaptureFixture[str]) -> N
     assert "airflow.cfg" not in capsys.readouterr().out
 
 
-def test_the_command_line_reports_a_wrong_option(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_reports_an_invalid_option(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     site(on_error="{")
     assert main(["policy", "--site"]) == 2
     assert "Airflow's configuration, section [crm], option on_error" in capsys.readouterr().err
 
 
-# -- where things are shown ---------------------------------------------------------------------------------
+# -- links --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "template",
     ["/contacts/{id}", "https://a.example/contacts", "https://a.example/{id}/{email}", "https://a/{id", "{id}"],
 )
-def test_a_template_that_is_none(site: Site, template: str) -> None:
+def test_invalid_url_template(site: Site, template: str) -> None:
     site(contact_url=template)
     with pytest.raises(
         e.CrmConfigurationError, match=r"option contact_url .* must be an http\(s\) URL with {id} in it"
@@ -173,13 +173,13 @@ def test_a_template_that_is_none(site: Site, template: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["{", '{"/a": 1}', '{"/a": "files.example.com"}', '["/a"]'])
-def test_file_links_that_are_none(site: Site, value: str) -> None:
+def test_invalid_file_links(site: Site, value: str) -> None:
     site(file_links=value)
     with pytest.raises(e.CrmConfigurationError, match="option file_links"):
         site_config.file_links()
 
 
-def test_the_section_has_an_option_for_each_that_is_read() -> None:
+def test_section_documents_every_option_that_is_read() -> None:
     options = get_provider_info()["config"]["crm"]["options"]
     folders, links = {"report_directory", "work_directory"}, {"contact_url", "deal_url", "file_links"}
     read = {"on_error", *folders, *links, *site_config.CONNECTION_DEFAULTS}
@@ -188,7 +188,7 @@ def test_the_section_has_an_option_for_each_that_is_read() -> None:
 
 
 @pytest.mark.parametrize("name", get_provider_info()["config"]["crm"]["options"])
-def test_the_example_of_an_option_is_right(site: Site, name: str) -> None:
+def test_example_of_an_option_is_valid(site: Site, name: str) -> None:
     site(**{name: get_provider_info()["config"]["crm"]["options"][name]["example"]})
     found = {
         **site_config.connection_defaults(),

@@ -1,4 +1,4 @@
-"""What the soak (``tests/benchmarks/bench_soak.py``) checks: it finds what goes wrong, and nothing else."""
+"""The checks of the soak (``tests/benchmarks/bench_soak.py``): they find errors, and nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def wrong(
     [
         ("created", {}, WRITTEN),
         ("updated", OTHER, WRITTEN),
-        ("updated", WRITTEN, WRITTEN),  # sent without a look at it
+        ("updated", WRITTEN, WRITTEN),  # sent without a read
         ("unchanged", WRITTEN, WRITTEN),
         ("unchanged", MORE, MORE),
         ("rejected", {}, {}),
@@ -45,7 +45,7 @@ def wrong(
         ("rejected", OTHER, OTHER),
     ],
 )
-def test_a_right_outcome_of_a_contact(outcome: str, before: Any, after: Any) -> None:
+def test_correct_outcome_of_a_contact(outcome: str, before: Any, after: Any) -> None:
     assert wrong("contacts", [ROW], [outcome], before, after) == []
 
 
@@ -63,11 +63,11 @@ def test_a_right_outcome_of_a_contact(outcome: str, before: Any, after: Any) -> 
         ("created", {}, {**WRITTEN, BOB: contact()}, "bob@x.org is in the CRM"),
     ],
 )
-def test_a_wrong_outcome_of_a_contact(outcome: str, before: Any, after: Any, said: str) -> None:
+def test_wrong_outcome_of_a_contact(outcome: str, before: Any, after: Any, said: str) -> None:
     assert said in wrong("contacts", [ROW], [outcome], before, after)
 
 
-def test_lists_belong_to_what_is_written() -> None:
+def test_lists_are_compared_too() -> None:
     assert wrong("contacts", [ROW], ["created"], {}, WRITTEN, list_id="l") == [
         "ada@x.org has other values of lists in the CRM than its outcome says"
     ]
@@ -85,16 +85,16 @@ def test_lists_belong_to_what_is_written() -> None:
         (MORE, OTHER, False),
     ],
 )
-def test_a_rejected_row_may_be_written_in_part(before: Any, after: Any, is_right: bool) -> None:
+def test_rejected_row_may_be_partly_written(before: Any, after: Any, is_right: bool) -> None:
     assert (wrong("contacts", [ROW], ["rejected"], before, after, list_id="l") == []) is is_right
 
 
-def test_after_a_second_try_a_contact_may_be_its_own() -> None:
+def test_unchanged_contact_may_be_created_by_an_earlier_try() -> None:
     assert wrong("contacts", [ROW], ["unchanged"], {}, WRITTEN, is_clear=False) == []
     assert wrong("contacts", [ROW], ["created"], OTHER, WRITTEN, is_clear=False) != []
 
 
-def test_of_two_rows_for_one_contact_the_last_counts() -> None:
+def test_last_of_two_rows_for_one_contact_counts() -> None:
     rows = [{**ROW, "city": "Bergen"}, ROW, {"email": "nobody"}]
     assert wrong("contacts", rows, ["skipped", "created", "rejected"], {}, WRITTEN) == []
     found = wrong("contacts", rows, ["created", "skipped", "created"], {}, OTHER)
@@ -140,7 +140,7 @@ def test_outcomes_of_deals_and_deletions(kind: str, outcome: str, before: Any, a
 
 
 def samples(held: Mapping[str, Any]) -> list[Sample]:
-    """An hour of samples, one each minute; ``held`` maps what is held to a function of the minute."""
+    """An hour of samples, one each minute. ``held`` maps a resource to a function of the minute."""
     return [Sample(60.0 * minute, {what: float(of(minute)) for what, of in held.items()}) for minute in range(60)]
 
 
@@ -154,22 +154,22 @@ def samples(held: Mapping[str, Any]) -> list[Sample]:
         (lambda minute: 150 + minute / 2, True),
     ],
 )
-def test_what_counts_as_a_leak(megabytes: Any, leaks: bool) -> None:
+def test_leak_detection(megabytes: Any, leaks: bool) -> None:
     (growth,) = growths(samples({"megabytes": megabytes}))
     assert growth.leaks is leaks
 
 
-def test_growth_is_told_in_figures() -> None:
+def test_growth_is_reported_in_figures() -> None:
     (growth,) = growths(samples({"files": lambda minute: 10 + minute}))
     assert (growth.what, growth.first, growth.last, growth.most) == ("files", 34.5, 64.5, 69)
     assert growth.slope == pytest.approx(60.0)
 
 
-def test_a_few_samples_say_nothing() -> None:
+def test_few_samples_prove_nothing() -> None:
     assert growths(samples({"files": lambda minute: minute})[:6]) == []
 
 
-def test_the_same_seed_draws_the_same_faults_and_each_is_one_that_the_sandbox_has() -> None:
+def test_same_seed_draws_the_same_faults_which_the_sandbox_supports() -> None:
     def drawn(seed: int, *, spare_waiting: bool = False) -> list[dict[str, Any]]:
         weather = Weather(None, 0, seed, calm=(0, 0), spare_waiting=spare_waiting)
         return [weather.fault(number) for number in range(200)]
@@ -181,7 +181,7 @@ def test_the_same_seed_draws_the_same_faults_and_each_is_one_that_the_sandbox_ha
     )
 
 
-def test_a_killed_object_starts_anew() -> None:
+def test_killed_object_starts_anew() -> None:
     remote = Remote(Counter)  # any class that a new process can import
     try:
         remote("update", ["up", "up"])

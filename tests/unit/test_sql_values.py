@@ -1,4 +1,4 @@
-"""Values of databases: exact, the same in each version of a driver, and a bad one is a problem of its row only."""
+"""Database values: exact, equal in each driver version, and a bad value is a problem of its row only."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ NOT_HELD = [
 
 @pytest.mark.parametrize(("kind", "text"), NOT_HELD)
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_what_python_cannot_hold_ends_no_query(driver: str, kind: str, text: str) -> None:
+def test_value_beyond_python_ends_no_query(driver: str, kind: str, text: str) -> None:
     assert DRIVERS[driver](kind, text) == UnreadableValue(text)
 
 
@@ -81,23 +81,23 @@ def test_what_python_cannot_hold_ends_no_query(driver: str, kind: str, text: str
     ],
 )
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_ordinary_times_are_as_ever(driver: str, kind: str, text: str, value: Any) -> None:
+def test_ordinary_times_are_unchanged(driver: str, kind: str, text: str, value: Any) -> None:
     assert DRIVERS[driver](kind, text) == value
 
 
-def test_a_null_stays_a_null() -> None:
+def test_null_stays_a_null() -> None:
     (read,) = [made for made in psycopg2_types() if OIDS["date"] in made.values]
     assert read(None, None) is None
 
 
 @pytest.mark.parametrize(("kind", "text"), [("inet", "10.0.0.1"), ("cidr", "10.0.0.0/8")])
 def test_addresses_are_text(kind: str, text: str) -> None:
-    """The other one gives text by itself."""
+    """The other driver returns text by default."""
     assert read_by_psycopg(kind, text) == text
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_what_python_cannot_hold_within_an_array(driver: str) -> None:
+def test_value_beyond_python_within_an_array(driver: str) -> None:
     assert DRIVERS[driver]("date[]", "{2024-02-29,infinity,NULL}") == [
         datetime.date(2024, 2, 29), UnreadableValue("infinity"), None,
     ]  # fmt: skip
@@ -111,7 +111,7 @@ def test_arrays_of_addresses_are_lists() -> None:
 JSON = '{"a": 12345678901234567.89, "b": 0.1, "c": 12345678901234567, "d": [1e-400, 1.50, 1e2]}'
 
 
-def test_the_digits_of_json_stay() -> None:
+def test_json_digits_are_kept() -> None:
     expected = {
         "a": Decimal("12345678901234567.89"), "b": 0.1, "c": 12345678901234567, "d": [Decimal("1e-400"), 1.5, 100.0],
     }  # fmt: skip
@@ -121,7 +121,7 @@ def test_the_digits_of_json_stay() -> None:
     assert json.dumps(mapped.attributes) == '{"data": {"a": "12345678901234567.89", "b": 0.1}}'
 
 
-# -- a value that cannot be held is a problem of its row
+# -- an unreadable value is a problem of its row -------
 
 
 def test_only_a_row_that_sends_the_value_is_rejected() -> None:
@@ -137,7 +137,7 @@ def test_only_a_row_that_sends_the_value_is_rejected() -> None:
     assert '"born": "0044-03-15 BC"' in JsonLines().line(Reject(1, values, "T", "M"))
 
 
-def test_sqlite_reads_on_behind_text_that_is_no_text() -> None:
+def test_sqlite_continues_after_invalid_text() -> None:
     sql = "SELECT 'a@ex.co' AS email, CAST(x'ff' AS TEXT) AS name, 1 AS n UNION ALL SELECT 'b@ex.co', 'B', 2"
     rows = SqlRows(lambda: sqlite3.connect(":memory:"), sql).rows()
     assert [dict(row.values) for row in rows] == [
@@ -146,11 +146,11 @@ def test_sqlite_reads_on_behind_text_that_is_no_text() -> None:
 
 
 class DataError(Exception):
-    """As the drivers call theirs."""
+    """Named as in the drivers."""
 
 
 class Cursor:
-    """A connection and its cursor, which gives rows or errors one after another."""
+    """A connection and its cursor, which returns rows or errors one after another."""
 
     __module__ = "pymysql.cursors"
     decoders: ClassVar[dict[int, Any]] = {}
@@ -176,7 +176,7 @@ class Cursor:
 
 @pytest.mark.parametrize("error", [ValueError("secret"), OverflowError("secret")])
 @pytest.mark.parametrize("fetch_size", [1, 2, 10])
-def test_a_row_that_the_driver_cannot_read_is_a_reject_with_its_number(
+def test_row_that_the_driver_cannot_read_is_a_reject_with_its_number(
     error: Exception, fetch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("pymysql", "pymysql.cursors"):
@@ -202,10 +202,10 @@ def test_a_row_that_the_driver_cannot_read_is_a_reject_with_its_number(
     ("error", "kind"),
     [(DataError("secret"), "DataError"), (sqlite3.OperationalError(1690, "secret"), "OperationalError 1690")],
 )
-def test_an_error_of_the_server_about_a_value_ends_the_query(
+def test_server_error_about_a_value_ends_the_query(
     error: Exception, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind it the driver would say that there are no more rows."""
+    """After it the driver would report the end of the rows."""
     for name in ("pymysql", "pymysql.cursors"):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(SSCursor=object))  # type: ignore[arg-type]
     rows = SqlRows(lambda: Cursor([("a@ex.co", 2020), error]), "SELECT email, since FROM leads", fetch_size=1).rows()
@@ -242,18 +242,79 @@ class Broken:
     ("error", "asked"),
     [(ValueError("secret"), FAILURES_IN_A_ROW + 1), (sqlite3.OperationalError("disk I/O error"), 1)],
 )
-def test_a_cursor_that_is_broken_ends_the_query(error: Exception, asked: int) -> None:
+def test_broken_cursor_ends_the_query(error: Exception, asked: int) -> None:
     cursor = Broken(error)
     with pytest.raises(type(error)):
         list(SqlRows(lambda: cursor, "SELECT email FROM leads").rows())
     assert cursor.asked == asked
 
 
+def pymysql_rows(given: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the rows that are read."""
+    for name in ("pymysql", "pymysql.cursors"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(SSCursor=object))  # type: ignore[arg-type]
+    return [row.number for row in SqlRows(lambda: Cursor(given), "SELECT email, since FROM leads").rows()]
+
+
+def test_a_row_that_can_be_read_begins_the_count_of_failures_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    row, failed = ("a@ex.co", 2020), [ValueError("secret")] * FAILURES_IN_A_ROW
+    assert pymysql_rows([row, *failed, row, *failed, row], monkeypatch) == list(range(1, 204))
+    with pytest.raises(ValueError, match="secret"):
+        pymysql_rows([row, *failed, ValueError("secret"), row], monkeypatch)
+
+
+def test_a_row_with_too_few_values_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        pymysql_rows([("a@ex.co",)], monkeypatch)
+
+
+def test_parameters_are_given_to_the_driver() -> None:
+    [row] = SqlRows(lambda: sqlite3.connect(":memory:"), "SELECT ? AS a", parameters=(7,)).rows()
+    assert row.values == {"a": 7}
+
+
+class NoRows:
+    """A connection and its cursor after a statement that is no query."""
+
+    description = None
+    arraysize = 1
+
+    def cursor(self) -> NoRows:
+        return self
+
+    def execute(self, sql: str) -> None: ...
+
+    def close(self) -> None: ...
+
+    def fetchmany(self, size: int) -> list[Any]:
+        raise AssertionError("many drivers raise an error here")
+
+
+def test_a_statement_that_is_no_query() -> None:
+    with pytest.raises(SourceError, match="the statement returns no rows; give one query"):
+        _ = SqlRows(NoRows, "DELETE FROM leads").columns
+
+
+class NamedCursor(NoRows):
+    """A cursor of the server, which knows its columns after it has fetched."""
+
+    name = "crm_load"
+
+    def fetchmany(self, size: int) -> list[Any]:
+        first = self.description is None
+        self.description = (("a",),)  # type: ignore[assignment]
+        return [(7,)] if first else []
+
+
+def test_a_named_cursor_knows_its_columns_after_the_first_rows() -> None:
+    assert [row.values for row in SqlRows(NamedCursor, "SELECT 7 AS a").rows()] == [{"a": 7}]
+
+
 # -- memory
 
 
 class Fetched:
-    """A connection and its cursor, of a driver that fetches rows together; it notes how many were asked for."""
+    """A connection and cursor of a driver that fetches rows in batches. It records the batch sizes."""
 
     description = (("name",),)
     arraysize = 1
@@ -274,12 +335,33 @@ class Fetched:
         return [("x" * length,) for length in given]
 
 
-def test_long_rows_are_fetched_few_at_once() -> None:
-    cursor = Fetched(*[10] * 31, *[LARGEST_BATCH // 4] * 26, LARGEST_BATCH + 1, 10)
+def test_long_rows_are_fetched_in_small_batches() -> None:
+    cursor = Fetched(*[10] * 31, *[LARGEST_BATCH // 4] * 26, LARGEST_BATCH + 1, LARGEST_BATCH)
     problems = {row.number: row.problem for row in SqlRows(lambda: cursor, "SELECT 1 AS name", fetch_size=20).rows()}
     assert cursor.asked == [1, 10, 20, 20, 4, 4, 1]
     assert [number for number, problem in problems.items() if problem] == [58]
     assert "row 58 of the query has over 8,388,608 bytes" in str(problems[58])
+
+
+class FetchedOneByOne(Fetched):
+    """Of a driver that fetches a row at a time."""
+
+    __module__ = "sqlite3"
+    asked_for = 0
+
+    def fetchone(self) -> tuple[str] | None:
+        self.asked_for += 1
+        return ("x" * self.lengths.pop(0),) if self.lengths else None
+
+
+def test_rows_that_come_one_by_one_are_held_until_their_bytes_are_enough() -> None:
+    half = LARGEST_BATCH // 2
+    cursor = FetchedOneByOne(half, half, LARGEST_BATCH - 1, 1, LARGEST_BATCH, LARGEST_BATCH + 1, 10, 10)
+    rows = SqlRows(lambda: cursor, "SELECT 1 AS name").rows()
+    found = [(cursor.asked_for, row.problem is not None) for row in rows]
+    assert found == [
+        (2, False), (2, False), (4, False), (4, False), (5, False), (6, True), (9, False), (9, False),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -294,7 +376,7 @@ def test_long_rows_are_fetched_few_at_once() -> None:
         (7, 8),
     ],
 )
-def test_the_size_of_a_value(value: Any, size: int) -> None:
+def test_size_of_a_value(value: Any, size: int) -> None:
     assert size_of(value) == size
 
 
@@ -313,7 +395,7 @@ def test_the_size_of_a_value(value: Any, size: int) -> None:
         (mysql_bits, b"\x02\x01", 513),
     ],
 )
-def test_values_of_mysql(read: Any, written: Any, value: Any) -> None:
+def test_mysql_values(read: Any, written: Any, value: Any) -> None:
     assert read(written) == value
 
 
@@ -323,7 +405,7 @@ def test_json_that_python_cannot_read_is_unreadable() -> None:
     assert read_by_psycopg("json", "[1e999999999999999999999]") == UnreadableValue("[1e999999999999999999999]")
 
 
-def test_rows_that_have_names_already() -> None:
+def test_rows_that_are_mappings_already() -> None:
     def by_name(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> dict[str, Any]:
         return {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
 
@@ -335,7 +417,7 @@ def test_rows_that_have_names_already() -> None:
     assert [row.values for row in SqlRows(connect, "SELECT 1 AS a, 2 AS b").rows()] == [{"a": 1, "b": 2}]
 
 
-# -- one statement
+# -- a single statement --
 
 
 @pytest.mark.parametrize(
@@ -349,7 +431,7 @@ def test_rows_that_have_names_already() -> None:
         "SELECT $$;$$",
     ],
 )
-def test_one_statement(sql: str) -> None:
+def test_single_statement_is_accepted(sql: str) -> None:
     check_single(sql)
 
 
@@ -362,9 +444,11 @@ def test_one_statement(sql: str) -> None:
         "SET x = 1; SELECT 1",
         r"SELECT '\'; DROP TABLE t; -- '",
         "SELECT 1 /*!50000 ; DROP TABLE t */",
+        "SELECT 1 /*M!100000 ; DROP TABLE t */",
+        "SELECT 1; X",
     ],
 )
-def test_a_second_statement_is_refused_before_the_first_is_run(sql: str) -> None:
+def test_second_statement_is_refused_before_the_first_runs(sql: str) -> None:
     def connect() -> Any:
         raise AssertionError("no connection is opened")
 

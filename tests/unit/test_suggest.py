@@ -1,4 +1,4 @@
-"""The one "did you mean": which choice is suggested, and the sentences that are made of it."""
+"""The only "did you mean": the suggested choice, and the sentences built with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHOICES = ["DEAL_NOT_FOUND", "CONTACT_NOT_FOUND", "skip", "fail"]
         (["skip"], None),
     ],
 )
-def test_nearest(word: Any, expected: str | None) -> None:
+def test_nearest_choice(word: Any, expected: str | None) -> None:
     assert nearest(word, CHOICES) == expected
 
 
@@ -48,8 +48,8 @@ def test_sentences() -> None:
     assert unknown("action", "zzz", ["skip", "fail"]) == "action 'zzz' is unknown; known: skip, fail"
 
 
-def test_nobody_else_looks_for_the_nearest_word() -> None:
-    """The sandbox stands alone: it imports the catalogue only."""
+def test_no_other_module_searches_for_the_nearest_word() -> None:
+    """The sandbox is independent: it imports only the catalogue."""
     package = Path(crm_provider.__file__).parent
     users = {
         path.relative_to(package).as_posix()

@@ -1,4 +1,4 @@
-"""Arguments that an operator does not have: refused by name, with the nearest one that it has."""
+"""Unknown operator arguments are refused by name, with the nearest known one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ class Base:
 
 
 class Plain(Base):
-    """Without one of its own."""
+    """Without its own."""
+
+
+class Loading(Base):
+    def __init__(self, *, source: str, mode: str = "upsert", state_path: str | None = None, **kwargs: Any) -> None:
+        """As a load of files."""
+
+
+class Querying(Base):
+    def __init__(self, *, sql: str, **kwargs: Any) -> None:
+        """As a load of a query."""
 
 
 class Operator(Plain):
@@ -37,7 +47,31 @@ def test_arguments_of_any_base_are_known(names: list[str]) -> None:
         (["kwargs"], "'kwargs'"),
     ],
 )
-def test_what_is_not_known_is_reported_with_the_nearest_name(names: list[str], reported: str) -> None:
+def test_unknown_argument_is_reported_with_the_nearest_name(names: list[str], reported: str) -> None:
     with pytest.raises(TypeError) as refused:
         check_names(Operator, names)
     assert str(refused.value) == f"Operator has no argument {reported}"
+
+
+@pytest.mark.parametrize(
+    ("operator", "name", "hint"),
+    [
+        (Operator, "mail", " (did you mean 'contact_email'?)"),
+        (Operator, "rejects", " (did you mean 'rejects_path'?)"),
+        (Loading, "file", " (did you mean 'source'?)"),
+        (Loading, "path", " (did you mean 'source'?)"),
+        (Loading, "upsert", " (did you mean 'mode'?)"),
+        (Loading, "statepath", " (did you mean 'state_path'?)"),
+        (Loading, "sql_query", " (the operators of crm_provider.transfers.sql_to_crm load the rows of a query)"),
+        (Querying, "sql_query", " (did you mean 'sql'?)"),
+        (Querying, "table", " (did you mean 'sql'?)"),
+        (Querying, "retry", " (did you mean 'retries'?)"),
+        (Querying, "zzz", ""),
+    ],
+)
+def test_names_that_other_libraries_use_and_none_of_airflow_that_is_only_similar(
+    operator: type, name: str, hint: str
+) -> None:
+    with pytest.raises(TypeError) as refused:
+        check_names(operator, [name])
+    assert str(refused.value) == f"{operator.__name__} has no argument {name!r}{hint}"

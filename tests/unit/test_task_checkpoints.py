@@ -1,4 +1,4 @@
-"""Where a task keeps its checkpoint, and that it never takes another's."""
+"""The store of a task's checkpoint, which is never shared with another task."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def context(store: Any = None, **changes: Any) -> Any:
 
 
 class Store(dict[str, Any]):
-    """Airflow's, as far as it is used."""
+    """The part of Airflow's store that is used."""
 
     broken = False
 
@@ -37,7 +37,7 @@ class Store(dict[str, Any]):
         self[key] = value
 
 
-def test_airflows_store_is_used_where_there_is_one(tmp_path: Path) -> None:
+def test_airflows_store_is_used_if_available(tmp_path: Path) -> None:
     store = Store()
     kept = checkpoints_for(context(store), path=None, beside=tmp_path / "r.jsonl")
     assert kept.load() is None
@@ -45,17 +45,17 @@ def test_airflows_store_is_used_where_there_is_one(tmp_path: Path) -> None:
     assert kept.load() == CHECKPOINT
     assert list(store) == [STATE_KEY]
     kept.clear()
-    assert kept.load() == CHECKPOINT, "a try that ended before it was noted finds all rows done"
+    assert kept.load() == CHECKPOINT, "a try after an unrecorded success finds all rows done"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_checkpoint_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_checkpoint_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
     kept = TaskStateCheckpoints(Store({STATE_KEY: {"rows": 1}}))
     assert kept.load() is None
     assert "is not used" in caplog.text
 
 
-def test_a_load_goes_on_while_airflow_is_away(caplog: pytest.LogCaptureFixture) -> None:
+def test_load_continues_while_airflow_is_unavailable(caplog: pytest.LogCaptureFixture) -> None:
     store = Store()
     store.broken = True
     TaskStateCheckpoints(store).save(CHECKPOINT)
@@ -63,7 +63,7 @@ def test_a_load_goes_on_while_airflow_is_away(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.parametrize("asked_for", [True, False])
-def test_a_file_serves_in_its_place(asked_for: bool, tmp_path: Path) -> None:
+def test_file_replaces_airflows_store(asked_for: bool, tmp_path: Path) -> None:
     where = {"path": tmp_path / "c", "beside": None} if asked_for else {"path": None, "beside": tmp_path / "r.jsonl"}
     kept = checkpoints_for(context(Store() if asked_for else None), **where)
     kept.save(CHECKPOINT)
@@ -77,7 +77,7 @@ def test_a_file_serves_in_its_place(asked_for: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"dag_id": "x"}, {"run_id": "x"}, {"task_id": "x"}, {"map_index": 3}])
-def test_anothers_checkpoint_is_never_taken(change: dict[str, Any], tmp_path: Path) -> None:
+def test_checkpoint_of_another_task_is_never_used(change: dict[str, Any], tmp_path: Path) -> None:
     checkpoints_for(context(), path=tmp_path / "c", beside=None).save(CHECKPOINT)
     assert checkpoints_for(context(**change), path=tmp_path / "c", beside=None).load() is None
     checkpoints_for(context(), path=None, beside=tmp_path / "r.jsonl").save(CHECKPOINT)
@@ -85,7 +85,7 @@ def test_anothers_checkpoint_is_never_taken(change: dict[str, Any], tmp_path: Pa
     assert owner_of(context()["ti"]) != owner_of(context(**change)["ti"])
 
 
-def test_with_no_place_at_all_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_store_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         kept = checkpoints_for(context(), path=None, beside=None)
     assert isinstance(kept, NoCheckpoints)
@@ -95,7 +95,7 @@ def test_with_no_place_at_all_it_is_said_once(caplog: pytest.LogCaptureFixture) 
     assert "Set work_directory in section [crm] of Airflow's configuration, or checkpoint_path." in caplog.text
 
 
-def test_a_place_that_nobody_asked_for_does_not_fail_a_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unusable_default_folder_does_not_fail_a_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tmp_path.chmod(0o777)  # others may write to it
     assert isinstance(checkpoints_for(context(), path=None, beside=tmp_path / "crm_load"), NoCheckpoints)
     assert f"first row: its checkpoint cannot be written to {tmp_path}/crm_load." in caplog.text
@@ -114,7 +114,7 @@ def test_each_load_of_a_task_has_its_own_file(tmp_path: Path) -> None:
 # -- the site's folder, and pods ----------------------------------------------------------------------------
 
 
-def test_the_sites_folder_serves_below_airflow_33(
+def test_sites_folder_is_used_below_airflow_33(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CRM__WORK_DIRECTORY", f"{tmp_path}/work/")
@@ -132,14 +132,12 @@ def test_the_sites_folder_serves_below_airflow_33(
     assert f"The checkpoint of this load is kept in {tmp_path}/work/d__r__t.crm_load.json." in caplog.text
     store = Store()
     checkpoints_for(context(store), path=None, beside=None).save(CHECKPOINT)
-    assert list(store) == [STATE_KEY], "Airflow's store costs less"
+    assert list(store) == [STATE_KEY], "Airflow's store is cheaper"
     assert "kept in Airflow's task state store" in caplog.text
 
 
 @pytest.mark.parametrize("letter", ["d", "ã", "中"])
-def test_long_ids_make_a_name_that_a_file_can_have(
-    letter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_ids_give_a_valid_file_name(letter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__CRM__WORK_DIRECTORY", str(tmp_path))
     ids = {"dag_id": letter * 250, "run_id": "manual__2026-11-30T00:00:00+00:00", "task_id": letter * 250}
     for index in (0, 1):
@@ -147,7 +145,7 @@ def test_long_ids_make_a_name_that_a_file_can_have(
         kept.save(replace(CHECKPOINT, calls=index))
         assert kept.load() is not None
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 2, "each instance has its own"
+    assert len(names) == 2, "each instance has its own file"
     assert all(name.startswith(letter * 60) and name.endswith(".crm_load_2.json") for name in names)
     assert all(len(name.encode()) <= 216 for name in names)
 
@@ -162,9 +160,7 @@ def in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return volume
 
 
-def test_the_disk_of_a_pod_keeps_no_checkpoint(
-    in_a_pod: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_disk_of_a_pod_keeps_no_checkpoint(in_a_pod: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert isinstance(checkpoints_for(context(), path=None, beside=tmp_path / "r.jsonl"), NoCheckpoints)
     assert (
         "its checkpoint would be on the disk of this pod, which is deleted after the try. Set work_dir" in caplog.text
@@ -174,7 +170,7 @@ def test_the_disk_of_a_pod_keeps_no_checkpoint(
     assert len(list(in_a_pod.iterdir())) == 1
 
 
-def test_a_report_of_the_site_on_the_disk_of_a_pod_is_a_warning(
+def test_site_report_on_the_disk_of_a_pod_gets_a_warning(
     in_a_pod: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ti = context()["ti"]
@@ -188,7 +184,7 @@ def test_a_report_of_the_site_on_the_disk_of_a_pod_is_a_warning(
     assert f"report_directory: {tmp_path}/d__r__t.report.md is on the disk of this pod, which is" in caplog.text
 
 
-def test_files_that_nobody_could_read_are_refused(
+def test_files_on_the_disk_of_a_pod_are_refused(
     in_a_pod: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: dict[str, Any] = {"state_path": None, "rejects_path": tmp_path / "r.jsonl"}

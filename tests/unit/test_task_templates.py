@@ -1,4 +1,4 @@
-"""What templates make of fields: by hand for each kind of value, rendered natively and not."""
+"""Template rendering of fields, for each kind of value, natively and not."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def rendered(value: Any, *, native: bool, **dag_arguments: Any) -> Any:
     ],
 )
 @pytest.mark.parametrize("native", [NATIVE, TEXT])
-def test_a_text_without_a_marker_stays_as_it_was_written(literal: str, native: bool) -> None:
+def test_text_without_a_marker_is_unchanged(literal: str, native: bool) -> None:
     assert rendered(literal, native=native) == literal
     nested = {"phone": literal, "more": [literal, (literal,)]}
     assert rendered(nested, native=native) == nested
@@ -91,7 +91,7 @@ def test_a_text_without_a_marker_stays_as_it_was_written(literal: str, native: b
         ("Ada {{ word }}", "Ada None", "Ada None"),
     ],
 )
-def test_a_template(template: str, as_native: Any, as_text: str) -> None:
+def test_rendered_template(template: str, as_native: Any, as_text: str) -> None:
     for native, expected in ((NATIVE, as_native), (TEXT, as_text)):
         for found in (rendered(template, native=native), rendered({"a": [template]}, native=native)["a"][0]):
             assert (type(found), found) == (type(expected), expected)
@@ -103,16 +103,16 @@ def test_markers_are_those_of_the_dag() -> None:
     assert rendered("{{ year }}", native=NATIVE, **own) == "{{ year }}"
 
 
-def test_a_finalize_of_the_dags_own_is_kept() -> None:
+def test_finalize_function_of_the_dag_is_kept() -> None:
     own = {"jinja_environment_kwargs": {"finalize": lambda value: f"<{value}>"}}
     assert rendered("{{ year }}", native=TEXT, **own) == "<2024>"
 
 
-# -- what has no value ---------------------------------------------------------------------------------------
+# -- missing values ------------------------------------------------------------------------------------------
 
 
 def refusal(value: Any, *, native: bool) -> str | None:
-    """What is said of a field after rendering; None if nothing."""
+    """The error about a field after rendering, or None."""
     with DAG("templates", schedule=None, render_template_as_native_obj=native):
         operator = CrmUpsertContactOperator(task_id="task", contact_email="a@ex.co", attributes=value)
     operator.render_template_fields(dict(CONTEXT))
@@ -124,13 +124,13 @@ def refusal(value: Any, *, native: bool) -> str | None:
 
 
 @pytest.mark.parametrize("native", [NATIVE, TEXT])
-def test_a_field_that_has_no_value_is_named(native: bool) -> None:
+def test_field_without_a_value_is_named(native: bool) -> None:
     assert str(refusal("{{ nothing }}", native=native)).startswith("attributes was rendered to None: the variable, ")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 @pytest.mark.parametrize("native", [NATIVE, TEXT])
-def test_a_number_that_json_does_not_have_is_named_and_can_be_stored(value: float, native: bool) -> None:
+def test_number_without_a_json_form_is_named_and_can_be_stored(value: float, native: bool) -> None:
     given = {"ok": 1.5, "scores": [1, (value,)]}
     assert refusal(given, native=native) == (
         "attributes['scores'][1][0] is not a finite number; correct it, or leave it empty"
@@ -139,7 +139,7 @@ def test_a_number_that_json_does_not_have_is_named_and_can_be_stored(value: floa
     assert json.dumps(stored, allow_nan=False) == f'{{"ok": 1.5, "scores": [1, ["{value}"]]}}'
 
 
-def test_a_text_none_is_never_taken_for_a_value() -> None:
+def test_text_none_is_never_a_missing_value() -> None:
     nested = {"name": "{{ nothing }}", "tags": ["a", "{{ nothing }}"]}
     assert str(refusal(nested, native=TEXT)).startswith("attributes['name'] was rendered to None")
     assert str(refusal({"tags": ["a", "{{ nothing }}"]}, native=TEXT)).startswith("attributes['tags'][1] was rendered")
@@ -151,11 +151,11 @@ def test_a_text_none_is_never_taken_for_a_value() -> None:
 @pytest.mark.parametrize(
     "value", ["None", {"name": "None"}, "{{ word }}", {"name": "{{ word }}"}, {"name": None}, None]
 )
-def test_who_is_called_none_is_no_missing_value(value: Any, native: bool) -> None:
+def test_value_called_none_is_not_missing(value: Any, native: bool) -> None:
     assert refusal(value, native=native) is None
 
 
-def test_the_result_of_a_task_that_returned_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_of_a_task_that_returned_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with DAG("templates", schedule=None):
 
         @task
@@ -170,7 +170,7 @@ def test_the_result_of_a_task_that_returned_nothing(monkeypatch: pytest.MonkeyPa
         check_rendered(operator)
 
 
-def test_so_it_is_in_sensors() -> None:
+def test_sensors_render_templates_alike() -> None:
     with DAG("templates", schedule=None, render_template_as_native_obj=True):
         literal = CrmListSensor(task_id="literal", list_name="2024")
         template = CrmListSensor(task_id="template", list_name="{{ nothing }}", crm_conn_id="{{ year_text }}")

@@ -1,4 +1,4 @@
-"""Spans of calls: what they say, where they hang, and that nothing happens without a tracer."""
+"""Spans of calls: their attributes, their parents, and no effect without a tracer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = 1_700_000_000_000_000_000
 
 
 class Traced:
-    """A tracer provider of its own, not the process's."""
+    """A separate tracer provider, not the process's."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
@@ -50,7 +50,7 @@ def seen(**changes: Any) -> RequestEvent:
     return RequestEvent(**{**fields, **changes})
 
 
-def test_a_span_says_what_was_called_and_how_it_ended(traced: Traced) -> None:
+def test_span_has_the_call_and_its_result(traced: Traced) -> None:
     CallSpans(traced.provider, clock=lambda: NOW)(seen())
     (span,) = traced.spans
     assert span.name == "GET /contacts/{email}"
@@ -67,7 +67,7 @@ def test_a_span_says_what_was_called_and_how_it_ended(traced: Traced) -> None:
 
 
 @pytest.mark.parametrize(("status", "error"), [(429, "TOO_MANY_REQUESTS"), (None, "CONNECTION")])
-def test_a_failed_attempt(traced: Traced, status: int | None, error: str) -> None:
+def test_failed_attempt_has_a_span(traced: Traced, status: int | None, error: str) -> None:
     CallSpans(traced.provider)(seen(status=status, error_type=error, attempt=3))
     (span,) = traced.spans
     assert span.status.status_code is trace.StatusCode.ERROR
@@ -76,7 +76,7 @@ def test_a_failed_attempt(traced: Traced, status: int | None, error: str) -> Non
     assert span.attributes["http.request.resend_count"] == 2
 
 
-def test_it_hangs_below_the_task_also_in_the_threads_of_a_load(traced: Traced) -> None:
+def test_span_is_a_child_of_the_task_even_in_threads_of_a_load(traced: Traced) -> None:
     tracer = traced.provider.get_tracer("airflow")
     with tracer.start_as_current_span("task"):
         observer = CallSpans(traced.provider)
@@ -91,17 +91,17 @@ def test_it_hangs_below_the_task_also_in_the_threads_of_a_load(traced: Traced) -
 
 
 @pytest.mark.parametrize("provider", [trace.ProxyTracerProvider(), trace.NoOpTracerProvider()])
-def test_nothing_without_a_real_provider(monkeypatch: pytest.MonkeyPatch, provider: Any) -> None:
+def test_no_span_without_a_real_provider(monkeypatch: pytest.MonkeyPatch, provider: Any) -> None:
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     assert call_spans() is None
 
 
-def test_nothing_where_nobody_has_loaded_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_span_if_opentelemetry_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "opentelemetry.trace")
     assert call_spans() is None
 
 
-def test_nothing_is_loaded_where_nobody_has_loaded_it() -> None:
+def test_opentelemetry_is_never_loaded_by_us() -> None:
     script = (
         "import sys\n"
         "import crm_provider.observability.tracing\n"
@@ -111,7 +111,7 @@ def test_nothing_is_loaded_where_nobody_has_loaded_it() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_hooks_client_is_traced(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_of_a_hook_is_traced(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: traced.provider)
     monkeypatch.setattr(retry, "RetryBudget", partial(retry.RetryBudget, tries=1))
     settings = Settings(api_key="Sesame-1", base_url="http://127.0.0.1:9/v2", rate_store="off")

@@ -1,4 +1,4 @@
-"""Errors that ``requests`` or ``urllib3`` raise by themselves, and what is logged of them: no server is needed."""
+"""Errors raised by ``requests`` or ``urllib3``, and their log lines. No server is needed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GET = Call(method="GET", route="/contacts")
     ],
 )
 @pytest.mark.parametrize("call", [GET, POST], ids=lambda call: call.method)
-def test_what_is_reported_of_it(broken: Exception, sent: bool, type_: str, text: str | None, call: Call) -> None:
+def test_reported_error(broken: Exception, sent: bool, type_: str, text: str | None, call: Call) -> None:
     error = transport_errors.transport_error(broken, call, sent=sent, proxied=False)
     assert error.type == type_
     assert text is None or error.message == text
@@ -41,14 +41,14 @@ def test_what_is_reported_of_it(broken: Exception, sent: bool, type_: str, text:
     assert (error.method, error.path) == (call.method, "/contacts")
 
 
-def test_pieces_of_less_than_no_bytes_are_refused() -> None:
+def test_invalid_chunk_sizes_are_refused() -> None:
     def pieces(size: int, *, decode_content: bool) -> Iterator[bytes]:
         yield b"{"
         raise ValueError("invalid literal for int() with base 16: b'-5'")
 
-    answer: Any = SimpleNamespace(raw=SimpleNamespace(stream=pieces), headers={})
+    response: Any = SimpleNamespace(raw=SimpleNamespace(stream=pieces), headers={})
     with pytest.raises(bodies.BodyRefused, match=r"^the response has invalid chunks$"):
-        http_session.whole_body(answer)
+        http_session.whole_body(response)
 
 
 @pytest.mark.parametrize(

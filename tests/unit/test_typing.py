@@ -1,4 +1,4 @@
-"""What type checkers, editors and ``help()`` see of operators and sensors."""
+"""Operators and sensors in type checkers, editors, and ``help()``."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_airflows_arguments_are_those_of_the_installed_airflow() -> None:
     ours = names_of(task_arguments.BaseOperatorArguments)
     theirs = set(own(BaseOperator)) - {"retry_policy"}
     assert theirs <= ours
-    assert not HAS_RETRY_POLICY or theirs == ours, "the newest Airflow has them all"
+    assert not HAS_RETRY_POLICY or theirs == ours, "the newest Airflow has all of them"
 
 
 def test_airflows_sensor_arguments_are_those_of_the_installed_airflow() -> None:
@@ -120,8 +120,8 @@ def test_airflows_sensor_arguments_are_those_of_the_installed_airflow() -> None:
         ("DealLoadSettings", "LoadSettings", CrmDealLoadOperator),
     ],
 )
-def test_a_typed_dictionary_repeats_its_class(arguments: str, taken: str, cls: type) -> None:
-    """Names, types and documentation: Airflow needs them in ``__init__``, type checkers in the dictionary."""
+def test_typed_dictionary_repeats_its_class(arguments: str, taken: str, cls: type) -> None:
+    """Names, types, and documentation: Airflow needs them in ``__init__``, type checkers in the dictionary."""
     ours, parameters = getattr(task_arguments, arguments), own(cls)
     added = {name: ours.__annotations__[name].__forward_arg__ for name in names_of(ours)}
     added = {name: kind for name, kind in added.items() if name not in names_of(getattr(task_arguments, taken))}
@@ -133,8 +133,8 @@ def test_a_typed_dictionary_repeats_its_class(arguments: str, taken: str, cls: t
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_partial_takes_what_the_class_takes(name: str) -> None:
-    """Its typed version is for type checkers only, so it is read."""
+def test_partial_accepts_what_the_class_accepts(name: str) -> None:
+    """Its typed version is for type checkers only, so the test reads its source."""
     owner = next(base for base in CLASSES[name].__mro__ if "__init__" in vars(base))
     node = ast.parse(inspect.getsource(owner))
     inits, partials = (
@@ -148,7 +148,7 @@ def test_partial_takes_what_the_class_takes(name: str) -> None:
 
 
 def described(arguments: str) -> dict[str, str]:
-    """What stands below each key of a typed dictionary: editors show it."""
+    """The docstring below each key of a typed dictionary, which editors show."""
     tree = ast.parse(Path(task_arguments.__file__).read_text("utf-8"))
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == arguments)
     return {
@@ -178,14 +178,14 @@ def test_help_shows_and_explains_every_argument(name: str) -> None:
         assert len(re.findall(rf":param {argument}: \S", text)) == 1
 
 
-def test_the_signature_has_types_and_defaults() -> None:
+def test_signature_has_types_and_defaults() -> None:
     shown = inspect.signature(CrmLoadContactsOperator).parameters
     assert str(shown["plan"]) == "plan: 'PlanName' = 'auto'"
     assert str(shown["source"]) == "source: 'PathsOrRows'"
     assert shown["source"].kind is inspect.Parameter.KEYWORD_ONLY
 
 
-def test_an_operator_of_your_own_shows_its_own_arguments_first() -> None:
+def test_custom_operator_shows_its_own_arguments_first() -> None:
     class OwnOperator(CrmDeleteContactOperator):
         """Delete a contact of a shop.
 
@@ -201,7 +201,7 @@ def test_an_operator_of_your_own_shows_its_own_arguments_first() -> None:
     )
 
 
-def test_an_operator_of_your_own_without_a_docstring_has_that_of_its_base() -> None:
+def test_custom_operator_without_a_docstring_has_that_of_its_base() -> None:
     class OwnOperator(CrmDeleteContactOperator):
         pass
 

@@ -1,4 +1,4 @@
-"""What an upsert returns with each way it can end, and the record that it looks at."""
+"""The result of an upsert for each of its ends, and the record that it reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIST, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-2
 ADA = "ada@x.org"
 HAS, OLD = {"name": "Ada"}, {"name": "A."}
 NEW = Contact(ADA, HAS)
-ANSWER = {"id": f"id-{ADA}", "email": ADA}
+RESPONSE = {"id": f"id-{ADA}", "email": ADA}
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
@@ -41,7 +41,7 @@ def writer_of(crm: FakeCrm, **options: Any) -> ContactWriter:
 
 
 def record(attributes: dict[str, str], **fields: Any) -> dict[str, Any]:
-    return {**ANSWER, "attributes": attributes, **fields}
+    return {**RESPONSE, "attributes": attributes, **fields}
 
 
 def remote(attributes: dict[str, str], **fields: Any) -> RemoteContact:
@@ -54,33 +54,33 @@ def crm_with(attributes: dict[str, str], crm: FakeCrm | None = None, **fields: A
     return crm
 
 
-# -- what was written ----------------------------------------------------------------------------------------
+# -- written values ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("there", "contact", "known", "written"),
     [
-        (None, NEW, None, WriteResult("created", response=ANSWER)),
-        (OLD, NEW, remote(OLD), WriteResult("updated", response=ANSWER, remote=remote(OLD))),
+        (None, NEW, None, WriteResult("created", response=RESPONSE)),
+        (OLD, NEW, remote(OLD), WriteResult("updated", response=RESPONSE, remote=remote(OLD))),
         (HAS, NEW, remote(HAS), WriteResult("unchanged", called=False, remote=remote(HAS))),
-        (OLD, NEW, None, WriteResult("updated", response=ANSWER)),
-        (OLD, Contact(ADA), None, WriteResult("unchanged", called=False)),
+        (OLD, NEW, None, WriteResult("updated", response=RESPONSE)),
+        (OLD, Contact(ADA, {}), None, WriteResult("unchanged", called=False)),
     ],
     ids=["new", "known, other values", "known, same values", "not known", "without attributes"],
 )
-def test_what_was_written(there: Any, contact: Contact, known: Any, written: WriteResult) -> None:
+def test_result_of_a_write(there: Any, contact: Contact, known: Any, written: WriteResult) -> None:
     crm = FakeCrm() if there is None else crm_with(there)
     assert writer_of(crm).write(contact, known) == written
 
 
-def test_a_contact_that_was_made_and_read_back() -> None:
+def test_contact_created_and_read_back() -> None:
     whole = record(HAS, origin=None)
     assert writer_of(ReadBack()).write(NEW) == WriteResult(
         "created", response=whole, remote=RemoteContact.of(whole, ADA)
     )
 
 
-def test_a_contact_that_was_found_and_made_by_an_earlier_attempt() -> None:
+def test_contact_created_by_an_earlier_attempt() -> None:
     crm = crm_with(HAS, ReadBack())
     written = writer_of(crm, mode="create").write(NEW, is_ours=lambda found: found.attributes == HAS)
     assert written == WriteResult("unchanged", called=False, remote=remote(HAS))
@@ -89,7 +89,7 @@ def test_a_contact_that_was_found_and_made_by_an_earlier_attempt() -> None:
     assert (raised.value.status, raised.value.path) == (409, "/contacts")
 
 
-def test_what_was_suppressed_was_not_called_and_is_added_to_no_list() -> None:
+def test_suppressed_contact_is_not_written_and_added_to_no_list() -> None:
     crm = crm_with(OLD, status="unsubscribed")
     known = remote(OLD, status="unsubscribed")
     writer = writer_of(crm, mode="update", lists=(LIST,))
@@ -102,47 +102,47 @@ def test_what_was_suppressed_was_not_called_and_is_added_to_no_list() -> None:
     assert crm.calls == []
 
 
-def test_the_guard_is_on_unless_it_is_lifted() -> None:
+def test_guard_is_on_by_default() -> None:
     crm = crm_with(OLD, status="unsubscribed")
     assert writer_of(crm, lists=(LIST,)).write(NEW).outcome == "suppressed"
 
 
-def test_lists_keep_what_is_known_of_the_write_and_look_only_if_time_has_passed() -> None:
+def test_lists_use_the_result_of_the_write_without_a_read() -> None:
     crm = crm_with(HAS)
     known = remote(HAS)
-    written = WriteResult("unchanged", response=ANSWER, remote=known)
+    written = WriteResult("unchanged", response=RESPONSE, remote=known)
     assert writer_of(crm, lists=(LIST,)).add_to_lists(NEW, written) == WriteResult(
-        "updated", response=ANSWER, remote=known
+        "updated", response=RESPONSE, remote=known
     )
     assert crm.calls == [("add", ADA)]
 
 
-def test_a_known_contact_whose_values_differ_is_read_again_though_it_is_in_the_lists() -> None:
-    crm = crm_with(OLD, status="unsubscribed", segmentedListsIds=[LIST])  # since it was read
+def test_known_contact_with_other_values_is_read_again_even_if_in_the_lists() -> None:
+    crm = crm_with(OLD, status="unsubscribed", segmentedListsIds=[LIST])  # since the read
     written = writer_of(crm, lists=(LIST,)).write(NEW, remote(OLD, segmentedListsIds=[LIST]))
     assert (written.outcome, crm.calls) == ("suppressed", [("get", ADA)])
 
 
-def test_nothing_is_learned_of_a_contact_that_is_gone_since_it_was_read() -> None:
+def test_contact_deleted_since_the_read_teaches_nothing() -> None:
     order = LearnedOrder(share=1.0, weight=20)
     writer_of(FakeCrm(), order=order).write(NEW, remote(OLD))
     assert order.share == 1.0
 
 
-# -- the contact as it is read -------------------------------------------------------------------------------
+# -- the read contact ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("own", "email"), [("Ada@X.org", "Ada@X.org"), ("", ADA), (None, ADA), (7, ADA)])
-def test_the_address_is_that_of_the_record_if_it_has_one(own: Any, email: str) -> None:
+def test_address_is_that_of_the_record_if_it_has_one(own: Any, email: str) -> None:
     assert RemoteContact.of({"email": own}, ADA).email == email
 
 
-def test_only_some_attributes() -> None:
+def test_only_some_attributes_are_read() -> None:
     found = RemoteContact.of({"id": "1", "attributes": {"name": "Ada", "city": "London"}}, ADA)
     assert found.only({"name", "phone"}) == RemoteContact(ADA, {"name": "Ada"}, id="1")
 
 
-# -- one list out of all -------------------------------------------------------------------------------------
+# -- one list of many ----------------------------------------------------------------------------------------
 
 NONE = "33333333-3333-4333-8333-333333333333"
 EITHER = "give either the name or the list_id of the segmentation list"
@@ -158,7 +158,7 @@ EITHER = "give either the name or the list_id of the segmentation list"
         ({"name": None, "list_id": NONE}, f"Segmentation list not found: no list has the id {NONE}."),
     ],
 )
-def test_why_no_list_is_picked(asked: dict[str, Any], message: str) -> None:
+def test_reason_why_no_list_is_picked(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(e.CrmError) as raised:
         pick_list(lambda: [{"id": LIST, "name": "VIP"}, {"id": OTHER, "title": "VIP"}], **asked)
     assert raised.value.message == message
@@ -174,13 +174,13 @@ def test_why_no_list_is_picked(asked: dict[str, Any], message: str) -> None:
         ({"name": None, "list_id": "x"}, "list_id"),
     ],
 )
-def test_a_wrong_value_is_called_as_the_caller_calls_it(asked: dict[str, Any], called: str) -> None:
+def test_error_uses_the_callers_argument_name(asked: dict[str, Any], called: str) -> None:
     with pytest.raises(e.CrmInvalidValueError) as raised:
         pick_list(list, **asked)
     assert raised.value.message.startswith(f"{called} ")
 
 
-def test_by_id_no_more_is_read_than_up_to_the_list() -> None:
+def test_listing_by_id_is_read_only_up_to_the_list() -> None:
     def lists() -> Iterator[dict[str, Any]]:
         yield {"id": LIST.upper()}
         raise AssertionError("read on")
@@ -191,7 +191,7 @@ def test_by_id_no_more_is_read_than_up_to_the_list() -> None:
 # -- the CRM's clock -----------------------------------------------------------------------------------------
 
 
-def test_answers_that_meet_in_one_moment_say_exactly_when_it_is() -> None:
+def test_simultaneous_responses_give_the_exact_time() -> None:
     clock = ServerClock()
     clock.note("Sun, 01 Mar 2026 12:00:00 GMT", sent=100.0, received=100.0)
     clock.note("Sun, 01 Mar 2026 12:00:01 GMT", sent=100.0, received=100.0)
@@ -201,7 +201,7 @@ def test_answers_that_meet_in_one_moment_say_exactly_when_it_is() -> None:
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This machine is not in the zone of UTC."""
+    """This machine is not in the UTC zone."""
     monkeypatch.setenv("TZ", "America/Sao_Paulo")
     time.tzset()
     yield
@@ -213,7 +213,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     "header", ["Sun, 01 Mar 2026 12:00:00 GMT", "Sun, 01 Mar 2026 12:00:00 -0000", "Sun, 01 Mar 2026 09:00:00 -0300"]
 )
-def test_a_date_in_any_zone(header: str) -> None:
+def test_date_in_any_zone(header: str) -> None:
     clock = ServerClock()
     clock.note(header, sent=100.0, received=100.0)
     assert clock.at(100.0) == ServerMoment(NOON, NOON + timedelta(seconds=1))
@@ -223,7 +223,7 @@ def test_a_date_in_any_zone(header: str) -> None:
 @pytest.mark.parametrize(
     "text", ["2026-03-01T12:00:00z", "2026-03-01T12:00:00Z", "2026-03-01T12:00:00", "2026-03-01T09:00:00-03:00"]
 )
-def test_moments_are_in_utc_whatever_zone_they_are_shown_in(text: str) -> None:
+def test_moments_are_in_utc_whatever_their_zone(text: str) -> None:
     found = utc_time(text)
     assert found == NOON
     assert found is not None and found.tzinfo is timezone.utc

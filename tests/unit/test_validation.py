@@ -1,4 +1,4 @@
-"""Checks of single values: accepted values, refused values, and refusals that do not show the value."""
+"""Checks of single values: accepted values, refused values, and refusals without the value."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def refusal(check: Callable[..., Any], *arguments: Any) -> str:
     ["ada@example.com", "Ada@Example.COM", "a@b.c", "a+b/c%d#e?f@x.y", "o'brien@x.ie", "jörg@exämple.de",
      f"{'a' * 242}@example.com"],
 )  # fmt: skip
-def test_email_is_taken_as_given(email: str) -> None:
+def test_email_is_accepted_as_given(email: str) -> None:
     assert validation.email(email) == email
 
 
-def test_what_is_around_an_email_is_removed() -> None:
+def test_text_around_an_email_is_removed() -> None:
     assert validation.email(" Ada <ada@example.com>\n") == "ada@example.com"
 
 
@@ -48,12 +48,12 @@ def test_what_is_around_an_email_is_removed() -> None:
 
 
 @pytest.mark.parametrize("value", [UUID, UUID.upper(), "00000000-0000-0000-0000-000000000000"])
-def test_uuid_is_taken(value: str) -> None:
+def test_uuid_is_accepted(value: str) -> None:
     assert validation.uuid(value, "deal_id") == value
 
 
 @pytest.mark.parametrize("value", ["ada@example.com", "Ada Lovelace", "+5531999999999", "k3y-of-the-account"])
-def test_a_value_given_for_an_id_is_not_shown(value: str) -> None:
+def test_value_given_for_an_id_is_not_shown(value: str) -> None:
     assert value not in refusal(validation.uuid, value, "contact_id")
 
 
@@ -71,7 +71,7 @@ OTHER = UUID.replace("1", "2")
     ],
     ids=["one", "list", "repeated", "generator", "mapping"],
 )
-def test_uuids_are_taken_once_in_order(values: Any, expected: list[str]) -> None:
+def test_uuids_are_deduplicated_in_order(values: Any, expected: list[str]) -> None:
     assert validation.uuids(values, "list_ids") == expected
 
 
@@ -85,7 +85,7 @@ def test_uuids_are_taken_once_in_order(values: Any, expected: list[str]) -> None
         ("", "list_ids[0]"),
     ],
 )
-def test_uuids_are_refused(values: Any, problem: str) -> None:
+def test_invalid_uuids_are_refused(values: Any, problem: str) -> None:
     assert problem in refusal(validation.uuids, values, "list_ids")
 
 
@@ -97,7 +97,7 @@ JSON_VALUES: list[Any] = [
 
 
 @pytest.mark.parametrize("value", JSON_VALUES, ids=repr)
-def test_json_values_are_taken(value: Any) -> None:
+def test_json_values_are_accepted(value: Any) -> None:
     sent = json.dumps(validation.attributes({"field": value}), allow_nan=False)
     assert json.loads(sent) == {"field": list(value) if isinstance(value, tuple) else value}
 
@@ -131,7 +131,7 @@ for _ in range(5_000):
          "key that is a tuple",
          "key that is a number", "a number too long for text", "in itself", "too deep"],
 )  # fmt: skip
-def test_what_has_no_json_form_is_refused(value: Any, place: str) -> None:
+def test_value_without_a_json_form_is_refused(value: Any, place: str) -> None:
     message = refusal(validation.attributes, {"a": value})
     assert message.startswith(place)
 
@@ -154,18 +154,18 @@ IDENTIFIER = uuid.UUID("123e4567-e89b-12d3-a456-426614174000")
     ],
     ids=repr,
 )
-def test_a_value_is_sent_as_a_load_sends_it(value: Any, sent: Any) -> None:
+def test_value_is_sent_as_a_load_sends_it(value: Any, sent: Any) -> None:
     assert validation.attributes({"a": value}) == {"a": sent}
     assert values.auto(value) == sent
 
 
-def test_an_id_may_be_a_uuid_of_python() -> None:
+def test_id_may_be_a_python_uuid() -> None:
     assert validation.uuid(IDENTIFIER, "deal_id") == UUID
     assert validation.uuids([IDENTIFIER, UUID], "list_ids") == [UUID]
 
 
 @pytest.mark.parametrize(("value", "expected"), [("VIP", "VIP"), ("2024", "2024"), (2024, "2024"), (" x ", " x ")])
-def test_text_is_taken(value: Any, expected: str) -> None:
+def test_text_is_accepted(value: Any, expected: str) -> None:
     assert validation.text(value, "list_name") == expected
 
 
@@ -179,7 +179,7 @@ def test_text_is_taken(value: Any, expected: str) -> None:
         (" ", "list_name is empty"),
     ],
 )
-def test_text_is_refused(value: Any, problem: str) -> None:
+def test_invalid_text_is_refused(value: Any, problem: str) -> None:
     assert problem in refusal(validation.text, value, "list_name")
 
 
@@ -208,14 +208,14 @@ def test_text_is_refused(value: Any, problem: str) -> None:
         (validation.email, {"email": "a@ex.co"}, "x must be text but is of type dict; give one email address"),
     ],
 )
-def test_what_templates_render_is_refused_by_name_and_type(check: Any, value: Any, problem: str) -> None:
+def test_rendered_template_value_is_refused_by_name_and_type(check: Any, value: Any, problem: str) -> None:
     message = refusal(check, value, "x")
     assert message.startswith(problem)
     assert "Ada" not in message and "a@ex.co" not in message
 
 
 class Attributes(dict[str, Any]):
-    """A mapping of a kind of its own."""
+    """A custom mapping type."""
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ class Attributes(dict[str, Any]):
     [MappingProxyType({"b": 1}), [MappingProxyType({"b": (1, 2)})], Attributes(b=1)],
     ids=["proxy", "proxy in a list", "subclass"],
 )
-def test_what_is_taken_can_be_sent(value: Any) -> None:
+def test_accepted_value_can_be_sent(value: Any) -> None:
     json.dumps(validation.attributes({"a": value}))
 
 
@@ -241,11 +241,11 @@ def test_what_is_taken_can_be_sent(value: Any) -> None:
         ({"origin": {}}, "attributes['origin'] is not an attribute"),
     ],
 )
-def test_attributes_are_refused(values: Any, problem: str) -> None:
+def test_invalid_attributes_are_refused(values: Any, problem: str) -> None:
     assert problem in refusal(validation.attributes, values)
 
 
-def test_attributes_are_a_copy() -> None:
+def test_attributes_are_copied() -> None:
     given_ = {"name": "Ada"}
     taken = validation.attributes(given_)
     given_["name"] = "Bob"
@@ -284,20 +284,20 @@ def test_no_refusal_shows_a_value(value: str) -> None:
         assert value not in f"{raised.value} {raised.value!r}"
 
 
-# -- parts of a path -----------------------------------------------------------------------------------------
+# -- path segments -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", ["a", "a/b", "..x", "...", "%2e", " a ", "é", "a?b#c"])
-def test_path_part_is_taken(value: str) -> None:
+def test_path_segment_is_accepted(value: str) -> None:
     assert validation.path_part(value, "deal_id") == value
 
 
 @pytest.mark.parametrize("value", ["", " ", ".", "..", None, 7, "a\nb", "a\x00", "\ud800"])
-def test_path_part_is_refused(value: Any) -> None:
+def test_invalid_path_segment_is_refused(value: Any) -> None:
     assert refusal(validation.path_part, value, "webhookId").startswith("webhookId ")
 
 
-def test_a_phone_number_that_is_a_number_has_lost_its_plus() -> None:
+def test_numeric_phone_number_has_lost_its_plus() -> None:
     validation.phone_is_text({"phone": "+5531999999999"})
     validation.phone_is_text(None)
     with pytest.raises(
@@ -306,6 +306,13 @@ def test_a_phone_number_that_is_a_number_has_lost_its_plus() -> None:
         validation.phone_is_text({"phone": 5531999999999})
 
 
-def test_a_number_that_is_none_is_said_to_be_one() -> None:
+def test_non_number_is_refused_as_a_number() -> None:
     with pytest.raises(CrmInvalidValueError, match="must be text but is not a finite number"):
         validation.email(float("nan"))  # type: ignore[arg-type]
+
+
+def test_a_switch_is_a_boolean_and_no_text_counts_as_one() -> None:
+    assert [validation.boolean(value, "on") for value in (True, False)] == [True, False]
+    for value, kind in (("false", "of type str"), (0, "of type int"), (None, "None")):
+        with pytest.raises(CrmInvalidValueError, match=rf"on must be True or False but is {kind}\.$"):
+            validation.boolean(value, "on")

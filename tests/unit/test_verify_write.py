@@ -1,4 +1,4 @@
-"""After a response was lost: whether a record that is found was made by the lost call, or was there before."""
+"""After a lost response: whether the lost call created the found record, or it existed before."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ NOON_HEADER = "Sun, 01 Mar 2026 12:00:00 GMT"
 # -- the CRM's clock -----------------------------------------------------------------------------------------
 
 
-def test_a_clock_that_no_answer_has_shown_is_not_known() -> None:
+def test_clock_is_unknown_before_any_response() -> None:
     clock = ServerClock()
     clock.note(None, sent=1.0, received=2.0)
     clock.note("yesterday", sent=1.0, received=2.0)
     assert clock.at(1.5) is None
 
 
-def test_one_answer_leaves_a_span_of_its_travel_and_of_the_second_of_its_header() -> None:
+def test_first_response_gives_a_span_of_its_travel_time_and_one_header_second() -> None:
     clock = ServerClock()
     clock.note(NOON_HEADER, sent=100.0, received=100.4)
     assert clock.at(100.4) == ServerMoment(NOON, NOON + timedelta(seconds=1.4))
     assert clock.at(90.4) == ServerMoment(NOON - timedelta(seconds=10), NOON - timedelta(seconds=8.6))
 
 
-def test_more_answers_narrow_the_span() -> None:
+def test_more_responses_narrow_the_span() -> None:
     clock = ServerClock()
     clock.note(NOON_HEADER, sent=100.0, received=100.1)  # noon is between 99.0 and 100.1
     clock.note("Sun, 01 Mar 2026 12:00:01 GMT", sent=100.3, received=100.4)  # a second later between 99.3 and 100.4
@@ -51,7 +51,7 @@ def test_more_answers_narrow_the_span() -> None:
     assert moment.latest == NOON + timedelta(seconds=1.0)
 
 
-def test_a_clock_that_was_set_counts_as_it_is_now() -> None:
+def test_clock_set_back_is_used_as_it_is_now() -> None:
     clock = ServerClock()
     clock.note(NOON_HEADER, sent=100.0, received=100.0)
     clock.note("Sun, 01 Mar 2026 11:00:00 GMT", sent=101.0, received=101.0)
@@ -60,11 +60,11 @@ def test_a_clock_that_was_set_counts_as_it_is_now() -> None:
     assert moment.earliest == NOON - timedelta(hours=1)
 
 
-def test_a_load_waits_until_what_it_makes_is_surely_younger() -> None:
+def test_load_waits_until_its_creations_are_certainly_younger() -> None:
     made = bench(dated(data({"page": 0, "total": 0, "data": []})))
     before = made.clock.now
     start = made.client.start_of_writes()
-    assert start == NOON + timedelta(seconds=1 + 1)  # noon at the latest when it was asked, and two clocks
+    assert start == NOON + timedelta(seconds=1 + 1)  # noon at the latest when it was read, and two clocks
     waited = made.clock.now - before
     assert waited == 1 + 2 * 1
     moment = made.transport.server_time()
@@ -75,7 +75,7 @@ def test_a_load_waits_until_what_it_makes_is_surely_younger() -> None:
     assert len(made.http.calls) == 1
 
 
-def test_a_crm_that_does_not_show_its_clock() -> None:
+def test_crm_without_a_clock() -> None:
     made = bench(data({"page": 0, "total": 0, "data": []}))
     assert made.client.start_of_writes() is None
     assert made.clock.slept == []
@@ -97,7 +97,7 @@ def test_moments_of_the_api(text: Any, expected: datetime | None) -> None:
     assert utc_time(text) == expected
 
 
-# -- made or found -------------------------------------------------------------------------------------------
+# -- created or found ----------------------------------------------------------------------------------------
 
 SINCE = ServerMoment(NOON, NOON + timedelta(seconds=1.4))
 
@@ -105,16 +105,16 @@ SINCE = ServerMoment(NOON, NOON + timedelta(seconds=1.4))
 @pytest.mark.parametrize(
     ("seconds", "with_same_values", "with_others"),
     [
-        (-86400.0, False, False),  # made a day before
+        (-86400.0, False, False),  # created a day before
         (-1.1, False, False),
         (-1.0, True, False),
-        (-0.9, True, False),  # within the doubt of two clocks: only the values tell
+        (-0.9, True, False),  # within the uncertainty of two clocks: only the values decide
         (0.7, True, False),
-        (1.4, True, True),  # surely made after the call was sent, whatever the CRM made of the values
+        (1.4, True, True),  # certainly created after the call was sent, whatever the CRM did to the values
         (60.0, True, True),
     ],
 )
-def test_the_age_of_a_record_decides_and_within_the_doubt_its_values(
+def test_age_of_a_record_decides_or_its_values_if_uncertain(
     seconds: float, with_same_values: bool, with_others: bool
 ) -> None:
     created = NOON + timedelta(seconds=seconds)
@@ -123,7 +123,7 @@ def test_the_age_of_a_record_decides_and_within_the_doubt_its_values(
 
 
 @pytest.mark.parametrize(("created", "since"), [(None, SINCE), (NOON, None), (None, None)])
-def test_without_an_age_the_values_decide(created: datetime | None, since: ServerMoment | None) -> None:
+def test_values_decide_without_an_age(created: datetime | None, since: ServerMoment | None) -> None:
     assert made_since(created, since, same_values=True)
     assert not made_since(created, since, same_values=False)
 
@@ -160,12 +160,12 @@ def test_without_an_age_the_values_decide(created: datetime | None, since: Serve
         ("[1]", [1], False),
     ],
 )
-def test_one_idea_of_equality(found: Any, wanted: Any, same: bool) -> None:
+def test_equal_values_in_the_crm(found: Any, wanted: Any, same: bool) -> None:
     assert same_value(found, wanted) is same
     assert shows({"x": found, "more": 1}, {"x": wanted}) is same
 
 
-def test_an_attribute_that_is_not_shown_is_not_there() -> None:
+def test_attribute_that_is_not_shown_is_missing() -> None:
     assert not shows({}, {"x": None})
     assert not shows("no attributes", {"x": 1})
     assert shows(None, None)
@@ -180,7 +180,7 @@ def dated(reply: Reply) -> Reply:
 
 
 def contact(attributes: dict[str, Any], *, age: float | None = None, **fields: Any) -> Reply:
-    """A contact that was made so many seconds before noon; a second before noon is when our calls are sent."""
+    """A contact created this many seconds before noon. Our calls are sent one second before noon."""
     created = {} if age is None else {"createdAt": (NOON - timedelta(seconds=age)).isoformat()}
     return dated(data({"id": ID, "email": EMAIL, "attributes": attributes, **created, **fields}))
 
@@ -208,21 +208,21 @@ def five_hundred(call: Call) -> Any:
     return error("INTERNAL_SERVER_ERROR")(call)
 
 
-@pytest.mark.parametrize("no_answer", [lost, five_hundred], ids=["lost", "500"])
+@pytest.mark.parametrize("no_response", [lost, five_hundred], ids=["lost", "500"])
 @pytest.mark.parametrize(
     ("invoke", "found", "writes", "outcome"),
     [
-        # what was there before is treated as any contact that was read
+        # an existing contact is treated like any contact that was read
         (upsert, contact(PARTLY, age=OLD), ["POST", "PUT"], "updated"),
         (upsert, contact(WANTED, age=OLD), ["POST"], "unchanged"),
         (upsert, contact({**WANTED, "city": "London"}, age=OLD, status="unsubscribed"), ["POST"], "unchanged"),
         (create, contact(PARTLY, age=OLD), ["POST"], "exists"),
         (create, contact(WANTED, age=OLD), ["POST"], "exists"),
-        # what our call made
+        # created by our call
         (upsert, contact(WANTED, age=NOW), ["POST"], "created"),
         (create, contact(WANTED, age=NOW), ["POST"], "created"),
         (create, contact({**WANTED, "phone": "442079460958"}, age=NOW), ["POST"], "created"),
-        # the CRM wrote a value in a way of its own: writing it once more does no harm
+        # the CRM changed the form of a value: writing it once more does no harm
         (upsert, contact({**WANTED, "phone": "442079460958"}, age=NOW), ["POST", "PUT"], "created"),
         # no createdAt: the values decide
         (upsert, contact(PARTLY), ["POST", "PUT"], "updated"),
@@ -230,10 +230,10 @@ def five_hundred(call: Call) -> Any:
         (create, contact(WANTED), ["POST"], "created"),
     ],
 )
-def test_a_contact_that_is_found_after_a_lost_creation(
-    no_answer: Step, invoke: Invoke, found: Reply, writes: list[str], outcome: str
+def test_contact_found_after_a_lost_creation(
+    no_response: Step, invoke: Invoke, found: Reply, writes: list[str], outcome: str
 ) -> None:
-    made = bench(no_answer, found, *[data({"id": ID, "email": EMAIL})] * (len(writes) - 1))
+    made = bench(no_response, found, *[data({"id": ID, "email": EMAIL})] * (len(writes) - 1))
     assert invoke(made.client) == outcome
     assert [call.method for call in made.http.calls if call.is_write] == writes
     assert not made.http.script
@@ -276,12 +276,12 @@ TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
         # another client's: the call is sent again, and the CRM reports the conflict
         (None, [lost, deals(deal(age=OLD)), TAKEN, deals(deal(age=OLD))], "associated", 2),
         ({"pb_name": "x"}, [lost, deals(deal(age=OLD)), TAKEN, deals(deal(age=OLD))], "associated", 2),
-        # a CRM that allows a second deal: ours was not made yet
+        # a CRM that allows a second deal: ours was not created yet
         (None, [lost, deals(deal(age=OLD, id_=OTHER)), data({"id": ID}, 201)], ID, 2),
-        # its origin is unknown: never a second deal, never another client's
+        # unknown origin: never a second deal, never another client's
         (None, [lost, deals(deal())], "associated", 1),
         ({"pb_name": "x"}, [lost, deals(deal(name="y"))], "associated", 1),
-        ({"pb_name": "x"}, [lost, deals(deal(age=NOW, name="y"))], "associated", 1),  # of another client, just now
+        ({"pb_name": "x"}, [lost, deals(deal(age=NOW, name="y"))], "associated", 1),  # of another client
         ({"pb_name": "x"}, [lost, deals(deal(age=0.5, name="y"))], "associated", 1),
         (None, [lost, deals(deal(stage=OTHER))], "associated", 1),
         ({"pb_name": "x"}, [lost, deals(deal(stage=OTHER))], "associated", 1),
@@ -290,7 +290,7 @@ TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
         ({"pb_name": "x"}, [lost, deals(deal(stage=OTHER, name="y", id_=OTHER)), data({"id": ID}, 201)], ID, 2),
     ],
 )
-def test_a_deal_that_is_found_after_a_lost_creation(
+def test_deal_found_after_a_lost_creation(
     attributes: dict[str, Any] | None, steps: list[Step], result: str, posts: int
 ) -> None:
     made = bench(*steps)
@@ -299,7 +299,7 @@ def test_a_deal_that_is_found_after_a_lost_creation(
     assert not made.http.script
 
 
-# -- a CRM that does not show its clock ----------------------------------------------------------------------
+# -- a CRM without a clock -----------------------------------------------------------------------------------
 
 WALL = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc).timestamp()
 
@@ -308,7 +308,7 @@ WALL = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc).timestamp()
     ("age", "outcome"),
     [(timedelta(days=30), "unchanged"), (timedelta(hours=4), "unchanged"), (timedelta(seconds=0), "created")],
 )
-def test_without_a_date_this_machines_clock_shows_what_is_hours_old(age: timedelta, outcome: str) -> None:
+def test_own_clock_identifies_records_that_are_hours_old(age: timedelta, outcome: str) -> None:
     created = (NOON - age).isoformat()
     found = data({"id": ID, "email": EMAIL, "attributes": WANTED, "createdAt": created})
     made = bench(lost, found)
@@ -316,7 +316,7 @@ def test_without_a_date_this_machines_clock_shows_what_is_hours_old(age: timedel
     assert made.client.upsert_contact(EMAIL, attributes=WANTED)["outcome"] == outcome
 
 
-def test_a_deal_that_moves_to_another_page_while_the_deals_are_read_is_found() -> None:
+def test_deal_that_moves_to_another_page_during_the_read_is_found() -> None:
     others = [{**deal(age=OLD, id_=f"{n:08}-1111-4111-8111-111111111111"), "contactId": OTHER} for n in range(10)]
     own = deal(age=NOW)
 
@@ -328,28 +328,30 @@ def test_a_deal_that_moves_to_another_page_while_the_deals_are_read_is_found() -
     assert [call.method for call in made.http.calls].count("POST") == 1
 
 
-def test_without_a_date_a_deal_of_unknown_age_is_not_taken_for_ours() -> None:
+def test_deal_of_unknown_age_is_not_treated_as_ours_without_a_date() -> None:
     made = bench(lost, data({"page": 0, "total": 1, "data": [deal(age=0.0)]}))
     made.transport._wall = lambda: WALL
     assert create_deal(made, None) == "associated"
 
 
-# -- answers that prove nothing ------------------------------------------------------------------------------
+# -- responses that prove nothing ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", [Reply(200, None), Reply(201, {}), Reply(200, {"page": 0}), Reply(200, {"x": "y"})])
-def test_a_creation_that_no_answer_confirms_is_read_back(answer: Reply) -> None:
-    made = bench(answer, contact(WANTED, age=NOW))
+@pytest.mark.parametrize(
+    "response", [Reply(200, None), Reply(201, {}), Reply(200, {"page": 0}), Reply(200, {"x": "y"})]
+)
+def test_unconfirmed_creation_is_read_back(response: Reply) -> None:
+    made = bench(response, contact(WANTED, age=NOW))
     assert made.client.create_or_find(EMAIL, attributes=WANTED).made
-    nothing_there = bench(answer, error("CONTACT_NOT_FOUND"))
+    nothing_there = bench(response, error("CONTACT_NOT_FOUND"))
     with pytest.raises(e.CrmProtocolError, match="neither id nor email") as raised:
         nothing_there.client.create_or_find(EMAIL, attributes=WANTED)
     assert not raised.value.outcome_known
-    old = bench(answer, contact(WANTED, age=OLD))
+    old = bench(response, contact(WANTED, age=OLD))
     assert not old.client.create_or_find(EMAIL, attributes=WANTED).made
 
 
-def test_an_update_that_no_answer_confirms_is_read_back() -> None:
+def test_unconfirmed_update_is_read_back() -> None:
     made = bench(Reply(200, {"message": "Please log in"}), contact({"name": "old", "phone": "1"}))
     with pytest.raises(e.CrmProtocolError, match="shows none of the values"):
         made.client.send_update(EMAIL, attributes=WANTED)
@@ -359,14 +361,14 @@ def test_an_update_that_no_answer_confirms_is_read_back() -> None:
     assert silent.client.send_update(EMAIL, attributes=WANTED) == {}
 
 
-def test_a_deal_with_other_values_is_not_the_one_that_is_looked_for() -> None:
+def test_deal_with_other_values_is_not_the_created_one() -> None:
     made = bench(deals(deal(name="y", id_=OTHER), deal(stage=PIPELINE, id_=OTHER), deal(name="x")))
     found = made.client.find_deal(CONTACT_ID, PIPELINE, stage_id=STAGE, attributes={"pb_name": "x"})
     assert found is not None
     assert found["id"] == ID
 
 
-def test_a_moment_outside_of_all_calendars_is_not_known() -> None:
+def test_moment_outside_of_all_calendars_is_unknown() -> None:
     clock = ServerClock()
     clock.note(NOON_HEADER, sent=0.0, received=0.0)
     assert clock.at(1e20) is None

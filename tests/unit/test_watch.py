@@ -1,4 +1,4 @@
-"""Watching, without a CRM: new members, the stored members, and the back-off after errors."""
+"""The watch without a CRM: new members, the stored members, and the back-off after errors."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def marks(*names: str) -> SeenIds:
     return dict.fromkeys(map(fingerprint, names))
 
 
-# -- what is new
+# -- new members --
 
 
 @pytest.mark.parametrize(
     ("known", "seen", "arrived", "after"),
     [
         pytest.param(None, sweep(ada=GROUP, alan=""), (), marks("ada"), id="the first sweep is the baseline"),
-        pytest.param(None, sweep(), (), marks(), id="nobody is a baseline too"),
+        pytest.param(None, sweep(), (), marks(), id="an empty baseline"),
         pytest.param(marks("ada"), sweep(ada=GROUP), (), marks("ada"), id="nothing new"),
-        pytest.param(marks(), sweep(ada=GROUP), ("ada",), marks("ada"), id="one came"),
-        pytest.param(marks(), sweep(bob=GROUP, ada=GROUP), ("bob", "ada"), marks("bob", "ada"), id="as listed"),
+        pytest.param(marks(), sweep(ada=GROUP), ("ada",), marks("ada"), id="one joined"),
+        pytest.param(marks(), sweep(bob=GROUP, ada=GROUP), ("bob", "ada"), marks("bob", "ada"), id="listed order"),
         pytest.param(marks(), sweep(ada="list-2"), (), marks(), id="into another list"),
         pytest.param(marks(), sweep(ada=f"list-2 {GROUP}"), ("ada",), marks("ada"), id="in two lists"),
         pytest.param(marks("ada"), sweep(ada="list-2"), (), marks(), id="one left"),
@@ -69,7 +69,7 @@ def marks(*names: str) -> SeenIds:
         pytest.param(marks("ada"), sweep(), (), marks("ada"), id="an empty listing"),
     ],
 )
-def test_what_a_sweep_shows(known: SeenIds | None, seen: Snapshot, arrived: tuple[str, ...], after: SeenIds) -> None:
+def test_events_of_a_sweep(known: SeenIds | None, seen: Snapshot, arrived: tuple[str, ...], after: SeenIds) -> None:
     change = compare(known, seen, GROUP)
     assert (change.arrived, change.seen) == (arrived, after)
 
@@ -86,9 +86,9 @@ WORLDS = st.lists(
 
 
 @given(WORLDS)
-def test_one_event_for_each_time_that_a_contact_was_seen_outside_and_then_inside(worlds: list[Any]) -> None:
+def test_one_event_each_time_a_contact_enters(worlds: list[Any]) -> None:
     known: SeenIds | None = None
-    was: dict[str, bool] = {}  # by contact: where it was when it was last seen
+    was: dict[str, bool] = {}  # by contact: its last known state
     for first, (members, hidden, restarted) in enumerate(worlds):
         shown = {name: frozenset([GROUP] if name in members else []) for name in NAMES if name not in hidden}
         expected = [name for name in shown if name in members and not was.get(name)] if first else []
@@ -98,27 +98,27 @@ def test_one_event_for_each_time_that_a_contact_was_seen_outside_and_then_inside
         known = unpack(pack(change.seen)) if restarted else change.seen
 
 
-# -- what is kept
+# -- stored state --
 
 
 @given(st.sets(st.integers(0, 2**64 - 1)))
-def test_fingerprints_are_stored_as_they_are(found: set[int]) -> None:
+def test_fingerprints_are_stored_unchanged(found: set[int]) -> None:
     assert unpack(pack(dict.fromkeys(found))) == dict.fromkeys(found)
 
 
-def test_a_chunk_is_small_enough_for_the_store_and_a_newcomer_changes_only_the_last() -> None:
+def test_chunk_fits_the_store_and_a_new_member_changes_only_the_last() -> None:
     many = dict.fromkeys(range(2 * MARKS_IN_A_CHUNK + 10))
     before, after = pack(many), pack({**many, fingerprint("ada"): None})
     assert max(len(json.dumps(chunk)) for chunk in before) <= 65_535
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, True, False]
 
 
-def test_a_fingerprint_is_the_same_in_every_process() -> None:
+def test_fingerprint_is_the_same_in_every_process() -> None:
     assert fingerprint("ada") == 1562989052550317351  # as stored by earlier versions
 
 
 class FakeStore:
-    """A state store; :attr:`fail_at` counts down the calls to the one that fails."""
+    """A state store. :attr:`fail_at` counts down the calls to the one that fails."""
 
     def __init__(self, kept: Mapping[str, Any] | None = None) -> None:
         self.kept: dict[str, Any] = dict(kept or {})
@@ -155,21 +155,21 @@ MANY = dict.fromkeys(range(MARKS_IN_A_CHUNK + 1))
 
 
 @pytest.mark.parametrize("known", [marks(), marks("ada"), marks("ada", "alan"), MANY], ids=len)
-def test_a_cursor_outlives_its_process(known: SeenIds) -> None:
+def test_cursor_outlives_its_process(known: SeenIds) -> None:
     store = FakeStore()
     assert loaded(store) is None
     stored(known, store)
     assert loaded(store) == known
 
 
-def test_without_a_store_a_cursor_lasts_as_long_as_it_is_held() -> None:
+def test_cursor_without_a_store_lasts_as_long_as_the_object() -> None:
     cursor = stored(marks("ada"))
     assert not cursor.persistent
     assert asyncio.run(cursor.load()) == marks("ada")
     assert loaded() is None
 
 
-def test_only_what_has_changed_is_written() -> None:
+def test_only_changes_are_written() -> None:
     store = FakeStore()
     cursor = stored(MANY, store)
     assert store.written == ["key_0", "key_1", "key"]
@@ -182,7 +182,7 @@ def test_only_what_has_changed_is_written() -> None:
     assert store.written == ["key_1", "key"]
 
 
-def test_a_first_writing_that_was_broken_off_does_not_count() -> None:
+def test_interrupted_first_write_does_not_count() -> None:
     store = FakeStore()
     store.fail_at = 3  # the head
     with pytest.raises(OSError, match="no store"):
@@ -192,7 +192,7 @@ def test_a_first_writing_that_was_broken_off_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("fail_at", [1, 2])
-def test_what_could_not_be_stored_is_known_and_stored_later(fail_at: int) -> None:
+def test_unstored_changes_are_known_and_stored_later(fail_at: int) -> None:
     store = FakeStore()
     cursor = stored(marks("ada"), store)
     cursor.note(marks("ada", "alan"))
@@ -204,7 +204,7 @@ def test_what_could_not_be_stored_is_known_and_stored_later(fail_at: int) -> Non
     assert loaded(store) == marks("ada", "alan")
 
 
-def test_a_store_that_does_not_answer_is_no_first_look() -> None:
+def test_failing_store_is_not_a_first_sweep() -> None:
     store = FakeStore()
     stored(marks("ada"), store)
     store.fail_at = 1
@@ -212,22 +212,22 @@ def test_a_store_that_does_not_answer_is_no_first_look() -> None:
         loaded(store)
 
 
-def test_a_cursor_knows_when_another_triggerer_was_faster() -> None:
+def test_cursor_notices_another_triggerer() -> None:
     store = FakeStore()
     mine, theirs = Cursor([store], "key"), Cursor([store], "key")
     assert asyncio.run(mine.load()) is None
     assert not asyncio.run(mine.overtaken())
     theirs.note(marks("ada"))
     asyncio.run(theirs.save())
-    assert asyncio.run(mine.overtaken()), "it was no first look"
+    assert asyncio.run(mine.overtaken()), "it was not the first sweep"
     asyncio.run(mine.load())
     assert not asyncio.run(mine.overtaken())
     asyncio.run(mine.save())
-    assert not asyncio.run(theirs.overtaken()), "nothing was new"
+    assert not asyncio.run(theirs.overtaken()), "nothing changed"
     assert not asyncio.run(Cursor([], "key").overtaken())
 
 
-def test_an_asset_that_comes_later_gets_the_whole_cursor() -> None:
+def test_added_asset_gets_the_whole_cursor() -> None:
     first, second = FakeStore(), FakeStore()
     stored(MANY, second)
     cursor = Cursor([first, second], "key")
@@ -237,19 +237,19 @@ def test_an_asset_that_comes_later_gets_the_whole_cursor() -> None:
     assert loaded(first) == loaded(second) == {**MANY, fingerprint("ada"): None}
 
 
-def test_an_event_gets_time_to_be_written_and_to_start_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_gets_time_to_be_written_and_to_start_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(cursor_module, "asyncio", SimpleNamespace(sleep=sleep))  # that module's, and no other
+    monkeypatch.setattr(cursor_module, "asyncio", SimpleNamespace(sleep=sleep))  # that module's only
     asyncio.run(Cursor([], "key").wait_for_delivery())
     asyncio.run(Cursor([FakeStore()], "key").wait_for_delivery())
     assert slept == [cursor_module.DELIVERY_DELAY] * 2
 
 
-# -- reading a listing
+# -- reading of a listing --
 
 
 def listing(records: list[dict[str, Any]]) -> Bench:
@@ -264,20 +264,20 @@ def never() -> bool:
 LISTED: list[Any] = [
     pytest.param("contacts", {"segmentedListsIds": ["List-1", "list-2"]}, {"list-1", "list-2"}, id="in two lists"),
     pytest.param("contacts", {"segmentedListsIds": []}, set(), id="in no list"),
-    pytest.param("contacts", {}, set(), id="lists are not told"),
+    pytest.param("contacts", {}, set(), id="lists are not shown"),
     pytest.param("deals", {"stageId": "Stage-1"}, {"stage-1"}, id="in a stage"),
 ]
 
 
 @pytest.mark.parametrize(("kind", "fields", "groups"), LISTED)
-def test_a_snapshot_has_the_groups_of_each_record(kind: Kind, fields: dict[str, Any], groups: set[str]) -> None:
+def test_snapshot_has_the_groups_of_each_record(kind: Kind, fields: dict[str, Any], groups: set[str]) -> None:
     it = listing([{"id": 7, **fields}, {"id": "r-8", **fields}])
     assert SnapshotReading(kind).read(it.client, never) == {"7": groups, "r-8": groups}
     assert it.http.sent == [f"GET /{kind}?page=0"]
 
 
 @pytest.mark.parametrize("stage", [{}, {"stageId": None}, {"stageId": 7}])
-def test_a_deal_without_a_stage_ends_the_reading(stage: dict[str, Any]) -> None:
+def test_deal_without_a_stage_ends_the_reading(stage: dict[str, Any]) -> None:
     reading = SnapshotReading("deals")
     with pytest.raises(e.CrmProtocolError) as raised:
         reading.read(listing([{"id": "d-1", "stageId": "s-1"}, {"id": "d-2", **stage}]).client, never)
@@ -285,7 +285,7 @@ def test_a_deal_without_a_stage_ends_the_reading(stage: dict[str, Any]) -> None:
     assert not reading.has_progressed, "the next attempt would leave out the rest of the page"
 
 
-def test_a_stopped_reading_requests_no_more_pages() -> None:
+def test_stopped_reading_requests_no_more_pages() -> None:
     it = listing([{"id": f"c-{n}"} for n in range(30)])
     asked = iter([False, True])
     assert list(SnapshotReading("contacts").read(it.client, lambda: next(asked))) == [f"c-{n}" for n in range(10)]
@@ -300,7 +300,7 @@ def page_of(first: int, last: int, total: int) -> Reply:
 BROKEN = Reply(200, b"<html>Log in</html>", {"Content-Type": "text/html"})
 
 
-def test_a_reading_continues_behind_the_pages_before_an_error() -> None:
+def test_reading_continues_after_the_pages_before_an_error() -> None:
     it = bench(page_of(0, 10, 25), BROKEN, page_of(10, 20, 25), BROKEN, BROKEN, page_of(20, 25, 25))
     reading, progressed = SnapshotReading("contacts"), []
     for _ in range(3):
@@ -312,7 +312,7 @@ def test_a_reading_continues_behind_the_pages_before_an_error() -> None:
     assert [call[-1] for call in it.http.sent] == list("011222")
 
 
-def test_a_reading_notices_deletions_while_it_was_interrupted() -> None:
+def test_reading_notices_deletions_during_its_interruption() -> None:
     """c-3 is deleted after page 0 was read, which moves c-10 onto that page."""
     moved = Reply(200, {"data": [{"id": f"c-{n}"} for n in range(11) if n != 3], "total": 24})
     it = bench(page_of(0, 10, 25), BROKEN, page_of(11, 21, 24), moved, page_of(11, 21, 24), page_of(21, 25, 24))
@@ -323,7 +323,7 @@ def test_a_reading_notices_deletions_while_it_was_interrupted() -> None:
     assert [call[-1] for call in it.http.sent] == list("011012")
 
 
-def test_a_listing_that_contradicts_itself_is_read_from_the_start() -> None:
+def test_inconsistent_listing_is_read_from_the_start() -> None:
     it = bench(page_of(0, 10, 25), Reply(200, {"data": [], "total": 25}))
     reading = SnapshotReading("contacts")
     with pytest.raises(e.CrmProtocolError, match="ends early"):
@@ -362,7 +362,7 @@ def test_watches_continue_an_unfinished_snapshot(caplog: pytest.LogCaptureFixtur
     assert [call[-1] for call in it.http.sent] == list("0110")
 
 
-def test_an_unfinished_snapshot_of_another_account_is_not_continued() -> None:
+def test_unfinished_snapshot_of_another_account_is_not_continued() -> None:
     snapshots = Snapshots(bench(page_of(0, 10, 12), BROKEN))
     with pytest.raises(e.CrmError):
         snapshots.read(0)
@@ -384,7 +384,7 @@ def error_of(type_: str, **fields: Any) -> e.CrmError:
 
 
 @pytest.mark.parametrize("type_", CATALOGUE)
-def test_no_error_makes_a_hot_loop(type_: str) -> None:
+def test_no_error_causes_a_hot_loop(type_: str) -> None:
     backoff = ErrorBackoff("Watch", INTERVAL)
     delays = [backoff.record_error(error_of(type_)) for _ in range(40)]
     assert min(delays) >= INTERVAL
@@ -406,12 +406,12 @@ def test_no_error_makes_a_hot_loop(type_: str) -> None:
         ("PROTOCOL", {}, 60, [SLOW, SLOW]),
     ],
 )
-def test_how_long_is_waited(type_: str, fields: dict[str, float], interval: float, delays: list[float]) -> None:
+def test_delay_after_an_error(type_: str, fields: dict[str, float], interval: float, delays: list[float]) -> None:
     backoff = ErrorBackoff("Watch", interval)
     assert [backoff.record_error(error_of(type_, **fields)) for _ in delays] == delays
 
 
-def test_an_error_behind_new_pages_is_the_first_in_a_row() -> None:
+def test_error_behind_new_pages_is_the_first_in_a_row() -> None:
     backoff, error = ErrorBackoff("Watch", 60), error_of("INTERNAL_SERVER_ERROR")
     progressed = [False, False, True, False, True]
     assert [backoff.record_error(error, has_progressed=each) for each in progressed] == [60, 120, 60, 120, 60]
@@ -426,7 +426,7 @@ def test_an_error_behind_new_pages_is_the_first_in_a_row() -> None:
         ("TOO_MANY_REQUESTS", [logging.WARNING, logging.ERROR]),
     ],
 )
-def test_an_error_is_said_once(type_: str, levels: list[int], caplog: pytest.LogCaptureFixture) -> None:
+def test_error_is_logged_once(type_: str, levels: list[int], caplog: pytest.LogCaptureFixture) -> None:
     backoff = ErrorBackoff("Watch of list_id 7", INTERVAL)
     for _ in range(2 * MAX_ERRORS_IN_A_ROW):
         backoff.record_error(error_of(type_))
@@ -435,7 +435,7 @@ def test_an_error_is_said_once(type_: str, levels: list[int], caplog: pytest.Log
     assert all("Watch of list_id 7" in text and type_ in text and "req-1" in text for text in texts)
 
 
-def test_it_is_said_again_after_it_had_worked(caplog: pytest.LogCaptureFixture) -> None:
+def test_error_is_logged_again_after_a_recovery(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     backoff = ErrorBackoff("Watch", INTERVAL)
     backoff.record_success()

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 from crm_provider.client import validation
-from crm_provider.client.validation import several
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.deal_mapper import DealMapper, DealMode
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import LoadOptions, ids_of
 from crm_provider.load.rows import WRITTEN, Outcome, SourceError
 
 
@@ -46,7 +45,7 @@ class DealOptions(LoadOptions):
     only_from_stages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "only_from_stages", several(self.only_from_stages or ()))
+        object.__setattr__(self, "only_from_stages", _stages(self.only_from_stages))
         super().__post_init__()
         if self.only_from_stages and self.mode == "create":
             raise SourceError("only_from_stages is for deals that are there; mode='create' changes none")
@@ -72,6 +71,17 @@ class DealOptions(LoadOptions):
     @property
     def effect(self) -> dict[str, Any]:
         return {"mode": self.mode, "only_from_stages": sorted(self.stages())}
+
+
+def _stages(given: Any) -> tuple[Any, ...]:
+    """The stages as a tuple.
+
+    :raises SourceError: if a template or another task gave an empty list: without stages, no deal would be left alone
+    """
+    stages = ids_of(given)
+    if not stages and given not in (None, ()):
+        raise SourceError("only_from_stages is empty; give at least one stage, or leave it out to move every deal")
+    return stages
 
 
 DEALS = Kind(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from crm_provider.client import validation
 from crm_provider.files.paths import as_path
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.outcomes.file import check_outcomes
@@ -74,6 +75,7 @@ class Kind:
         :param complete: whether a missing argument has its default; False in a mapped task
         :raises SourceError: naming the argument, the problem and the fix
         """
+        _check_switches(given)
         known = {name: value for name, value in given.items() if not later(value)}
         self.options_of(known).check()
         if "mapping" not in given or "mapping" in known:
@@ -86,6 +88,16 @@ class Kind:
         _check_paths_differ(known)
         if complete:
             _check_full_refresh(given)
+
+
+SWITCHES = ("full_refresh", "dry_run", "lowercase_email", "resubscribe", "every_spelling")
+"""Arguments of loads that are True or False. None of them is a template field."""
+
+
+def _check_switches(given: Mapping[str, Any]) -> None:
+    for name in SWITCHES:
+        if not isinstance(given.get(name, False), bool):
+            raise SourceError(validation.not_boolean(given[name], name))
 
 
 FILES = ("source", "rejects", "rejects_path", "outcomes_path", "state_path", "report_path", "checkpoint_path")

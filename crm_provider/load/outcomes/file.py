@@ -54,10 +54,10 @@ class OutcomesFile(RowLines):
         clock: Callable[[], datetime] = _now,
     ) -> None:
         self.keys = checked_keys(keys)
-        self._names, self._fields = tuple(map(shown_key, self.keys)), fields or {}
+        self._shown, self._fields = {shown_key(name): name for name in self.keys}, fields or {}
         self._clock = clock
         format_ = outcomes_format(path.name)
-        self._lines = lines_of(format_, self._names)
+        self._lines = lines_of(format_, self._shown)
         self._is_table = format_ == "parquet"
         if self._is_table:
             _check_library()
@@ -68,7 +68,7 @@ class OutcomesFile(RowLines):
 
         :raises CannotWrite: the row is not in the file
         """
-        keys = [key_value(ended.values, name, self._fields) for name in self.keys]
+        keys = {shown: key_value(ended.values, name, self._fields) for shown, name in self._shown.items()}
         header = None if self.count else self._new_header()
         self.add(ended.number, self._lines.line(ended.number, keys, ended.facts(self._clock())), header)
 
@@ -135,7 +135,7 @@ class OutcomesFile(RowLines):
     # -- Parquet --------------------------------------------------------------------------------------------
 
     def _write_table(self) -> None:
-        observed = {name: ObservedType() for name in self._names}
+        observed = {name: ObservedType() for name in self._shown}
         for row in self._rows():
             for name, kind in observed.items():
                 kind.note(row[name])

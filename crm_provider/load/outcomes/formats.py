@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -76,7 +76,11 @@ class OutcomeLines(Protocol):
     def header(self) -> str | None:
         """The first line; None if the format has none."""
 
-    def line(self, number: int, keys: Sequence[Any], facts: Mapping[str, Any]) -> str: ...
+    def line(self, number: int, keys: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+        """The line of a row.
+
+        :param keys: the values of the key columns, in the order of the header
+        """
 
     def number(self, line: str) -> int | None:
         """The number of a line's row, None for the header.
@@ -86,24 +90,17 @@ class OutcomeLines(Protocol):
 
 
 class JsonOutcomes:
-    """One JSON object for each row.
-
-    :param keys: the key columns
-    """
+    """One JSON object for each row."""
 
     begin = '{"row_number":'
     quoted = False
     _NUMBER = re.compile(r'\{"row_number": (\d+),.*\}', re.DOTALL)
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._keys = keys
-
     def header(self) -> str | None:
         return None
 
-    def line(self, number: int, keys: Sequence[Any], facts: Mapping[str, Any]) -> str:
-        named = zip(self._keys, map(lenient_json, keys), strict=True)
-        return json_text({"row_number": number, **dict(named), **facts})
+    def line(self, number: int, keys: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+        return json_text({"row_number": number, **{name: lenient_json(value) for name, value in keys.items()}, **facts})
 
     def number(self, line: str) -> int | None:
         return _number_in(self._NUMBER, line)
@@ -119,14 +116,14 @@ class CsvOutcomes:
     quoted = True
     _NUMBER = re.compile(r"(\d+),.*", re.DOTALL)
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    def __init__(self, keys: Iterable[str]) -> None:
         self._header = csv_record(map(_cell, (*BEFORE, *keys, *AFTER)))
 
     def header(self) -> str | None:
         return self._header
 
-    def line(self, number: int, keys: Sequence[Any], facts: Mapping[str, Any]) -> str:
-        return csv_record([str(number), *map(_cell, keys), *map(_cell, facts.values())])
+    def line(self, number: int, keys: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+        return csv_record([str(number), *map(_cell, keys.values()), *map(_cell, facts.values())])
 
     def number(self, line: str) -> int | None:
         return None if line == self._header else _number_in(self._NUMBER, line)
@@ -182,6 +179,6 @@ def outcomes_format(name: str) -> OutcomesFormat:
     return found
 
 
-def lines_of(format: OutcomesFormat, keys: Sequence[str]) -> OutcomeLines:  # noqa: A002 - the word for it
+def lines_of(format: OutcomesFormat, keys: Iterable[str]) -> OutcomeLines:  # noqa: A002 - the word for it
     """The lines of a format. Parquet is written from JSON lines."""
-    return CsvOutcomes(keys) if format == "csv" else JsonOutcomes(keys)
+    return CsvOutcomes(keys) if format == "csv" else JsonOutcomes()

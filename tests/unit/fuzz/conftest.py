@@ -1,4 +1,4 @@
-"""What all of these tests share: a limit for what hangs."""
+"""Shared by all fuzz tests: a time limit for tests that hang."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import FrameType
 import pytest
 
 SECONDS = 120
-"""For one example, which takes milliseconds: only an endless loop takes so long on any machine."""
+"""Limit for one example, which takes milliseconds. Only an endless loop takes this long on any machine."""
 
 Guard = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="session")
 def ends() -> Guard:
-    """Fails what does not end; for each example separately."""
+    """Fail a test that hangs, with a limit for each example."""
     return _ends
 
 

@@ -1,4 +1,4 @@
-"""Parquet with wrong bytes. Only ``make fuzz`` runs it: what is tried out is mostly pyarrow, which is not Python."""
+"""Parquet with wrong bytes. Only ``make fuzz`` runs it, because it mostly exercises pyarrow, which is not Python."""
 
 from __future__ import annotations
 

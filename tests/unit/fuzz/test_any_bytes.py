@@ -1,4 +1,4 @@
-"""Whatever bytes a server sends back: a value or a CrmError, which crosses processes and shows nothing of the body."""
+"""Any bytes from a server give a value or a CrmError, which can be pickled and shows nothing of the body."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JSON = b'{"message": "ok", "data": {"id": "1"}}'
 
 
 class Scripted:
-    """A socket that has sent these bytes and then closed; http.client and urllib3 read them as from any other."""
+    """A socket that has received these bytes and was then closed; http.client and urllib3 read it like any other."""
 
     def __init__(self, sent: bytes) -> None:
         self._sent = sent
@@ -79,8 +79,8 @@ BODY = st.one_of(
 )
 
 
-def answer_to(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What one POST ends with: a value, or the error that it raises."""
+def result_of(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The result of one POST: a value, or the error that it raises."""
     monkeypatch.setattr(urllib3.connection.HTTPConnection, "_new_conn", lambda _: Scripted(sent))
     session = HttpSession(Settings(api_key=KEY, base_url="http://127.0.0.1:9/v2"), user_agent="tests/1")
     try:
@@ -98,15 +98,15 @@ def answer_to(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
 @example(status=b"HTTP/1.1 200 x", headers=[b"Content-Length: 5, 6"], body=JSON, end=b"\r\n")
 @example(status=b"HTTP/1.1 200 x", headers=[b"Transfer-Encoding: chunked"], body=b"-5\r\n" + JSON, end=b"\r\n")
 @example(status=b"HTTP/1.1 200 x", headers=[b"Set-Cookie: a=b; expires=" + b"9" * 5000], body=JSON, end=b"\r\n")
-def test_any_bytes_on_the_connection_are_a_value_or_a_crm_error(
+def test_any_bytes_are_a_value_or_a_crm_error(
     monkeypatch: pytest.MonkeyPatch, status: bytes, headers: list[bytes], body: bytes, end: bytes
 ) -> None:
-    found = answer_to(status + end + b"".join(header + end for header in headers) + end + body, monkeypatch)
+    found = result_of(status + end + b"".join(header + end for header in headers) + end + body, monkeypatch)
     if not isinstance(found, e.CrmError):
         assert b"HTTP" in status or b"ICY" in status or not status.strip()
         return
     assert "ada@example.com" not in str(found) and KEY not in str(found)
     assert not isinstance(found, e.CrmAccessError) or found.status in (401, 403)
-    assert found.status is not None or found.outcome_known is False, "a POST that was sent may have happened"
+    assert found.status is not None or found.outcome_known is False, "a POST that was sent may have been processed"
     json.dumps(found.as_dict(), ensure_ascii=False).encode()
     assert str(pickle.loads(pickle.dumps(found))) == str(found)

@@ -1,4 +1,4 @@
-"""Ragged and hostile files: each line is a row, or an error says where; nothing else is raised, nothing left out."""
+"""Ragged and hostile files: each line is a row or a located error. Nothing else is raised, and nothing is skipped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def folder() -> Iterator[Path]:
 
 
 def read(path: Path, content: bytes, **options: Any) -> list[Row] | SourceError:
-    """The rows of a file with this content, or the error that it ends in."""
+    """The rows of a file with this content, or the error that ends the read."""
     path.write_bytes(content)
     try:
         rows = list(open_source(path, options=options).rows())
@@ -51,14 +51,14 @@ LINES = st.lists(st.text(ODD, max_size=12).map(lambda text: f"x{text}y") | st.ju
 
 
 @given(lines=LINES, ends=st.lists(ENDS, min_size=1, max_size=4), encoding=UNICODE)
-def test_every_line_of_csv_is_a_row(folder: Path, lines: list[str], ends: list[str], encoding: str) -> None:
+def test_every_csv_line_is_a_row(folder: Path, lines: list[str], ends: list[str], encoding: str) -> None:
     text = "a,b\n" + "".join(line + ends[n % len(ends)] for n, line in enumerate(lines))
     rows = read(folder / "lines.csv", text.encode(encoding))
     assert isinstance(rows, list)
     given_ = [line for line in re.split("\r\n|\r|\n", text)[1:] if line]
     assert len(rows) == len(given_)
     for row, line in zip(rows, given_, strict=True):
-        fields = [field.lstrip(" ") for field in line.split(",")]  # space after a delimiter is left out
+        fields = [field.lstrip(" ") for field in line.split(",")]  # space after a delimiter is ignored
         assert [*(row.values[name] for name in "ab" if name in row.values), *row.values.get("__extra__", [])] == fields
         assert bool(row.problem) is (len(fields) != 2)
 
@@ -81,7 +81,7 @@ JSON_LINES = st.lists(
 
 
 @given(lines=JSON_LINES)
-def test_every_line_of_json_is_a_row(ends: Guard, folder: Path, lines: list[str]) -> None:
+def test_every_json_line_is_a_row(ends: Guard, folder: Path, lines: list[str]) -> None:
     with ends():
         rows = read(folder / "lines.jsonl", "\n".join(['{"first": 1}', *lines]).encode())
     assert isinstance(rows, list)
@@ -90,20 +90,20 @@ def test_every_line_of_json_is_a_row(ends: Guard, folder: Path, lines: list[str]
         json.dumps(row.values, allow_nan=False, default=str, ensure_ascii=False).encode()
 
 
-# -- what is cut off or damaged ------------------------------------------------------------------------------
+# -- truncated and damaged files -----------------------------------------------------------------------------
 
 CSV = b"email,name\n" + b"".join(b"user%d@x.io,Name %d\n" % (n, n * n) for n in range(40))
 
 
 @pytest.mark.parametrize("suffix", ["csv.gz", "jsonl.gz"])
-def test_gzip_that_is_cut_off_anywhere_is_reported(folder: Path, suffix: str) -> None:
+def test_gzip_truncated_anywhere_is_reported(folder: Path, suffix: str) -> None:
     packed = gzip.compress(CSV if suffix.startswith("csv") else b'{"email": "a@x.io"}\n' * 99, mtime=0)
     for length in range(len(packed)):
         assert isinstance(read(folder / f"cut.{suffix}", packed[:length]), SourceError), length
 
 
 @given(place=st.integers(0, 10_000), byte=st.integers(0, 255), several=st.booleans())
-def test_gzip_with_a_wrong_byte_is_reported_or_makes_no_difference(
+def test_gzip_with_a_wrong_byte_is_reported_or_reads_the_same(
     folder: Path, place: int, byte: int, several: bool
 ) -> None:
     packed = bytearray(gzip.compress(CSV, mtime=0) * (1 + several))
@@ -125,18 +125,18 @@ PARQUET = table_of(50)
 NAMES = [found.start() for found in re.finditer(rb"email", PARQUET)]
 
 
-def test_parquet_that_is_cut_off_anywhere_is_reported(folder: Path) -> None:
+def test_parquet_truncated_anywhere_is_reported(folder: Path) -> None:
     for length in [*range(40), *range(40, len(PARQUET), 17), len(PARQUET) - 1]:
         assert isinstance(read(folder / "cut.parquet", PARQUET[:length]), SourceError), length
 
 
 @pytest.mark.parametrize("place", NAMES)
-def test_parquet_with_a_name_that_is_no_text(folder: Path, place: int) -> None:
+def test_parquet_with_a_column_name_that_is_not_text(folder: Path, place: int) -> None:
     found = read(folder / "name.parquet", PARQUET[:place] + b"\xff" + PARQUET[place + 1 :])
     assert isinstance(found, SourceError) or len(found) == 50
 
 
-# -- what would fill the memory ------------------------------------------------------------------------------
+# -- decompression bombs -------------------------------------------------------------------------------------
 
 
 def packed(piece: bytes, times: int, head: bytes = b"") -> bytes:
@@ -166,7 +166,7 @@ EVERY_BOMB = [(bomb, suffix) for bomb in BOMBS for suffix in ("csv.gz", "jsonl.g
 
 
 @pytest.mark.parametrize(("bomb", "suffix"), EVERY_BOMB + [(bomb, "csv.gz") for bomb in CSV_BOMBS])
-def test_a_bomb_is_reported_before_it_fills_the_memory(ends: Guard, folder: Path, bomb: str, suffix: str) -> None:
+def test_bomb_is_reported_before_it_fills_the_memory(ends: Guard, folder: Path, bomb: str, suffix: str) -> None:
     with ends():
         assert isinstance(read(folder / f"bomb.{suffix}", {**BOMBS, **CSV_BOMBS}[bomb]), SourceError)
 

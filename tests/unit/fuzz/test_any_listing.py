@@ -1,4 +1,4 @@
-"""Servers that lie about page, total and order: a listing ends, is whole or an error, and has each record once."""
+"""Servers that lie about page, total, and order: a listing ends, is complete or an error, and has each record once."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from crm_provider.client.pagination import PAGE_SIZE, STALE_PAGES, Page, ReadAhe
 
 ROUTE = "/contacts"
 ENOUGH = 60
-"""More pages than any server here has something new on."""
+"""More pages than any server here fills with new records."""
 
 Fetch = Callable[[int], Page]
 
 
 class Server:
-    """Counts the pages that are read, and notes the last one."""
+    """Counts the pages that are read, and records the last one."""
 
-    def __init__(self, answer: Fetch) -> None:
-        self.answer, self.reads = answer, 0
+    def __init__(self, response: Fetch) -> None:
+        self.response, self.reads = response, 0
         self.last: Page | None = None
         self.totals: set[int | None] = set()
 
     def __call__(self, number: int) -> Page:
-        assert number == self.reads, "pages are read one after the other, each once"
+        assert number == self.reads, "each page is read once, in order"
         assert number < ENOUGH, "the listing never ends"
         self.reads, self.last = self.reads + 1, None
-        self.last = self.answer(number)
+        self.last = self.response(number)
         self.totals.add(self.last.total)
         return self.last
 
 
 def listing(fetch: Fetch, earlier: list[Page] | None = None) -> tuple[list[Any], e.CrmError | None]:
-    """The records that came, and the error that ended them."""
+    """The records, and the error that ended them."""
     got: list[Any] = []
     try:
         for listed in walk_pages(fetch, ROUTE, earlier or []):
@@ -56,7 +56,7 @@ def no_page(number: int) -> Page:
 
 
 def claims_to_be_the_last(server: Server) -> bool:
-    """Whether the server has given a total by which the page that was read last is the end."""
+    """Whether the server reported a total that makes the last read page the end."""
     end = (server.reads - 1) * PAGE_SIZE + len(server.last.items) if server.last else 0
     return server.last is not None and end in server.totals
 
@@ -76,36 +76,36 @@ TOTALS = st.lists(st.none() | st.integers(0, 70), min_size=1, max_size=6)
 @example(count=45, size=10, totals=[25, None], after="empty")
 @example(count=33, size=50, totals=[20], after="empty")
 @example(count=31, size=10, totals=[None, 30], after="empty")
-def test_all_records_whatever_the_total_says(count: int, size: int, totals: list[int | None], after: str) -> None:
+def test_all_records_are_read_whatever_the_total_says(
+    count: int, size: int, totals: list[int | None], after: str
+) -> None:
     truth = [{"id": n} for n in range(count)]
 
-    def answer(number: int) -> Page:
+    def response(number: int) -> Page:
         items = truth[number * size : (number + 1) * size]
         return Page(items, totals[number % len(totals)]) if items or after == "empty" else no_page(number)
 
-    server = Server(answer)
+    server = Server(response)
     got, error = listing(server)
     assert got == truth[: len(got)]
     if error is None and len(got) < count:
-        assert claims_to_be_the_last(server), "cut off without a word"
+        assert claims_to_be_the_last(server), "truncated without an error"
 
 
 @given(count=st.integers(0, 45), total=st.booleans(), size=st.sampled_from([1, 5, 9, 10, 11, 50]))
-def test_an_honest_server_of_any_page_size_is_read_whole(count: int, total: bool, size: int) -> None:
+def test_listing_of_an_honest_server_is_complete_with_any_page_size(count: int, total: bool, size: int) -> None:
     truth = [{"id": n} for n in range(count)]
     reported = count if total else None
     assert listing(Server(lambda n: Page(truth[n * size : (n + 1) * size], reported))) == (truth, None)
 
 
 @given(start=st.integers(0, 35), changes=st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=6))
-def test_who_is_there_all_the_time_is_missed_only_if_others_are_deleted(
-    start: int, changes: list[tuple[bool, int]]
-) -> None:
-    """Records come and go while the pages are read; the server is honest about each moment."""
+def test_existing_record_is_missed_only_if_others_are_deleted(start: int, changes: list[tuple[bool, int]]) -> None:
+    """Records come and go while the pages are read. The server reports each moment honestly."""
     now, new = list(range(start)), itertools.count(1000)
     deleted: list[int] = []
 
-    def answer(number: int) -> Page:
+    def response(number: int) -> Page:
         if 0 < number <= len(changes):
             added, place = changes[number - 1]
             if added:
@@ -114,14 +114,14 @@ def test_who_is_there_all_the_time_is_missed_only_if_others_are_deleted(
                 deleted.append(now.pop(min(place, len(now) - 1)))
         return Page([{"id": n} for n in now[number * 10 : number * 10 + 10]], len(now))
 
-    got, error = listing(Server(answer))
+    got, error = listing(Server(response))
     found = [record["id"] for record in got]
     assert len(found) == len(set(found))
     missed = set(range(start)) - set(found) - set(deleted)
     assert error is not None or len(missed) <= len(deleted)
 
 
-# -- nothing is right ----------------------------------------------------------------------------------------
+# -- nothing is correct --------------------------------------------------------------------------------------
 
 ODD_TOTAL = st.one_of(
     st.none(),
@@ -147,14 +147,14 @@ AFTER = st.sampled_from(["empty", "404", "again", "last"])
 
 
 def lying(bodies: list[Any], after: str) -> Fetch:
-    def answer(number: int) -> Page:
+    def response(number: int) -> Page:
         if number >= len(bodies) and after == "404":
             return no_page(number)
         if number >= len(bodies) and after == "empty":
             return Page.of([], ROUTE)
         return Page.of(bodies[number % len(bodies) if after == "again" else min(number, len(bodies) - 1)], ROUTE)
 
-    return answer
+    return response
 
 
 TWENTY = [[{"id": n} for n in range(start, start + 10)] for start in (0, 10)]
@@ -164,7 +164,7 @@ TWENTY = [[{"id": n} for n in range(start, start + 10)] for start in (0, 10)]
 @example(bodies=[{"data": page, "total": "25"} for page in TWENTY], after="404")
 @example(bodies=[{"data": page, "total": 25.0} for page in TWENTY], after="empty")
 @example(bodies=[*({"data": page, "total": 25} for page in TWENTY), {"data": None}], after="404")
-def test_an_end_no_record_twice_and_no_silence(bodies: list[Any], after: str) -> None:
+def test_listing_ends_without_duplicates_or_silent_loss(bodies: list[Any], after: str) -> None:
     server = Server(lying(bodies, after))
     got, error = listing(server)
     ids = [json.dumps(record["id"]) for record in got if record.get("id") is not None]
@@ -173,12 +173,12 @@ def test_an_end_no_record_twice_and_no_silence(bodies: list[Any], after: str) ->
         at_its_end = server.last is None or not server.last.items
         read = [bodies[n % len(bodies) if after == "again" else min(n, len(bodies) - 1)] for n in range(server.reads)]
         received, reported = reported_in(read[: len(bodies)] if after in ("empty", "404") else read)
-        assert at_its_end or (reported and min(reported) <= received), "ended in the middle"
-        assert received >= min(reported, default=0), "cut off without a word"
+        assert at_its_end or (reported and min(reported) <= received), "ended before the last page"
+        assert received >= min(reported, default=0), "truncated without an error"
 
 
 def reported_in(read: list[Any]) -> tuple[int, list[int]]:
-    """How many records came, repetitions included, and the totals that were told, of what was sent and not of pages."""
+    """The number of records with repetitions, and the reported totals that count records and not pages."""
     received, reported = 0, []
     for body in read:
         items = (body["data"] if isinstance(body, dict) else body) or []
@@ -191,7 +191,7 @@ def reported_in(read: list[Any]) -> tuple[int, list[int]]:
 
 @given(bodies=BODIES, after=AFTER, at_once=st.integers(1, 5), known=st.integers(0, 7))
 @example(bodies=[{"data": [{"id": 1}], "total": 10**400}], after="empty", at_once=4, known=0)
-def test_reading_ahead_and_going_on_change_nothing(bodies: list[Any], after: str, at_once: int, known: int) -> None:
+def test_read_ahead_and_resume_change_nothing(bodies: list[Any], after: str, at_once: int, known: int) -> None:
     fetch = lying(bodies, after)
     plain, error = listing(fetch)
     with ReadAhead(fetch, at_once=at_once) as read:
@@ -204,21 +204,21 @@ def test_reading_ahead_and_going_on_change_nothing(bodies: list[Any], after: str
     assert str(error_ahead) == str(error_resumed) == str(error)
 
 
-@pytest.mark.parametrize("total", [None, lambda number: (number + 2) * 10], ids=["no total", "a total that runs away"])
-def test_a_listing_of_ever_new_records_is_an_error_some_day(
+@pytest.mark.parametrize("total", [None, lambda number: (number + 2) * 10], ids=["no total", "an ever-growing total"])
+def test_endless_listing_of_new_records_is_an_error(
     monkeypatch: pytest.MonkeyPatch, total: Callable[[int], int] | None
 ) -> None:
     monkeypatch.setattr(pagination, "MOST_PAGES", 50)
 
-    def answer(number: int) -> Page:
+    def response(number: int) -> Page:
         return Page([{"id": number * 10 + n} for n in range(10)], total(number) if total else None)
 
-    got, error = listing(Server(answer))
+    got, error = listing(Server(response))
     assert error is not None and "does not end: 50 pages were read" in str(error)
     assert [record["id"] for record in got] == list(range(490))
 
 
-def test_circles_are_reported_before_many_pages_are_read() -> None:
+def test_loops_are_reported_after_few_pages() -> None:
     server = Server(lambda _: Page([{"id": 1}], 500))
     assert "repeats itself" in str(listing(server)[1])
     assert server.reads == STALE_PAGES + 1

@@ -1,4 +1,4 @@
-"""Every character in an address, and any text in a path, comes out of a real server as it went in, or is refused."""
+"""Any character in an address and any text in a path reach a real server unchanged, or are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ATEXT = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+/
 """The ASCII characters of a part before the ``@`` (RFC 5322); dots may stand between them."""
 
 VISIBLE_FORMATS = {0x600, 0x601, 0x602, 0x603, 0x604, 0x605, 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
-"""Of the category "format" though they have a shape: signs of Arabic, Syriac and Kaithi numbers."""
+"""Visible characters of the category "format": signs of Arabic, Syriac, and Kaithi numbers."""
 
 INVISIBLE = [
     c
@@ -55,7 +55,7 @@ def assert_round_trip(client: CrmClient, email: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["x{}", "a{}b"])
-def test_every_character_of_ascii_by_itself(client: CrmClient, place: str) -> None:
+def test_every_ascii_character_alone(client: CrmClient, place: str) -> None:
     for number, character in enumerate(ATEXT):
         assert_round_trip(client, f"{place.format(character)}@{number}.{ord(place[0])}.example.com")
 
@@ -64,7 +64,7 @@ LOOKALIKES = ["%2e", "%2E%2e", "a/./b", "%", "%zz", "%%", "a%2Fb", "{email}", "a
 
 
 @pytest.mark.parametrize("local", LOOKALIKES)
-def test_what_a_server_could_take_for_something_else(client: CrmClient, local: str) -> None:
+def test_characters_with_a_meaning_in_urls(client: CrmClient, local: str) -> None:
     assert_round_trip(client, f"{local}@x.example")
 
 
@@ -77,7 +77,7 @@ def test_every_invisible_character_is_removed() -> None:
     "email",
     ["", " ", ".", "..", "@", "a", "a@", "@x.example", "\t", "a" * 250 + "@x.example", "..@x.example", "a;b@x.example"],
 )
-def test_what_is_no_address_is_refused_before_anything_is_sent(client: CrmClient, sandbox: Sandbox, email: str) -> None:
+def test_invalid_address_is_refused_before_anything_is_sent(client: CrmClient, sandbox: Sandbox, email: str) -> None:
     before = sandbox.counters().total
     for call in (client.get_contact, client.create_contact, client.delete_contact, client.verify_email):
         with pytest.raises(e.CrmInvalidValueError, match=r"^INVALID_VALUE: Email |^INVALID_VALUE: email "):
@@ -93,8 +93,8 @@ PARTS = st.text(max_size=30) | st.text("./%\\?#&;=+ @{}é漢\u202e\n\0", max_siz
 @example(part="..")
 @example(part="%2e%2e")
 @example(part=" a ")
-def test_any_text_is_one_part_of_a_path_or_refused(client: CrmClient, sandbox: Sandbox, part: str) -> None:
-    """The sandbox says back the address that it was asked to verify, whatever it is."""
+def test_any_text_is_one_path_segment_or_refused(client: CrmClient, sandbox: Sandbox, part: str) -> None:
+    """The sandbox returns the address that it was asked to verify, whatever it is."""
     before = sandbox.counters().total
     fits = part.strip() and part not in (".", "..") and part.isprintable()
     try:
@@ -108,7 +108,7 @@ def test_any_text_is_one_part_of_a_path_or_refused(client: CrmClient, sandbox: S
 
 
 @given(text=PARTS | st.uuids().map(str) | st.uuids().map(lambda u: str(u).upper()) | st.uuids().map(lambda u: u.hex))
-def test_an_id_is_a_uuid_or_refused(client: CrmClient, sandbox: Sandbox, text: str) -> None:
+def test_id_is_a_uuid_or_refused(client: CrmClient, sandbox: Sandbox, text: str) -> None:
     before = sandbox.counters().total
     is_uuid = len(text) == 36 and [len(part) for part in text.split("-")] == [8, 4, 4, 4, 12]
     for call in (

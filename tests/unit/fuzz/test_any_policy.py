@@ -1,4 +1,4 @@
-"""Any overrides are refused with a choice that works, or decide as a plain model says."""
+"""Any overrides are refused with a working suggestion, or decide as a plain model does."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ TYPE_OF = {name: type_ for type_, name in TYPES.items()}
 
 
 class CrmDealNotFoundErrorOfTheUser(e.CrmDealNotFoundError):
-    """A class that no catalogue knows."""
+    """A class that no catalogue contains."""
 
 
 class Shouting(str):
-    """A text that is not what it prints."""
+    """A string that differs from its printed form."""
 
     __slots__ = ()
 
@@ -71,7 +71,7 @@ PLACES = st.sampled_from([(work, None) for work in Work] + [(work, name) for nam
 
 
 def meant(key: Any) -> type[e.CrmError] | None:
-    """The class that a key stands for."""
+    """The class of a key."""
     if isinstance(key, type):
         return key if key in ERROR_CLASSES.values() else None
     name = ALIASES.get(key, key) if isinstance(key, str) else None
@@ -79,7 +79,7 @@ def meant(key: Any) -> type[e.CrmError] | None:
 
 
 def is_fine(lines: Any, work: Work) -> bool:
-    """Whether every line is valid, and no two say different things of one error."""
+    """Whether every line is valid, and no two lines contradict each other about one error."""
     if lines is None or isinstance(lines, ErrorPolicy):
         return True
     if not isinstance(lines, Mapping):
@@ -97,7 +97,7 @@ def is_fine(lines: Any, work: Work) -> bool:
 
 
 def decided(error: type[e.CrmError], sources: list[dict[Any, Any]], work: Work, operator: str | None) -> str:
-    """What the first source says that says anything of the error: its line for the nearest class above."""
+    """The decision of the first source with a line for the error: its line for the nearest class above."""
     for lines in sources:
         said = {meant(key): str(Action(action).value) for key, action in lines.items()}
         nearest = next((cls for cls in error.__mro__ if cls in said), None)
@@ -112,7 +112,7 @@ def decided(error: type[e.CrmError], sources: list[dict[Any, Any]], work: Work, 
 
 @given(lines=ANY, work=WORKS)
 @example(lines={CrmDealNotFoundErrorOfTheUser: "skip"}, work=Work.TASK)
-def test_overrides_are_taken_or_refused_with_a_choice_that_works(ends: Guard, lines: Any, work: Work) -> None:
+def test_overrides_are_accepted_or_refused_with_a_working_suggestion(ends: Guard, lines: Any, work: Work) -> None:
     with ends():
         try:
             policy = ErrorPolicy(lines, work=work)
@@ -129,7 +129,7 @@ def test_overrides_are_taken_or_refused_with_a_choice_that_works(ends: Guard, li
 
 
 def assert_helpful(text: str, lines: Any, work: Work) -> None:
-    """The first line that is wrong is named; what is proposed instead is taken."""
+    """The first wrong line is named, and the suggested replacement is accepted."""
     assert text.startswith("on_error")
     if not isinstance(lines, Mapping):
         assert "must be a mapping of error to action, such as {'DEAL_NOT_FOUND': 'skip'}, but is of type " in text
@@ -177,7 +177,7 @@ TYPED = st.one_of(
     text=TYPED, style=st.sampled_from(["text", "markdown", "json"]), work=st.sampled_from(["task", "load", *OPERATORS])
 )
 @example(text="[" * 100_000, style="json", work="task")
-def test_whatever_is_typed_prints_a_table_or_one_line(ends: Guard, text: str, style: str, work: str) -> None:
+def test_any_command_line_prints_a_table_or_one_line(ends: Guard, text: str, style: str, work: str) -> None:
     out, err = io.StringIO(), io.StringIO()
     with ends(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(["policy", f"--on-error={text}", "--for", work, "--format", style])

@@ -1,4 +1,4 @@
-"""Whatever a response says, each call ends with what it promises or with a CrmError that can be kept and shown."""
+"""After any response, each call returns what it promises or raises a CrmError that can be stored and shown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .conftest import Guard
 
 EMAIL, ID = "zq.ada@example.com", "123e4567-e89b-12d3-a456-426614174000"
 OTHER = "zq.somebody.else@example.org"
-"""An address that no call sends: it is in the CRM only."""
+"""An address that no call sends: only the CRM has it."""
 
 # -- bodies --------------------------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ HEADERS = st.dictionaries(
 
 @dataclass
 class AnyHttp:
-    """Responds to everything with the same."""
+    """Gives the same response to every request."""
 
     status: int
     headers: Mapping[str, str]
@@ -100,7 +100,7 @@ def client_of(http: AnyHttp) -> CrmClient:
     return CrmClient(settings, transport=transport, budget=budget)
 
 
-# -- what each call promises ---------------------------------------------------------------------------------
+# -- the promises of each call -------------------------------------------------------------------------------
 
 
 def is_id(value: Any) -> bool:
@@ -148,7 +148,7 @@ CALLS: dict[str, tuple[Callable[[CrmClient], Any], Promise]] = {
 @example(call="list_pages", status=200, headers={}, body=b'{"total": 1, "data": [{"id": 1e99999999999999999999}]}')
 @example(call="request", status=200, headers={}, body=b'{"name": "\\ud83d"}')
 @example(call="request", status=200, headers={}, body=b'{"name": 1e999}')
-def test_a_call_keeps_its_promise_or_raises(
+def test_call_keeps_its_promise_or_raises(
     ends: Guard, call: str, status: int, headers: dict[str, str], body: bytes
 ) -> None:
     made, promised = CALLS[call]
@@ -160,13 +160,13 @@ def test_a_call_keeps_its_promise_or_raises(
         assert fit_to_be_shown(error)
         assert status < 300 or error.outcome_known or any(not sent.startswith("GET") for sent in http.sent)
         return
-    assert 200 <= status < 300, "an error was taken for success"
+    assert 200 <= status < 300, "an error was treated as a success"
     assert promised(found)
     json.dumps(found, allow_nan=False, ensure_ascii=False, default=str).encode()
 
 
 def fit_to_be_shown(error: e.CrmError) -> bool:
-    """Without the values of other people or the key from the response, in JSON and across processes."""
+    """The error shows neither the values of other people nor the key, in JSON and after pickling."""
     data = json.dumps(error.as_dict(), allow_nan=False, ensure_ascii=False)
     data.encode()
     for shown in (str(error), repr(error), data, str(error.__cause__), str(error.__context__)):
@@ -177,11 +177,11 @@ def fit_to_be_shown(error: e.CrmError) -> bool:
 
 
 @given(body=BODIES, exact=st.booleans())
-def test_a_success_is_plain_json(ends: Guard, body: bytes, exact: bool) -> None:
-    answer = CrmResponse(method="GET", path="/x", status=200, headers={}, body=body, use_decimal=exact)
+def test_success_is_plain_json(ends: Guard, body: bytes, exact: bool) -> None:
+    response = CrmResponse(method="GET", path="/x", status=200, headers={}, body=body, use_decimal=exact)
     try:
         with ends():
-            found = value_of(answer)
+            found = value_of(response)
     except e.CrmError:
         return
     json.dumps(found, allow_nan=False, ensure_ascii=False, default=str).encode()

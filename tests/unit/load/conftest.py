@@ -1,6 +1,6 @@
-"""Tables and files that a test leaves open, because it looks at a part of a load only, are closed behind it.
+"""Close the tables and files that a test leaves open because it runs only a part of a load.
 
-Python warns of them in whichever test runs when they are found, and a warning is an error.
+Otherwise a later test fails: it gets Python's ResourceWarning, and warnings are errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from crm_provider.files.temp_database import TempDatabase
 
 @pytest.fixture(autouse=True)
 def databases(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TempDatabase]]:
-    """The temporary tables that the test has made."""
+    """The temporary tables that the test created."""
     made: list[TempDatabase] = []
     make = TempDatabase.__init__
 
@@ -34,7 +34,7 @@ def databases(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TempDatabase]]:
 
 @pytest.fixture(autouse=True)
 def private_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IO[bytes]]]:
-    """The files that the test has opened to append to."""
+    """The files that the test opened for appending."""
     opened: list[IO[bytes]] = []
 
     def noted(path: pathlib.Path) -> IO[bytes]:

@@ -1,4 +1,4 @@
-"""A CRM in memory with the client's methods, and what a load needs around it."""
+"""An in-memory CRM with the client's methods, and helpers for a load."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from crm_provider.load.rows import Contact, InvalidRow, Problem, Row
 from crm_provider.load.workers import RequestStats
 
 Trouble = Callable[[str, str], "e.CrmError | None"]
-"""From the name of a call and the email to what goes wrong."""
+"""Maps the name of a call and the email to the error that it raises."""
 
 
 @dataclass
 class FakeCrm:
     """Contacts by email, calls by name.
 
-    :param trouble: asked before each call; what it returns is raised
+    :param trouble: called before each call; the error that it returns is raised
     """
 
     contacts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class FakeCrm:
             yield ListedPage(number=number, page=Page(items, len(found)), fresh=items)
 
     def start_of_writes(self) -> None:
-        """No response of this CRM shows its clock."""
+        """This CRM sends no clock in its responses."""
 
     def ping(self) -> None:
         with self._call("ping", ""):
@@ -100,10 +100,10 @@ class FakeCrm:
 
 
 class PlainMapper:
-    """``email`` and attributes, as they are; a row without an ``@`` is invalid."""
+    """Map ``email`` and the attributes unchanged. A row without an ``@`` is invalid."""
 
     def check_columns(self, columns: tuple[str, ...]) -> None:
-        """All are fine."""
+        """Accept all columns."""
 
     def as_data(self) -> Any:
         return {"plain": True}
@@ -117,7 +117,7 @@ class PlainMapper:
 
 @dataclass
 class Rows:
-    """A source in memory."""
+    """An in-memory source."""
 
     given: list[dict[str, Any]]
     name: str = "a list"

@@ -1,4 +1,4 @@
-"""JSON values of all kinds for tables, and what a table gives back in the terms of JSON."""
+"""JSON values of all kinds for tables, and the JSON form of a value read from a table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JSON_VALUES = st.recursive(
 
 
 def exact(value: Any) -> Any:
-    """A value of a table with types: a float by the digits that it is written with, a moment as a load sends it."""
+    """The value as a typed table holds it: a float as its written digits, a moment in the form that a load sends."""
     if isinstance(value, float):
         return Decimal(repr(value))
     if isinstance(value, datetime):

@@ -1,4 +1,4 @@
-"""Only what has changed: applied to the copy of the last run, the changes give what the CRM has now."""
+"""Changes only: applied to the copy of the last run, the changes give the current state of the CRM."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tracker(
 def changes(
     path: Any, state: State, work: str = "run", *, quiet: bool = True, commit: bool = True, **options: Any
 ) -> list[tuple[str, str]]:
-    """What a run over a listing reports: kind and id."""
+    """The changes that a run reports: kind and id."""
     with tracker(path, work, **options) as found:
         records = [{"id": key, "attributes": value} for key, value in state.items()]
         reported = [(record[CHANGE], record["id"]) for record in found.changes(records, dict, quiet=quiet)]
@@ -52,7 +52,7 @@ def changes(
     return reported
 
 
-# -- applied to a copy ----------------------------------------------------------------------------------------
+# -- applying changes to a copy -------------------------------------------------------------------------------
 
 states = st.dictionaries(st.sampled_from("abcde"), st.integers(0, 2), max_size=5)
 runs = st.lists(
@@ -67,7 +67,7 @@ runs = st.lists(
 
 
 def apply(copy: State, state: State, reported: list[tuple[str, str]]) -> None:
-    """Strictly: nothing is created twice, and what is changed or removed is there."""
+    """Apply the changes strictly: no record is created twice, and a changed or removed record exists."""
     for change, key in reported:
         assert (key in copy) == (change != "created"), f"{change} {key}"
         assert change == "created" or copy[key] != state.get(key), f"{key} has not changed"
@@ -93,7 +93,7 @@ def test_changes_applied_to_the_old_copy_give_the_new_one(runs: list[tuple[State
                 seen = {key: value for key, value in state.items() if key not in hidden}
             apply(copy, state, changes(path, seen, work, quiet=event != "noisy"))
             if event == "noisy":
-                assert {key: value for key, value in copy.items() if key in seen} == seen, "what was read is right"
+                assert {key: value for key, value in copy.items() if key in seen} == seen, "the listing is correct"
             else:
                 assert copy == state
 
@@ -101,13 +101,13 @@ def test_changes_applied_to_the_old_copy_give_the_new_one(runs: list[tuple[State
 # -- the state file -------------------------------------------------------------------------------------------
 
 
-def test_each_kind_of_change(path: Any) -> None:
+def test_each_kind_of_change_is_reported(path: Any) -> None:
     assert changes(path, {"a": 1, "b": 1, "c": 1}, "one") == [("created", "a"), ("created", "b"), ("created", "c")]
     assert changes(path, {"a": 1, "b": 2, "d": 1}, "two") == [("updated", "b"), ("created", "d"), ("deleted", "c")]
-    assert changes(path, {"d": 1, "b": 2, "a": 1}, "three") == [], "the order is no change"
+    assert changes(path, {"d": 1, "b": 2, "a": 1}, "three") == [], "a different order is not a change"
 
 
-def test_the_order_of_names_is_no_change_and_digits_are_one(path: Any) -> None:
+def test_order_of_names_is_not_a_change_but_digits_are(path: Any) -> None:
     from decimal import Decimal
 
     changes(path, {"a": {"x": Decimal("1.50"), "y": [{"m": 1, "n": 2}]}}, "one")
@@ -115,7 +115,7 @@ def test_the_order_of_names_is_no_change_and_digits_are_one(path: Any) -> None:
     assert changes(path, {"a": {"y": [{"n": 2, "m": 1}], "x": Decimal("1.5")}}, "three") == [("updated", "a")]
 
 
-def test_a_merged_table_has_what_changed_between_two_tries_of_a_run(path: Any) -> None:
+def test_merged_table_gets_changes_made_between_two_tries_of_a_run(path: Any) -> None:
     changes(path, {"a": 1, "b": 1}, "one", merges=True)
     first = {"a": 2, "b": 1, "short-lived": 1}
     assert changes(path, first, "two", merges=True) == [("updated", "a"), ("created", "short-lived")]
@@ -125,23 +125,41 @@ def test_a_merged_table_has_what_changed_between_two_tries_of_a_run(path: Any) -
     assert changes(path, {"a": 1}, "three", merges=True) == [("deleted", "b")]
 
 
-def test_a_cleared_task_repeats_its_changes_and_no_others(path: Any) -> None:
+def test_record_that_a_retried_merge_misses_or_finds_again_is_reported_once(path: Any) -> None:
+    changes(path, {"a": 1, "b": 1}, "one", merges=True)
+    changes(path, {"a": 1, "b": 2, "c": 1}, "two", merges=True)
+    assert changes(path, {"b": 2, "c": 1}, "two", merges=True) == [
+        ("updated", "b"), ("created", "c"), ("deleted", "a"),
+    ]  # fmt: skip
+
+
+def test_value_within_a_list_is_a_change(path: Any) -> None:
+    changes(path, {"a": {"y": [{"m": 1}]}}, "one")
+    assert changes(path, {"a": {"y": [{"m": 2}]}}, "two") == [("updated", "a")]
+
+
+def test_fingerprint_of_text_beyond_ascii_equals_that_of_earlier_versions(tmp_path: Path) -> None:
+    """In another form such records would all count as updated once."""
+    changes(tmp_path / "seen", {"a": {"n": "\u00e9"}})
+    assert (tmp_path / "seen").read_text().splitlines()[2] == "61 7edc94bc5c01e15352c0100fc5afe263"
+
+
+def test_cleared_task_repeats_its_own_changes_only(path: Any) -> None:
     changes(path, {"a": 1}, "one")
     changes(path, {"a": 2}, "two")
     assert changes(path, {"a": 2, "b": 1}, "two") == [("updated", "a"), ("created", "b")]
     assert changes(path, {"a": 2, "b": 1}, "three") == []
 
 
-def test_a_missing_record_is_removed_once_a_quiet_run_misses_it_too(
-    path: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    changes(path, {"a": 1, "b": 1}, "one")
+def test_missing_record_is_removed_only_after_a_quiet_run(path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    changes(path, {"a": 1, "b": 1, "c": 1}, "one")
     assert changes(path, {"a": 1}, "two", quiet=False) == []
-    assert "The listing of contacts changed while it was read, and lacks 1 record of the last run" in caplog.text
-    assert changes(path, {"a": 1}, "three") == [("deleted", "b")]
+    (text,) = caplog.messages
+    assert text.startswith("The listing of contacts changed while it was read, and lacks 2 records of the last run:")
+    assert changes(path, {"a": 1}, "three") == [("deleted", "b"), ("deleted", "c")]
 
 
-def test_another_key_of_the_account(path: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_new_api_key_reports_all_known_records_as_updated(path: Any, caplog: pytest.LogCaptureFixture) -> None:
     changes(path, {"a": 1, "b": 1}, "one")
     other = SETTINGS.with_(api_key="other")
     assert changes(path, {"a": 1, "c": 1}, "two", settings=other) == [
@@ -150,7 +168,7 @@ def test_another_key_of_the_account(path: Any, caplog: pytest.LogCaptureFixture)
     assert "is of another API key: all known records count as updated" in caplog.text
 
 
-def test_another_account_is_refused_before_anything_counts_as_removed(path: Any) -> None:
+def test_another_account_is_refused_before_any_record_is_removed(path: Any) -> None:
     changes(path, {"a": 1}, "one")
     with pytest.raises(e.CrmInvalidValueError, match="contains no record of this account; give another state_path"):
         changes(path, {"x": 1}, "two", settings=SETTINGS.with_(api_key="other"))
@@ -166,7 +184,7 @@ def test_another_account_is_refused_before_anything_counts_as_removed(path: Any)
     ],
     ids=["listing", "host", "mode"],
 )
-def test_the_state_of_another_listing_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
+def test_state_of_another_listing_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
     changes(tmp_path / "seen", {"a": 1})
     with pytest.raises(e.CrmInvalidValueError, match=r"is not of the \w+ of this CRM; give each listing"):
         changes(tmp_path / "seen", {"a": 1}, **options)
@@ -177,7 +195,7 @@ def damaged() -> Iterator[bytes]:
         path = Path(folder, "seen")
         changes(path, {"a": 1, "b": 1})
         lines = path.read_bytes().splitlines(keepends=True)
-    yield from (b"".join(lines[:kept]) for kept in range(len(lines)))  # cut off
+    yield from (b"".join(lines[:kept]) for kept in range(len(lines)))  # truncated
     yield b"id,email\n1,a@b.io\n"
     yield lines[0] + b"[]\n" + b"".join(lines[2:])
     yield lines[0] + lines[1].replace(b'"version": 1', b'"version": "1"') + b"".join(lines[2:])
@@ -187,14 +205,14 @@ def damaged() -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("data", damaged())
-def test_a_damaged_state_is_an_error_and_stays(data: bytes, tmp_path: Path) -> None:
+def test_damaged_state_is_an_error_and_is_kept(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "seen").write_bytes(data)
     with pytest.raises(e.CrmInvalidValueError, match=r"seen is damaged or is another file; restore it, or remove it"):
         changes(tmp_path / "seen", {"a": 1})
     assert (tmp_path / "seen").read_bytes() == data
 
 
-def test_one_run_at_a_time_and_none_after_an_error(tmp_path: Path) -> None:
+def test_only_one_run_at_a_time_and_an_error_ends_the_run(tmp_path: Path) -> None:
     with tracker(tmp_path / "seen"), pytest.raises(InUse, match="another run is using the state file seen"):
         changes(tmp_path / "seen", {})
     with tracker(tmp_path / "seen") as found, pytest.raises(e.CrmProtocolError, match="the response has no id"):
@@ -212,12 +230,12 @@ before
 62 64bc09600621927489b0f4ebd7610e7c
 end
 """
-"""Run "two" found ``a`` and ``c``, and ``a`` and ``b`` were there before. The numbers are the first 16 bytes of
+"""Run "two" found ``a`` and ``c``. Before it there were ``a`` and ``b``. The numbers are the first 16 bytes of
 HMAC-SHA256 of ["check"], ["place", base URL, "False"] (without a key) and ["print", the record]. The key of the
 others is the HMAC of the purpose, the base URL and the mode with the API key."""
 
 
-def test_a_state_file_without_a_number_is_used_and_gets_one(tmp_path: Path) -> None:
+def test_state_file_without_a_version_is_used_and_gets_one(tmp_path: Path) -> None:
     (tmp_path / "seen").write_text(SAVED)
     now = {"a": {"n": 1}, "c": {"n": 3}}
     assert changes(tmp_path / "seen", now, "two") == [("created", "c"), ("deleted", "b")]
@@ -236,12 +254,12 @@ def announced(path: Any, work: str, *, commit: bool = True) -> tuple[str, ...]:
 
 
 def mark(run: str) -> str:
-    """Of a task instance and the number of the state file that it found, such as ``a-0``."""
+    """The mark of a task instance and the version of the state file that it found, such as ``a-0``."""
     work, _, version = run.partition("-")
     return f"{Owner(work=work).mark}-{version}"
 
 
-def test_a_run_replaces_the_output_of_those_that_did_not_come_to_the_state_file(path: Any) -> None:
+def test_run_replaces_the_output_of_uncommitted_runs(path: Any) -> None:
     assert announced(path, "a", commit=False) == (mark("a-0"),)
     assert announced(path, "a", commit=False) == (mark("a-0"),)
     assert announced(path, "b", commit=False) == (mark("b-0"), mark("a-0"))
@@ -251,9 +269,7 @@ def test_a_run_replaces_the_output_of_those_that_did_not_come_to_the_state_file(
     assert announced(path, "e") == (mark("e-1"), mark("d-1"))
 
 
-def test_a_run_that_was_killed_after_the_state_file_was_replaced_is_done(
-    path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_killed_after_replacing_the_state_file_is_done(path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     announced(path, "a", commit=False)
     with monkeypatch.context() as patch:
         patch.setattr("crm_provider.extract.changes.remove", lambda path: None)
@@ -261,9 +277,7 @@ def test_a_run_that_was_killed_after_the_state_file_was_replaced_is_done(
     assert announced(path, "c") == (mark("c-1"),)
 
 
-def test_the_latest_run_replaces_its_rows_and_an_older_one_keeps_them(
-    path: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_latest_run_replaces_its_rows_and_an_older_one_keeps_them(path: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     announced(path, "a")
     announced(path, "b")
@@ -275,21 +289,21 @@ def test_the_latest_run_replaces_its_rows_and_an_older_one_keeps_them(
     assert "what has changed since the latest run. Older rows of this task instance stay." in caplog.text
 
 
-def test_a_repeated_run_that_died_leaves_its_changes_and_those_of_the_run_before_to_the_next_one(path: Any) -> None:
+def test_failed_repeated_run_and_the_run_before_are_replaced_by_the_next(path: Any) -> None:
     changes(path, {"a": 1}, "one")
     changes(path, {"a": 2}, "two")
     assert announced(path, "two", commit=False) == (mark("two-2"), mark("two-1"))
     assert announced(path, "three") == (mark("three-2"), mark("two-2"), mark("two-1"))
 
 
-def test_the_latest_run_of_a_state_file_without_a_number_has_none_either(tmp_path: Path) -> None:
+def test_latest_run_of_a_state_file_without_a_version_has_none_either(tmp_path: Path) -> None:
     (tmp_path / "seen").write_text(SAVED)
     with tracker(tmp_path / "seen", "two") as found:
         assert found.announce() == ("3fc4ccfe7458-0", "3fc4ccfe7458")
 
 
 class ChangeLog:
-    """A table of changes, and what must be in it: a list of runs, each with the listings that lie between them.
+    """The expected content of a table of changes: a list of runs, each with the listings between them.
 
     It knows neither marks nor files. A run that is repeated, or that failed after it announced itself, is replaced by
     the next one.
@@ -299,11 +313,11 @@ class ChangeLog:
         self.path = path
         self.rows: list[tuple[str, str, str, Any]] = []
         self.done: list[tuple[str, State]] = []
-        """Runs that have replaced the state file, and what each has seen."""
+        """Runs that replaced the state file, each with the listing it read."""
         self.shown: list[tuple[str, State]] = []
         """Runs whose rows are in the table."""
         self.is_repeated = False
-        """Whether a repetition of the latest run has announced itself and failed."""
+        """Whether a repetition of the latest run announced itself and then failed."""
 
     def run(self, work: str, state: State, event: str, patch: pytest.MonkeyPatch) -> None:
         with tracker(self.path, work) as found:
@@ -331,7 +345,7 @@ class ChangeLog:
             self.done, self.is_repeated = runs, False
 
     def expected(self) -> list[tuple[str, str, str]]:
-        """Task instance, change and id, run after run."""
+        """Task instance, change, and id, run after run."""
         rows, before = [], State()
         for work, state in self.shown:
             for key in sorted({*before, *state}):
@@ -359,7 +373,7 @@ EVENTS = (
     "dies between apply and commit",
 )
 tries = st.tuples(st.sampled_from("ABC"), states, st.sampled_from(EVENTS))
-"""Whichever task instance comes again is a retry, or was cleared: as the latest run or as an older one."""
+"""A repeated task instance is a retry, or was cleared: as the latest run or as an older one."""
 
 
 @given(st.lists(tries, min_size=1, max_size=8))
@@ -367,7 +381,7 @@ tries = st.tuples(st.sampled_from("ABC"), states, st.sampled_from(EVENTS))
 @example([
     ("A", {"a": 1}, "done"), ("A", {"a": 1, "b": 1}, "dies between apply and commit"), ("B", {"a": 1, "b": 1}, "done"),
 ])  # fmt: skip
-def test_each_change_is_in_the_table_once_whatever_is_repeated_or_dies(given: list[tuple[str, State, str]]) -> None:
+def test_each_change_is_in_the_table_once_despite_repeats_and_kills(given: list[tuple[str, State, str]]) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         table = ChangeLog(Path(folder, "seen"))
         for work, state, event in given:
@@ -376,14 +390,14 @@ def test_each_change_is_in_the_table_once_whatever_is_repeated_or_dies(given: li
 
 
 @pytest.mark.parametrize("data", [b"{", b"7", b"[]", b"{}", b"\xff", b"[" * 100_000])
-def test_names_of_runs_that_are_damaged(data: bytes, tmp_path: Path) -> None:
+def test_damaged_pending_file_is_an_error_and_is_kept(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "seen.pending").write_bytes(data)
     with pytest.raises(e.CrmInvalidValueError, match=r"the file seen.pending is damaged or is another file; remove it"):
         announced(tmp_path / "seen", "a")
     assert (tmp_path / "seen.pending").read_bytes() == data
 
 
-def test_the_file_has_ids_but_no_values(tmp_path: Path) -> None:
+def test_state_file_has_ids_but_no_values(tmp_path: Path) -> None:
     changes(tmp_path / "seen", {"a\ud800": "secret@example.com"})
     text = (tmp_path / "seen").read_text("ascii")
     assert b"a".hex() in text
@@ -394,7 +408,7 @@ def test_the_file_has_ids_but_no_values(tmp_path: Path) -> None:
 # -- in a file ------------------------------------------------------------------------------------------------
 
 
-def test_an_extract_of_changes(tmp_path: Path) -> None:
+def test_extract_of_changes_to_a_file(tmp_path: Path) -> None:
     client = FakeClient([{"id": f"c-{n}", "email": f"{n}@example.com", "attributes": {"n": n}} for n in range(12)])
 
     def extract(work: str, name: str, **options: Any) -> Any:
@@ -430,7 +444,7 @@ def test_an_extract_of_changes(tmp_path: Path) -> None:
         (("last", "s", ["email"]), "fields must contain 'id'"),
     ],
 )
-def test_arguments(arguments: tuple[Any, ...], message: str) -> None:
+def test_invalid_arguments_of_changes(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_changes_since(*arguments)
     check_changes_since("last", "s", ["id"])

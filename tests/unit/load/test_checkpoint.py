@@ -1,4 +1,4 @@
-"""Checkpoints: small, exact, and never used where they do not belong."""
+"""Checkpoints: small, exact, and refused by other loads."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def test_json_round_trip() -> None:
         ({"fingerprint": "other"}, "the input, the mapping or an option has changed since the checkpoint was written"),
     ],
 )
-def test_resumable(change: dict[str, Any], reason: str | None) -> None:
+def test_resumable_or_reason_why_not(change: dict[str, Any], reason: str | None) -> None:
     assert resumable(dataclasses.replace(FULL, **change), 3, "f" * 32) == reason
 
 
-def test_data_of_another_version_is_not_looked_into() -> None:
+def test_checkpoint_of_another_version_is_not_parsed() -> None:
     found = Checkpoint.from_data({**FULL.as_data(), "version": 99, "anything": "else"})
     assert found == Checkpoint(epoch=-1, fingerprint="", version=99)
     assert "version 99" in str(resumable(found, -1, ""))
 
 
-def test_the_smallest_and_the_largest_numbers() -> None:
-    """Larger ones no other program would read as they are."""
+def test_smallest_and_largest_numbers() -> None:
+    """Other programs would not read larger numbers exactly."""
     first, last = Checkpoint(epoch=0, fingerprint=""), dataclasses.replace(FULL, calls=2**53 - 1, done_upto=2**53 - 1)
     assert [Checkpoint.from_data(found.as_data()) for found in (first, last)] == [first, last]
     with pytest.raises(ValueError, match="invalid parts"):
         Checkpoint.from_data({**FULL.as_data(), "calls": 2**53})
 
 
-def test_seconds_are_kept_to_the_thousandth() -> None:
+def test_seconds_are_kept_to_the_millisecond() -> None:
     assert dataclasses.replace(FULL, seconds=1.23456).as_data()["seconds"] == 1.235
 
 
@@ -74,13 +74,13 @@ def test_seconds_are_kept_to_the_thousandth() -> None:
         {**FULL.as_data(), "done_above": "x"},
     ],
 )
-def test_no_checkpoint(data: Any) -> None:
+def test_invalid_checkpoint_is_refused(data: Any) -> None:
     with pytest.raises(ValueError, match="checkpoint"):
         Checkpoint.from_data(data)
 
 
 @given(st.lists(st.integers(1, 40)), st.integers(0, 10), st.lists(st.integers(1, 40), max_size=5))
-def test_done_rows(numbers: list[int], upto: int, above: list[int]) -> None:
+def test_done_rows_survive_a_round_trip(numbers: list[int], upto: int, above: list[int]) -> None:
     rows = DoneRows(upto, above)
     for number in numbers:
         rows.add(number)
@@ -98,7 +98,7 @@ def test_done_rows(numbers: list[int], upto: int, above: list[int]) -> None:
 def test_done_rows_hold_numbers_only() -> None:
     rows = DoneRows(3, [5])
     assert [thing in rows for thing in (3, 5, 4, "3", None)] == [True, True, False, False, False]
-    rows.add(2)  # it is done already
+    rows.add(2)  # already done
     assert rows.as_data() == (3, (5,))
     assert DoneRows().as_data() == (0, ())
 
@@ -108,7 +108,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return tmp_path / "new" / "c.json" if request.param == "disk" else UPath(f"memory://c/{uuid.uuid4().hex}/c.json")
 
 
-def test_file(path: Any) -> None:
+def test_file_checkpoints(path: Any) -> None:
     kept = FileCheckpoints(path)
     kept.clear()
     assert kept.load() is None
@@ -123,7 +123,7 @@ def test_file(path: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b'{"version": 1}'])
-def test_an_unreadable_file_is_said_and_not_used(body: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_checkpoint_is_logged_only(body: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "c.json"
     path.write_bytes(body)
     with caplog.at_level(logging.WARNING):
@@ -131,7 +131,7 @@ def test_an_unreadable_file_is_said_and_not_used(body: bytes, tmp_path: Path, ca
     assert len(caplog.records) == 1 and "starts from the first row" in caplog.text
 
 
-def test_none() -> None:
+def test_no_checkpoints_keeps_nothing() -> None:
     none = NoCheckpoints()
     none.save(FULL)
     none.clear()

@@ -1,7 +1,8 @@
-"""Columns of a table for records: which names and types, and which value for a column."""
+"""Table columns for records: names, types, and the value for a column."""
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -17,6 +18,7 @@ from crm_provider.extract.columns import (
     fitted,
     kind_of,
     kind_of_type,
+    moment,
 )
 
 NOON = "2025-12-22T12:00:00.5Z"
@@ -33,7 +35,7 @@ AT_NOON = datetime(2025, 12, 22, 12, 0, 0, 500_000, tzinfo=timezone.utc)
         ("0001-01-01T00:00:00+23:00", "text"), ("2025-12-22T14:00:00.1234567Z", "text"),
     ],
 )  # fmt: skip
-def test_what_a_value_needs(value: Any, kind: str) -> None:
+def test_kind_of_a_value(value: Any, kind: str) -> None:
     assert kind_of(value) == kind
 
 
@@ -41,11 +43,18 @@ def test_kinds_of_all_records() -> None:
     found = ColumnKinds()
     found.note({"zip": "1", "email": "a@b.io", "id": "c-1", "origin": None, "n": 1, "at": NOON, "x": None, "tags": []})
     found.note({"n": Decimal("0.5"), "at": "soon", "origin": {"url": None}, "attributes": {}, "tags": "none", "k": 1})
-    found.note({"k": 2})
+    found.note({"k": 2, "n": 3, "at": NOON, "tags": [1]})
     assert list(found.kinds().items()) == [
         ("id", "text"), ("email", "text"), ("at", "text"), ("k", "integer"), ("n", "number"),
         ("origin.url", "text"), ("tags", "text"), ("x", "text"), ("zip", "text"),
     ]  # fmt: skip
+
+
+def test_a_field_of_a_mapping_may_have_a_dot_in_its_name() -> None:
+    found = ColumnKinds()
+    found.note({"origin": None})
+    found.note({"origin": {"utm.source": "ad"}})
+    assert found.kinds() == {"origin.utm.source": "text"}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +66,7 @@ def test_kinds_of_all_records() -> None:
         ("integer[]", "text"), ("point", "text"), ("", "text"),
     ],
 )  # fmt: skip
-def test_what_a_type_holds(declared: str, kind: str) -> None:
+def test_kind_of_a_declared_type(declared: str, kind: str) -> None:
     assert kind_of_type(declared) == kind
 
 
@@ -70,12 +79,21 @@ def test_what_a_type_holds(declared: str, kind: str) -> None:
         (True, "integer", 1), (5, "integer", 5), ("5", "integer", "5"), ([1], "integer", "[1]"),
         (0.1, "number", Decimal("0.1")), (Decimal("1.50"), "number", Decimal("1.50")), (True, "number", 1),
         (True, "boolean", True), (NOON, "timestamp", AT_NOON), ("soon", "timestamp", "soon"),
-        (NOON, "date", "2025-12-22"), ("22 Dec", "date", "22 Dec"),
+        (5, "timestamp", 5), (NOON, "date", "2025-12-22"), ("22 December", "date", "22 December"),
     ],
 )  # fmt: skip
-def test_values_that_fit(value: Any, kind: Any, fit: Any) -> None:
+def test_values_are_fitted_to_the_column(value: Any, kind: Any, fit: Any) -> None:
     found = fitted(value, kind)
     assert (found, type(found)) == (fit, type(fit))
+
+
+def test_a_moment_is_in_utc_wherever_the_worker_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/Sao_Paulo")
+        time.tzset()
+        found = moment("2025-12-22T14:00:00+02:00")
+    time.tzset()
+    assert str(found) == "2025-12-22 12:00:00+00:00"
 
 
 def test_chosen_columns() -> None:
@@ -111,7 +129,7 @@ def test_chosen_columns() -> None:
         (["a", "A", "b", "a", "a", "a"], "the fields 'a', 'A', 'a', 'a' would have the same column"),
     ],
 )
-def test_columns_that_will_not_do(given: Any, message: str) -> None:
+def test_invalid_columns_are_refused(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         chosen_columns(given)
     check_names([SqlColumn(field="a" * NAME_LIMIT, name="a" * NAME_LIMIT), SqlColumn(field="b", name="\ud800")])

@@ -1,4 +1,4 @@
-"""What is kept of the CRM's contacts, and when writing one would change nothing."""
+"""The cache of CRM contacts, and when a write would change nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ADA = "ada@x.org"
         ({"a": "x", "b": "y"}, {"a": "x", "b": "z"}, False),
     ],
 )
-def test_has(found: dict[str, Any], wanted: dict[str, Any], same: bool) -> None:
+def test_contact_has_the_wanted_values(found: dict[str, Any], wanted: dict[str, Any], same: bool) -> None:
     assert RemoteContact(ADA, found).has(wanted) is same
 
 
@@ -55,16 +55,16 @@ def test_has(found: dict[str, Any], wanted: dict[str, Any], same: bool) -> None:
         ({"blacklistedAt": 1767225600}, True),
     ],
 )
-def test_unwanted(record: dict[str, Any], unwanted: bool) -> None:
+def test_unsubscribed_and_blacklisted_contacts_are_unwanted(record: dict[str, Any], unwanted: bool) -> None:
     assert is_unwanted(record) is unwanted
 
 
-def test_a_record_of_any_form_can_be_kept() -> None:
+def test_record_of_any_form_can_be_cached() -> None:
     remote = RemoteContact.of({"attributes": None, "segmentedListsIds": None, "email": 5}, ADA)
     assert (remote.email, remote.attributes, remote.lists) == (ADA, {}, frozenset())
 
 
-def test_what_is_taken_from_a_record() -> None:
+def test_cached_fields_of_a_record() -> None:
     record = {
         "id": "7",
         "email": "Ada@x.org",
@@ -78,7 +78,7 @@ def test_what_is_taken_from_a_record() -> None:
     assert RemoteContact.of({}, ADA) == RemoteContact.of({"email": ""}, ADA) == RemoteContact(ADA)
 
 
-def test_the_cache_gives_back_what_was_put() -> None:
+def test_cache_returns_the_same_contact() -> None:
     cache = ContactCache()
     remote = RemoteContact("Ada@x.org", {"name": "Ada", "n": 5}, frozenset({"l1"}), unwanted=True)
     cache.put("Ada@x.org", remote)
@@ -88,7 +88,7 @@ def test_the_cache_gives_back_what_was_put() -> None:
     assert cache.get("bob@x.org") == ABSENT
 
 
-def test_of_two_contacts_that_differ_in_case_the_one_spelled_alike_is_meant() -> None:
+def test_contact_with_the_exact_spelling_is_preferred() -> None:
     cache = ContactCache()
     for email in ("ADA@x.org", "ada@x.org", "Ada@x.org"):
         cache.put(email, RemoteContact(email))
@@ -98,11 +98,11 @@ def test_of_two_contacts_that_differ_in_case_the_one_spelled_alike_is_meant() ->
         assert found.email == email
 
 
-def test_only_the_attributes_that_are_written_are_kept() -> None:
+def test_only_written_attributes_are_cached() -> None:
     assert RemoteContact(ADA, {"a": 1, "b": 2}).only({"b", "c"}).attributes == {"b": 2}
 
 
-def test_what_was_seen_last_counts_and_contacts_are_counted_once() -> None:
+def test_last_value_wins_and_contacts_are_counted_once() -> None:
     cache = ContactCache()
     for name in ("old", "new"):
         cache.put(ADA, RemoteContact(ADA, {"name": name}))
@@ -114,12 +114,12 @@ def test_what_was_seen_last_counts_and_contacts_are_counted_once() -> None:
     cache.close()
 
 
-def test_lists_of_any_order_are_kept() -> None:
+def test_lists_in_any_order_are_cached() -> None:
     cache, lists = ContactCache(), frozenset(f"list {n}" for n in range(20))
     cache.put(ADA, RemoteContact(ADA, {}, lists))
     assert cache.get(ADA) == RemoteContact(ADA, {}, lists)
 
 
-def test_addresses_are_kept_as_sixteen_bytes() -> None:
+def test_addresses_are_cached_as_sixteen_bytes() -> None:
     assert len(digest(ADA)) == 16
     assert len({digest(ADA), digest("ada@x.or"), digest("Ada@x.org")}) == 3

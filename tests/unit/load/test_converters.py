@@ -1,4 +1,4 @@
-"""Conversions of single values: results, refused values, and refusals that do not show the value."""
+"""Conversions of single values: results, refused values, and error messages without the value."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ SAO_PAULO = timezone(timedelta(hours=-3))
 
 
 def kind_of(convert: Callable[[Any], Any], value: Any) -> str:
-    """The kind of a refusal."""
+    """The kind of a conversion error."""
     with pytest.raises(ConversionError) as raised:
         convert(value)
-    assert raised.value.fix, "it says what to do"
+    assert raised.value.fix, "the message says what to do"
     return raised.value.kind
 
 
 def same(found: Any, expected: Any) -> bool:
-    """Equal and of one type: ``True == 1`` is not good enough here."""
+    """Equal and of one type: ``True == 1`` is not enough here."""
     return type(found) is type(expected) and found == expected
 
 
 class NaTType:
-    """Stands for pandas' missing moment, which is known by its name."""
+    """A stand-in for pandas' missing timestamp, which is recognised by its name."""
 
 
 # -- empty ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [None, "", " ", "\t\r\n\u00a0", math.nan, Decimal("NaN"), Decimal("sNaN"), NaTType()])
-def test_is_empty(value: Any) -> None:
+def test_empty_values_are_empty(value: Any) -> None:
     assert is_empty(value)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, False, "0", "None", "nan", "-", [], {}, b"", Decimal(0), math.inf, NOON])
-def test_is_not_empty(value: Any) -> None:
+def test_other_values_are_not_empty(value: Any) -> None:
     assert not is_empty(value)
 
 
@@ -104,12 +104,12 @@ def test_auto_and_text(value: Any, as_auto: Any, as_text: str) -> None:
     ],
 )
 @pytest.mark.parametrize("convert", [converters.auto, converters.text])
-def test_auto_and_text_refuse(convert: Callable[[Any], Any], value: Any, kind: str) -> None:
+def test_auto_and_text_refuse_invalid_values(convert: Callable[[Any], Any], value: Any, kind: str) -> None:
     assert kind_of(convert, value) == kind
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, [1], (1, 2)])
-def test_text_takes_no_nested_value(value: Any) -> None:
+def test_text_refuses_nested_values(value: Any) -> None:
     assert kind_of(converters.text, value) == "a nested value"
 
 
@@ -170,7 +170,7 @@ def test_number(value: Any, options: dict[str, str], expected: str) -> None:
         (2**1024, {}, "too large a number"),
     ],
 )
-def test_number_refuses(value: Any, options: dict[str, str], kind: str) -> None:
+def test_number_refuses_invalid_values(value: Any, options: dict[str, str], kind: str) -> None:
     assert kind_of(converters.number(**options), value) == kind
 
 
@@ -179,13 +179,13 @@ def test_number_refuses(value: Any, options: dict[str, str], kind: str) -> None:
     [{"decimal": ""}, {"decimal": ",,"}, {"decimal": "1"}, {"thousands": "-"}, {"thousands": "."},
      {"decimal": ",", "thousands": ","}],
 )  # fmt: skip
-def test_marks_that_cannot_be_distinguished(options: dict[str, str]) -> None:
+def test_identical_decimal_and_thousands_marks_are_refused(options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="two different marks"):
         converters.number(**options)
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=4))
-def test_a_number_keeps_its_digits(value: Decimal) -> None:
+def test_number_keeps_its_digits(value: Decimal) -> None:
     written = f"{value:f}"
     assert converters.number()(written) == converters.number()(value) == written
     english = converters.number(thousands=",")(f"{value:,f}")
@@ -194,7 +194,7 @@ def test_a_number_keeps_its_digits(value: Decimal) -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_the_digits_of_a_float_are_that_float(value: float) -> None:
+def test_digits_of_a_float_give_the_same_float(value: float) -> None:
     try:
         written = converters.digits(value)
     except ConversionError:
@@ -222,7 +222,7 @@ def test_integer_with_marks() -> None:
     [("7.5", "no whole number"), (7.5, "no whole number"), (Decimal("0.1"), "no whole number"), ("x", "no number"),
      (False, "no number"), ("9" * 400, "too large a number"), (1e20, "a float too large to be exact")],
 )  # fmt: skip
-def test_integer_refuses(value: Any, kind: str) -> None:
+def test_integer_refuses_invalid_values(value: Any, kind: str) -> None:
     assert kind_of(converters.integer(), value) == kind
 
 
@@ -240,17 +240,17 @@ def test_false(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [2, -1, 0.5, "2", "maybe", "sim", NOON])
-def test_neither_true_nor_false(value: Any) -> None:
+def test_other_values_are_neither_true_nor_false(value: Any) -> None:
     assert kind_of(converters.boolean(), value) == "neither true nor false"
 
 
-def test_own_words_come_on_top() -> None:
+def test_custom_words_are_added() -> None:
     convert = converters.boolean(true=["Sim", "S"], false=["NÃO"])
     assert [convert(word) for word in ("sim", "s", "yes", "não", "no")] == [True, True, True, False, False]
 
 
 @pytest.mark.parametrize("words", [{"true": ["no"]}, {"false": ["YES "]}, {"true": ["x"], "false": ["X"]}])
-def test_a_word_has_one_meaning(words: dict[str, list[str]]) -> None:
+def test_word_has_one_meaning(words: dict[str, list[str]]) -> None:
     with pytest.raises(ValueError, match="would be true and false"):
         converters.boolean(**words)
 
@@ -283,7 +283,7 @@ def test_email(value: str, lowercase: bool, expected: str) -> None:
         (7, "must be text but is of type int"),
     ],
 )
-def test_email_refuses(value: Any, kind: str) -> None:
+def test_email_refuses_invalid_addresses(value: Any, kind: str) -> None:
     assert kind_of(converters.email(), value) == kind
 
 
@@ -321,7 +321,7 @@ def test_json(value: Any, expected: Any) -> None:
         ({"a": b"x"}, "a binary value"),
     ],
 )
-def test_json_refuses(value: Any, kind: str) -> None:
+def test_json_refuses_invalid_values(value: Any, kind: str) -> None:
     assert kind_of(converters.as_json, value) == kind
 
 
@@ -351,7 +351,7 @@ def test_date(value: Any, form: str | None, expected: str) -> None:
      ("0000-01-01", None), ("\u0662024-01-31", None), ("2024-01-31", "%d/%m/%Y"), ("31/01/2024 ", "%d/%m/%y"),
      (20240131, None), (time(9), None), (1706659200.0, None)],
 )  # fmt: skip
-def test_date_refuses(value: Any, form: str | None) -> None:
+def test_date_refuses_invalid_values(value: Any, form: str | None) -> None:
     assert kind_of(formats.day(format=form), value) == "no date"
 
 
@@ -397,7 +397,7 @@ def test_datetime_with_a_format() -> None:
         ("9999-12-31T23:59:59-03:00", "a time outside the years 1 to 9999"),
     ],
 )
-def test_datetime_refuses(value: Any, kind: str) -> None:
+def test_datetime_refuses_invalid_values(value: Any, kind: str) -> None:
     assert kind_of(formats.moment(), value) == kind
 
 
@@ -407,22 +407,22 @@ def test_datetime_refuses(value: Any, kind: str) -> None:
      ("dd/mm/yyyy", "does not hold the year"), ("%d/%m/%Y %", "cannot be read back"),
      ("%d/%m/%Y %Q", "cannot be read back")],
 )  # fmt: skip
-def test_a_format_is_checked_at_once(form: str, problem: str) -> None:
+def test_format_is_checked_at_once(form: str, problem: str) -> None:
     for make in (formats.day, formats.moment):
         with pytest.raises(ValueError, match=problem):
             make(format=form)
 
 
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "", "../etc/passwd", "america sao paulo"])
-def test_a_time_zone_is_checked_at_once(zone: str) -> None:
+def test_time_zone_is_checked_at_once(zone: str) -> None:
     with pytest.raises(ValueError, match="is not known; give a name such as 'UTC'"):
         formats.moment(zone=zone)
 
 
 @given(st.datetimes(timezones=st.timezones(), min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29)))  # noqa: DTZ001
-def test_every_moment_means_the_same_after_it(value: datetime) -> None:
+def test_converted_datetime_is_the_same_instant(value: datetime) -> None:
     written = formats.moment()(value)
-    # as a difference, for an hour that the clocks of a zone show twice is never equal to one of another zone
+    # compare by subtraction: a repeated hour (fold) in one zone never equals a datetime of another zone
     assert datetime.fromisoformat(written.replace("Z", "+00:00")) - value == timedelta(0)
     assert formats.moment()(written) == written
 
@@ -463,19 +463,19 @@ def test_phone(value: Any, region: str | None, expected: str) -> None:
         (5.5e30, "BR", "a float too large to be exact"),
     ],
 )
-def test_phone_refuses(value: Any, region: str | None, kind: str) -> None:
+def test_phone_refuses_invalid_numbers(value: Any, region: str | None, kind: str) -> None:
     assert kind_of(formats.phone(region=region), value) == kind
 
 
 @pytest.mark.parametrize(
     ("region", "near"), [("UK", "GB"), ("BRA", "BR"), ("Brazil", "two letters"), ("", "two letters")]
 )
-def test_a_region_is_checked_at_once(region: str, near: str) -> None:
+def test_region_is_checked_at_once(region: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"is unknown; .*{near}"):
         formats.phone(region=region)
 
 
-def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_phone_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "phonenumbers", None)
     with pytest.raises(ValueError, match=r"pip install 'airflow-provider-crm\[phone\]'"):
         formats.phone(region="BR")
@@ -502,7 +502,7 @@ ANYTHING = st.recursive(
 
 @pytest.mark.parametrize("convert", CONVERSIONS, ids=lambda convert: convert.__qualname__.split(".")[0])
 @given(value=ANYTHING)
-def test_what_comes_out_is_json_or_a_refusal_without_the_value(convert: Callable[[Any], Any], value: Any) -> None:
+def test_result_is_json_or_an_error_without_the_value(convert: Callable[[Any], Any], value: Any) -> None:
     if is_empty(value):
         return
     try:
@@ -513,3 +513,33 @@ def test_what_comes_out_is_json_or_a_refusal_without_the_value(convert: Callable
     else:
         json.dumps(found, allow_nan=False)
         assert validation.json_value(found, "value") == found
+
+
+def test_a_text_that_repeats_is_converted_once() -> None:
+    given: list[Any] = []
+
+    def convert(value: Any) -> str:
+        if value == "x":
+            raise ConversionError("no number", "correct it")
+        given.append(value)
+        return f"{value!r}"
+
+    of = converters.remembered(convert)
+    assert [of(value) for value in ("1", "1", 1, True, "1", 1)] == ["'1'", "'1'", "1", "True", "'1'", "1"]
+    assert given == ["1", 1, True, 1]
+    for _ in range(2):
+        with pytest.raises(ConversionError, match="no number"):
+            of("x")
+
+
+def test_only_so_many_texts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converters, "REMEMBERED", 2)
+    given: list[str] = []
+
+    def convert(value: Any) -> Any:
+        given.append(value)
+        return value
+
+    of = converters.remembered(convert)
+    assert [of(value) for value in "abcca"] == [*"abcca"]
+    assert given == [*"abca"]

@@ -1,4 +1,4 @@
-"""From a row to a deal: fields, constants, the required fields of each mode, and exact values."""
+"""From a row to a deal: fields, constants, required fields per mode, and exact values."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def deal_of(mapping: Any, mode: Any = "upsert", *, row: dict[str, Any] | None = 
         ),
     ],
 )
-def test_the_deal_of_a_row(mapping: Any, mode: str, deal: Deal) -> None:
+def test_row_is_mapped_to_a_deal(mapping: Any, mode: str, deal: Deal) -> None:
     found = deal_of(mapping, mode)
     assert found == deal
     assert Deal.restored(found.attributes, found.fixed) == found
     assert (found.email, found.effect) == (deal.contact_email, [*deal.fixed, deal.attributes])
 
 
-def test_an_id_may_be_a_uuid_of_the_database() -> None:
+def test_id_may_be_a_uuid_of_the_database() -> None:
     assert deal_of(MOVE, "move", row={"d": UUID(DEAL), "s": UUID(STAGE)}) == Deal(DEAL.lower(), STAGE.lower())
 
 
@@ -58,11 +58,11 @@ def test_an_id_may_be_a_uuid_of_the_database() -> None:
         (Deal(), " in "),
     ],
 )
-def test_what_tells_deals_apart(deal: Deal, key: str) -> None:
+def test_key_identifies_a_deal(deal: Deal, key: str) -> None:
     assert deal.key == key
 
 
-def test_without_a_mapping_the_names_of_the_columns_decide() -> None:
+def test_column_names_are_used_without_a_mapping() -> None:
     row = {"deal_id": DEAL, "stage_id": STAGE, "pb_amount": "10", "": "3", "Unnamed: 0": "7"}
     row.pop("")
     assert deal_of(None, "update", row=row) == Deal(DEAL, STAGE, attributes={"pb_amount": "10"})
@@ -70,7 +70,7 @@ def test_without_a_mapping_the_names_of_the_columns_decide() -> None:
     assert mapper.columns is None and mapper.has_ids and mapper.constants == frozenset()
 
 
-def test_without_a_mapping_an_extract_can_be_written_back() -> None:
+def test_extract_can_be_written_back_without_a_mapping() -> None:
     row = {
         "id": DEAL, "contactId": CONTACT, "pipelineId": PIPELINE, "stageId": STAGE, "createdAt": "2026-01-01",
         "attributes.pb_name": "Big",
@@ -87,12 +87,12 @@ def test_without_a_mapping_an_extract_can_be_written_back() -> None:
         (("deal_id", "stage_id", " "), "no field can have the name of this column"),
     ],
 )
-def test_columns_that_are_no_deal(columns: tuple[str, ...], problem: str) -> None:
+def test_columns_that_make_no_deal_are_refused(columns: tuple[str, ...], problem: str) -> None:
     with pytest.raises(SourceError, match=problem.replace("?", r"\?")):
         DealMapper(None, mode="move").check_columns(columns)
 
 
-def test_constants_and_ids_of_a_mapping() -> None:
+def test_constants_and_ids_in_a_mapping() -> None:
     mapper = DealMapper(NEW, mode="create")
     assert mapper.constants == {"pipeline_id", "stage_id"}
     assert not mapper.has_ids
@@ -127,13 +127,13 @@ def test_constants_and_ids_of_a_mapping() -> None:
         ({"deal_id": "d", "pb_name": {"column": "n", "typ": "text"}}, "update", "did you mean"),
     ],
 )
-def test_a_mapping_that_is_wrong(mapping: Any, mode: Any, message: str) -> None:
+def test_invalid_mapping_is_refused(mapping: Any, mode: Any, message: str) -> None:
     with pytest.raises(SourceError) as wrong:
         DealMapper(mapping, mode=mode)
     assert message in str(wrong.value)
 
 
-def test_an_empty_that_is_unknown() -> None:
+def test_unknown_empty_option_is_refused() -> None:
     with pytest.raises(SourceError, match="empty"):
         DealMapper(MOVE, mode="move", empty="drop")  # type: ignore[arg-type]
 
@@ -149,7 +149,7 @@ def test_an_empty_that_is_unknown() -> None:
         ({"deal_id": "d", "contact_email": "m"}, "update", {"m": "ada"}, "contact_email (column 'm')"),
     ],
 )
-def test_a_row_that_lacks_something(mapping: Any, mode: str, changed: dict[str, Any], problem: str) -> None:
+def test_row_without_required_value_is_invalid(mapping: Any, mode: str, changed: dict[str, Any], problem: str) -> None:
     with pytest.raises(InvalidRow) as wrong:
         deal_of(mapping, mode, row={**ROW, **changed})
     assert problem in str(wrong.value)
@@ -173,7 +173,7 @@ ZONE = timezone(timedelta(hours=-3))
         ("pb_unknown", "v", [1, {"a": True}], [1, {"a": True}]),
     ],
 )  # fmt: skip
-def test_values_keep_their_digits_and_their_moment(name: str, spec: Any, value: Any, written: Any) -> None:
+def test_values_keep_digits_and_time(name: str, spec: Any, value: Any, written: Any) -> None:
     assert deal_of({"deal_id": "d", name: spec}, "update", row={"d": DEAL, "v": value}).attributes == {name: written}
 
 
@@ -192,6 +192,6 @@ def test_values_keep_their_digits_and_their_moment(name: str, spec: Any, value: 
         ("pb_closingDate", datetime(2026, 1, 31, 12, 0, 0, 5), "without a time zone"),  # noqa: DTZ001
     ],
 )
-def test_values_that_are_not_exact_are_refused(name: str, value: Any, problem: str) -> None:
+def test_inexact_values_are_refused(name: str, value: Any, problem: str) -> None:
     with pytest.raises(InvalidRow, match=problem):
         deal_of({"deal_id": "d", name: "v"}, "update", row={"d": DEAL, "v": value})

@@ -1,4 +1,4 @@
-"""The plan of a load of deals: the cheapest for what is known, and reading where nothing else is safe."""
+"""The plan of a deal load: the cheapest one, and a full read where nothing else is safe."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def planned(
     ("rows", "arguments", "name", "calls"),
     [
         (0, {}, "nothing", 0),
-        (49, {}, "move", 49),  # too few for a look
+        (49, {}, "move", 49),  # too few rows for a sample
         (49, {"guarded": True}, "move", 98),
         (50, {"total": 100}, "move", 50 + 6),
         (2000, {"mode": "create"}, "create", 2000),
@@ -55,7 +55,7 @@ def planned(
         (2000, {"total": 2000, "h": 0.5, "u": 0.0, "guarded": True}, "move", 3000 + 21),
     ],
 )
-def test_the_cheapest_plan(rows: int, arguments: dict[str, Any], name: str, calls: int) -> None:
+def test_cheapest_plan_is_chosen(rows: int, arguments: dict[str, Any], name: str, calls: int) -> None:
     plan = planned(rows, **arguments)
     assert (plan.name, plan.calls) == (name, calls)
 
@@ -84,7 +84,7 @@ def test_the_cheapest_plan(rows: int, arguments: dict[str, Any], name: str, call
                             "are read first, and 2,000 if not")),
     ],
 )  # fmt: skip
-def test_a_plan_says_why(rows: int, arguments: dict[str, Any], plan: Plan) -> None:
+def test_plan_states_its_reason(rows: int, arguments: dict[str, Any], plan: Plan) -> None:
     assert planned(rows, **arguments) == plan
 
 
@@ -93,7 +93,7 @@ def test_a_plan_says_why(rows: int, arguments: dict[str, Any], plan: Plan) -> No
     [(2000, 0.7, [10]), (2000, 0.6, [10]), (2000, 0.0, [10, 10]), (2500, 0.0, [10, 10, 5])],
     ids=["1 % of 800 calls", "1 % of 1,000 calls", "1 % of 2,000 calls", "1 % of the rows"],
 )
-def test_looks_are_few_next_to_the_calls(rows: int, u: float, looks: list[int]) -> None:
+def test_sample_is_small_compared_to_the_calls(rows: int, u: float, looks: list[int]) -> None:
     found: list[int] = []
     planned(rows, total=2000, u=u, looks=found)
     assert found == looks

@@ -1,4 +1,4 @@
-"""One deal to the CRM, and what a load knows of the CRM's deals before it."""
+"""Sending one deal to the CRM, and the state of the CRM's deals before it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = frozenset({"pb_name", "pb_amount", "pb_closingDate"})
 
 
 class FakeDeals:
-    """Deals and contacts in memory; every call is noted."""
+    """Deals and contacts in memory; records every call."""
 
     def __init__(self) -> None:
         self.deals: dict[str, dict[str, Any]] = {}
@@ -105,7 +105,7 @@ def sent(
     stages: tuple[str, ...] = (),
     **options: Any,
 ) -> tuple[str, list[str]]:
-    """The outcome, or the error's type, and the calls."""
+    """The outcome or the type of the error, and the calls."""
     with closing(DealCache()) as cache:
         if known:
             for record in crm.deals.values():
@@ -159,7 +159,7 @@ NEW = Deal(None, FIRST, PIPELINE, CONTACT, attributes={"pb_name": "Big"})
         (FIRST, Deal(DEAL, FIRST, attributes={"pb_name": "x"}), True, (), "updated", ["update attributes", "get"]),
         (FIRST, Deal(DEAL, None, None, CONTACT.upper()), True, (), "unchanged", []),
         (FIRST, Deal(DEAL, None, None, OTHER), True, (), "updated", ["update contact_id", "get"]),
-        # it may leave one stage only
+        # it may leave only one stage
         (FIRST, MOVE, False, (FIRST,), "updated", ["get", "update stage_id", "get"]),
         (FIRST, MOVE, True, (FIRST,), "updated", ["get", "update stage_id", "get"]),
         (FIRST, Deal(DEAL, None, None, OTHER), False, (FIRST,), "updated", ["get", "update contact_id", "get"]),
@@ -178,7 +178,7 @@ NEW = Deal(None, FIRST, PIPELINE, CONTACT, attributes={"pb_name": "Big"})
         (None, MOVE, False, (FIRST,), "PROTOCOL", ["get"]),
     ],
 )
-def test_calls_for_a_deal_that_is_there(
+def test_calls_for_an_existing_deal(
     there: str | None, deal: Deal, known: bool, stages: tuple[str, ...], outcome: str, calls: list[str]
 ) -> None:
     found = sent(FakeDeals().add(stage=there), deal, known=known, stages=stages)
@@ -186,7 +186,7 @@ def test_calls_for_a_deal_that_is_there(
     assert outcome != "PROTOCOL" or found[0] not in ("updated", "skipped", "unchanged")
 
 
-def test_a_deal_that_has_moved_since_it_was_read_is_left_alone() -> None:
+def test_deal_that_moved_after_it_was_read_is_left_alone() -> None:
     crm = FakeDeals().add(stage=FIRST)
     with closing(DealCache()) as cache:
         cache.put(RemoteDeal.of(crm.deals[DEAL], NAMES))
@@ -218,7 +218,7 @@ def test_a_deal_that_has_moved_since_it_was_read_is_left_alone() -> None:
         ),
         (FakeDeals().add(pipelineId=OTHER), NEW, {"finds": True, "known": True}, "created", ["create"]),
         (FakeDeals().add().add(OTHER), NEW, {"finds": True, "known": True}, "INVALID_VALUE", []),
-        # create, after all deals were read because the user asked for it
+        # create, after a full read that the user requested
         (FakeDeals().add(), NEW, {"refuses": True, "known": True}, "CONTACT_ASSOCIATED_WITH_A_DEAL", []),
         (FakeDeals().add(contactId=OTHER), NEW, {"refuses": True, "known": True}, "created", ["create"]),
         (FakeDeals().add(contactId=None), NEW, {"refuses": True, "known": True}, "created", ["create"]),
@@ -252,7 +252,9 @@ UNDECIDED = (
          ("the CRM does not show the stage of a deal, which only_from_stages needs", "GET", "/deals")),
     ],
 )  # fmt: skip
-def test_why_a_deal_is_not_sent(crm: FakeDeals, deal: Deal, options: dict[str, Any], error: tuple[Any, ...]) -> None:
+def test_reason_why_a_deal_is_not_sent(
+    crm: FakeDeals, deal: Deal, options: dict[str, Any], error: tuple[Any, ...]
+) -> None:
     sent(crm, deal, **options)
     assert (crm.error.message, crm.error.method, crm.error.path) == error
 
@@ -266,28 +268,28 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
     [
         ({"createdAt": SINCE, "attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "created"),
         ({"createdAt": SINCE}, EarlierCreation(BEGAN), "created"),
-        ({"createdAt": SINCE, "stage": LAST}, EarlierCreation(BEGAN), "created"),  # moved since
+        ({"createdAt": SINCE, "stage": LAST}, EarlierCreation(BEGAN), "created"),  # moved after creation
         ({"createdAt": "2026-03-01T12:00:00Z"}, EarlierCreation(BEGAN), "created"),
         ({"attributes": {"pb_name": "Big"}, "stage": None}, EarlierCreation(BEGAN), "created"),
         ({"createdAt": SINCE}, EarlierCreation(BEGAN, earlier_load=True), "unchanged"),
         ({"attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "created"),
         ({"attributes": {"pb_name": "Big"}, "createdAt": SINCE}, EarlierCreation(None), "created"),
-        # another's
+        # a deal of another creator
         ({"createdAt": BEFORE, "attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "create"),
         ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, EarlierCreation(BEGAN), "create"),
         ({"attributes": {"pb_name": "Other"}, "stage": LAST}, EarlierCreation(BEGAN), "create"),
-        # nothing tells
+        # no way to know the creator
         ({}, EarlierCreation(BEGAN), CONFLICT),
         ({"createdAt": SINCE}, EarlierCreation(None), CONFLICT),
         (
             {"attributes": {"pb_name": "Big"}, "stage": LAST},
             EarlierCreation(BEGAN),
             CONFLICT,
-        ),  # it may have moved since
+        ),  # may have moved since
     ],
 )
 @pytest.mark.parametrize("sends", [1, 2])
-def test_a_deal_that_may_have_been_made_is_looked_for(
+def test_earlier_creation_is_looked_for_before_a_new_one(
     fields: dict[str, Any], made: EarlierCreation, outcome: str, sends: int
 ) -> None:
     crm = FakeDeals().add(**{"stage": FIRST, **fields})
@@ -296,7 +298,7 @@ def test_a_deal_that_may_have_been_made_is_looked_for(
     assert found == ("created" if outcome == "create" else outcome)
 
 
-def test_a_deal_without_attributes_is_told_by_its_time_alone() -> None:
+def test_deal_without_attributes_is_recognised_by_its_time() -> None:
     deal = Deal(None, FIRST, PIPELINE, CONTACT)
     assert sent(FakeDeals().add(), deal, known=True, made=EarlierCreation(BEGAN)) == (CONFLICT, [])
     older_first = FakeDeals().add(createdAt=BEFORE).add(OTHER, createdAt=SINCE)
@@ -321,7 +323,7 @@ def test_a_deal_without_attributes_is_told_by_its_time_alone() -> None:
         ({"createdAt": SINCE}, EarlierCreation(None), "unchanged", []),
     ],
 )
-def test_an_upsert_that_goes_on_counts_what_its_earlier_try_has_made(
+def test_resumed_upsert_counts_deals_of_its_earlier_try(
     fields: dict[str, Any], made: EarlierCreation | None, outcome: str, calls: list[str]
 ) -> None:
     crm = FakeDeals().add(**{"stage": FIRST, "attributes": {"pb_name": "Big"}, **fields})
@@ -329,7 +331,7 @@ def test_an_upsert_that_goes_on_counts_what_its_earlier_try_has_made(
 
 
 @pytest.mark.parametrize("attributes", [{"pb_name": "Big"}, {}])
-def test_a_deal_that_was_created_is_known_from_then_on(attributes: dict[str, Any]) -> None:
+def test_created_deal_is_known_afterwards(attributes: dict[str, Any]) -> None:
     crm, deal = FakeDeals(), Deal(None, FIRST, PIPELINE, CONTACT, attributes=attributes)
     with closing(DealCache()) as cache:
         sender = DealSender(
@@ -347,9 +349,9 @@ def test_a_deal_that_was_created_is_known_from_then_on(attributes: dict[str, Any
     assert crm.calls == ["create"]
 
 
-def test_a_creation_of_which_nothing_is_known_is_remembered() -> None:
+def test_creation_with_unknown_result_is_remembered() -> None:
     crm = FakeDeals()
-    crm.trouble = e.CrmTimeoutError("no answer", outcome_known=False)
+    crm.trouble = e.CrmTimeoutError("no response", outcome_known=False)
     assert sent(crm, NEW) == ("TIMEOUT", ["create"])
     assert sent(crm, NEW, made=EarlierCreation(None))[0] == "TIMEOUT"
     crm.trouble = e.CrmInvalidInputError("no", status=422)
@@ -374,14 +376,14 @@ def test_a_creation_of_which_nothing_is_known_is_remembered() -> None:
         ("pb_name", "1500", "1500.00", False),
     ],
 )
-def test_what_counts_as_the_same_value(name: str, found: Any, wanted: Any, equal: bool) -> None:
+def test_equal_values_of_different_forms(name: str, found: Any, wanted: Any, equal: bool) -> None:
     assert same(name, found, wanted) is equal
     remote = RemoteDeal(DEAL, attributes={name: found})
     assert (remote.shows({name: wanted}), remote.contradicts({name: wanted})) == (equal, not equal)
     assert not RemoteDeal(DEAL).contradicts({name: wanted})
 
 
-def test_the_cache_keeps_digits_and_is_emptied() -> None:
+def test_cache_keeps_digits_and_can_be_emptied() -> None:
     cache = DealCache()
     assert (len(cache), cache.get(DEAL), cache.of(CONTACT, PIPELINE)) == (0, None, [])
     cache.close()
@@ -396,7 +398,7 @@ def test_the_cache_keeps_digits_and_is_emptied() -> None:
     cache.close()
 
 
-# -- what is known before the first write ---------------------------------------------------------------------
+# -- knowledge before the first write -------------------------------------------------------------------------
 
 
 def remote_of(crm: FakeDeals, rows: list[dict[str, Any]], mapping: Any, **given: Any) -> RemoteDeals:
@@ -422,7 +424,7 @@ BY_MAIL = {"contact_email": "m", "pipeline_id": {"constant": PIPELINE}, "stage_i
 @pytest.mark.parametrize(
     ("rows", "given", "plan"),
     [
-        (3, {"mode": "create"}, Plan("create", 3 + 3 + 1 + 1, ONE_CALL)),  # one may be needed to see the CRM's clock
+        (3, {"mode": "create"}, Plan("create", 3 + 3 + 1 + 1, ONE_CALL)),  # one call may be needed for the CRM's clock
         (3, {"mode": "create", "resumed": True},
          Plan("compare", 3 + 3 + 1 + 1 + 1, f"an earlier try may have made some of the deals; {NO_DEALS}")),
         (3, {"mode": "upsert"}, Plan("compare", 3 + 3 + 1 + 1 + 1, f"{NO_SEARCH}; {NO_DEALS}")),
@@ -431,7 +433,7 @@ BY_MAIL = {"contact_email": "m", "pipeline_id": {"constant": PIPELINE}, "stage_i
         (0, {"mode": "create"}, Plan("nothing", 0, "no rows are left to send")),
     ],
 )  # fmt: skip
-def test_what_addresses_and_earlier_tries_cost(rows: int, given: dict[str, Any], plan: Plan) -> None:
+def test_plan_includes_address_lookups_and_earlier_tries(rows: int, given: dict[str, Any], plan: Plan) -> None:
     crm = FakeDeals()
     remote = remote_of(crm, [{"m": f"p{n}@x.org"} for n in range(rows)], BY_MAIL, **given)
     assert remote.make_plan(may_compare=True) == plan
@@ -447,11 +449,13 @@ def test_what_addresses_and_earlier_tries_cost(rows: int, given: dict[str, Any],
         (50, True, 1, ("compare", 50 + 1 + 1 + 1)),
         (60, False, 1, ("create", 60 + 60 + 1 + 1)),
         (60, True, None, ("create", 60 + 1 + 60 + 1)),
-        (60, True, 600, ("create", 60 + 1 + 60 + 1)),  # reading the contacts costs as much
+        (60, True, 600, ("create", 60 + 1 + 60 + 1)),  # reading the contacts costs the same
         (60, True, 590, ("compare", 60 + 1 + 59 + 1)),
     ],
 )
-def test_when_all_contacts_are_read(rows: int, may_compare: bool, contacts: int | None, plan: tuple[str, int]) -> None:
+def test_all_contacts_are_read_if_cheaper(
+    rows: int, may_compare: bool, contacts: int | None, plan: tuple[str, int]
+) -> None:
     crm = FakeDeals()
     crm.count_contacts = lambda: contacts  # type: ignore[method-assign, assignment, return-value]
     remote = remote_of(crm, [{"m": f"p{n}@x.org"} for n in range(rows)], BY_MAIL, mode="create")
@@ -460,7 +464,7 @@ def test_when_all_contacts_are_read(rows: int, may_compare: bool, contacts: int 
     remote.close()
 
 
-def test_a_guard_costs_a_call_more() -> None:
+def test_guard_costs_one_more_call() -> None:
     mapping = {"deal_id": "d", "stage_id": "s"}
     remote = remote_of(FakeDeals(), [{"d": DEAL, "s": LAST}], mapping, mode="move", only_from_stages=FIRST)
     assert remote.make_plan(may_compare=True).calls == 2
@@ -477,7 +481,7 @@ def test_a_guard_costs_a_call_more() -> None:
         ({"mode": "upsert", "only_from_stages": FIRST}, "updated", ["get", "update attributes", "get"]),
     ],
 )
-def test_the_options_of_a_load_reach_its_sender(given: dict[str, Any], outcome: str, calls: list[str]) -> None:
+def test_load_options_reach_the_sender(given: dict[str, Any], outcome: str, calls: list[str]) -> None:
     crm = FakeDeals().add()
     remote = remote_of(crm, [{"m": "ada@x.org", "n": "Big"}], {**BY_MAIL, "attributes.pb_name": "n"}, **given)
     remote.began = BEGAN
@@ -494,10 +498,10 @@ def test_the_options_of_a_load_reach_its_sender(given: dict[str, Any], outcome: 
     remote.close()
 
 
-def test_a_creation_without_an_answer_is_remembered_with_the_start_of_the_load() -> None:
+def test_creation_without_a_response_is_remembered_with_the_start_of_the_load() -> None:
     crm = FakeDeals()
     remote = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, mode="create")
-    remote.began, crm.trouble = BEGAN, e.CrmTimeoutError("no answer", outcome_known=False)
+    remote.began, crm.trouble = BEGAN, e.CrmTimeoutError("no response", outcome_known=False)
     in_flight = InFlightRow(Row(1, {}), NEW, None)
     with pytest.raises(e.CrmTimeoutError):
         remote.send(in_flight)
@@ -505,7 +509,7 @@ def test_a_creation_without_an_answer_is_remembered_with_the_start_of_the_load()
     remote.close()
 
 
-def test_a_contact_that_was_read_without_an_id_is_looked_up() -> None:
+def test_contact_read_without_an_id_is_looked_up() -> None:
     crm = FakeDeals()
     crm.contacts |= {f"p{n}@x.org": CONTACT for n in range(59)} | {"": CONTACT, "odd@x.org": ""}
     remote = remote_of(crm, [{"m": email} for email in crm.contacts if email], BY_MAIL, mode="create")
@@ -528,7 +532,7 @@ def test_contacts_that_were_read_are_not_looked_up() -> None:
     assert crm.calls == ["pages of contacts"]
     deal = Deal(None, FIRST, PIPELINE, None, "ADA@x.org")
     assert remote.get(deal) is None
-    with ThreadPoolExecutor(1) as threads:  # rows are sent by threads
+    with ThreadPoolExecutor(1) as threads:  # rows are sent from threads
         assert threads.submit(remote.send, InFlightRow(Row(1, {}), deal, None)).result().outcome.value == "created"
     assert crm.calls[1:] == ["create"]
     with pytest.raises(e.CrmContactNotFoundError):
@@ -536,7 +540,7 @@ def test_contacts_that_were_read_are_not_looked_up() -> None:
     remote.close()
 
 
-def test_a_sample_is_kept_and_a_deal_that_cannot_be_read_counts_as_new() -> None:
+def test_sample_is_cached_and_an_unreadable_deal_counts_as_new() -> None:
     crm = FakeDeals().add(stage=LAST).add(OTHER, stage=FIRST)
     ids = [DEAL, OTHER, "11111111-0000-4000-8000-000000000003"]
     remote = remote_of(crm, [{"d": id_, "s": LAST} for id_ in ids], {"deal_id": "d", "stage_id": "s"}, mode="move")
@@ -549,14 +553,14 @@ def test_a_sample_is_kept_and_a_deal_that_cannot_be_read_counts_as_new() -> None
     remote.close()
 
 
-def test_a_deal_of_another_contact_is_not_the_same() -> None:
+def test_deal_of_another_contact_is_not_the_same() -> None:
     crm, mapping = FakeDeals().add(stage=LAST), {"deal_id": "d", "stage_id": "s", "contact_id": "c"}
     remote = remote_of(crm, [{"d": DEAL, "s": LAST, "c": OTHER}], mapping, mode="update")
     assert remote.sample(1) == Sample(1, 1, 0)
     remote.close()
 
 
-def test_a_listing_that_contradicts_itself_is_enough_to_compare_but_not_to_create() -> None:
+def test_inconsistent_listing_is_enough_to_compare_but_not_to_create() -> None:
     crm = FakeDeals().add(stage=LAST)
     crm.odd = True
     move = remote_of(crm, [{"d": DEAL, "s": LAST}], {"deal_id": "d", "stage_id": "s"}, mode="move", plan="compare")
@@ -579,13 +583,13 @@ def test_a_listing_that_contradicts_itself_is_enough_to_compare_but_not_to_creat
         ({Outcome.CREATED: 1, Outcome.UPDATED: 2, Outcome.UNCHANGED: 4, Outcome.SKIPPED: 8}, 16, 23),
     ],
 )
-def test_calls_of_a_loop_over_the_rows(counts: dict[Outcome, int], refused: int, calls: int) -> None:
+def test_calls_of_a_naive_loop_over_the_rows(counts: dict[Outcome, int], refused: int, calls: int) -> None:
     remote = remote_of(FakeDeals(), [{"m": "ada@x.org"}], BY_MAIL, mode="create")
     assert remote.naive_calls(counts, refused) == calls
     remote.close()
 
 
-def test_rows_that_are_done_do_not_count() -> None:
+def test_done_rows_are_not_counted() -> None:
     rows = [{"d": DEAL, "s": LAST}, {"d": OTHER, "s": LAST}, {"d": "", "s": LAST}]
     mapping = {"deal_id": "d", "stage_id": "s"}
     remote = remote_of(FakeDeals(), rows, mapping, mode="move", done=DoneRows(1))
@@ -609,7 +613,7 @@ def test_rows_that_are_done_do_not_count() -> None:
         ({**BY_MAIL, "stage_id": "s"}, e.CrmStageNotFoundError, None),
     ],
 )
-def test_an_error_of_a_constant_is_one_of_the_run(mapping: Any, error: type[e.CrmError], reason: str | None) -> None:
+def test_error_of_a_constant_ends_the_run(mapping: Any, error: type[e.CrmError], reason: str | None) -> None:
     remote = remote_of(FakeDeals(), [{"m": "ada@x.org", "s": FIRST}], mapping, mode="create")
     assert remote.of_the_run(error("no")) == reason
     remote.close()
@@ -621,18 +625,21 @@ def test_an_error_of_a_constant_is_one_of_the_run(mapping: Any, error: type[e.Cr
         ({"mode": "remove"}, "mode"),
         ({"plan": "learned"}, "plan"),
         ({"mode": "create", "only_from_stages": FIRST}, "mode='create' changes none"),
+        ({"mode": "move", "only_from_stages": []}, "only_from_stages is empty; give at least one"),
     ],
 )
-def test_options_that_are_wrong(given: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(SourceError, match=message):
         DEALS.options_of(given)
 
 
-def test_stages_are_checked_when_they_are_known() -> None:
+def test_stages_are_checked_when_known() -> None:
     assert DEALS.options_of({"only_from_stages": FIRST.upper()}).stages() == {FIRST}
-    with pytest.raises(SourceError, match="only_from_stages"):
-        DEALS.check_arguments({"mode": "move", "mapping": {"deal_id": "d", "stage_id": "s"}, "only_from_stages": "won"},
-                              later=lambda value: False)  # fmt: skip
+    assert DEALS.options_of({"only_from_stages": None}).stages() == frozenset()
+    for wrong in ("won", ""):  # a template may render a guard to nothing
+        given = {"mode": "move", "mapping": {"deal_id": "d", "stage_id": "s"}, "only_from_stages": wrong}
+        with pytest.raises(SourceError, match=r"only_from_stages\[0\] is text of . characters, not a UUID"):
+            DEALS.check_arguments(given, later=lambda value: False)
     plain, guarded = DEALS.options_of({"mode": "move"}), DEALS.options_of({"mode": "move", "only_from_stages": FIRST})
     assert plain.effect != guarded.effect
     assert plain.decisive != guarded.decisive

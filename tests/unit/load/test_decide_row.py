@@ -1,4 +1,4 @@
-"""Each error of the catalogue -> what happens to the row, in every load operator and mode; the printed table agrees."""
+"""The action for each catalogue error in every load operator and mode, and its agreement with the printed table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crm_provider.errors.policy_table import explain
 from crm_provider.load.row_results import SENDS_OF_A_ROW, RowAction, decide_row, decide_run, is_retryable
 
 ACTIONS = {
-    # design, section 4: the last column
+    # the last column of the table in section 4 of the design
     "MISSING_BODY": RowAction.REJECT,
     "INVALID_PARAMS": RowAction.REJECT,
     "INVALID_REQUEST": RowAction.REJECT,
@@ -48,7 +48,7 @@ CONTACTS = ("CrmLoadContactsOperator", "SqlToCrmContactsOperator", "CrmRetryReje
 DIFFERENT = {
     **{(f"{load}(mode='create')", "CONTACT_ALREADY_EXISTS"): RowAction.UNCHANGED for load in CONTACTS},
     **{(f"{load}(mode='create')", "CONTACT_ASSOCIATED_WITH_A_DEAL"): RowAction.UNCHANGED for load in DEALS},
-    # a column of the source may name another stage in the next row
+    # the next row may name another stage: it is a column of the source
     **{
         (f"{load}{mode}", type_): RowAction.REJECT
         for load in DEALS
@@ -57,7 +57,7 @@ DIFFERENT = {
     },
     ("CrmDeleteContactsOperator", "CONTACT_NOT_FOUND"): RowAction.UNCHANGED,
 }
-"""Where an operator differs from the column of all loads."""
+"""Differences of an operator from the column of all loads."""
 
 LOADS = [name for name, work in OPERATORS.items() if work is Work.LOAD]
 LOAD = ErrorPolicy(work=Work.LOAD)
@@ -72,13 +72,13 @@ def action_of(type_: str, policy: ErrorPolicy, *, sends: int = 1) -> RowAction:
     return decide_row(error_of(type_), policy, sends=sends).action
 
 
-def test_the_table_names_every_error() -> None:
+def test_action_table_names_every_error() -> None:
     assert set(ACTIONS) == set(CATALOGUE)
 
 
 @pytest.mark.parametrize("operator", [None, *LOADS])
 @pytest.mark.parametrize("type_", CATALOGUE)
-def test_by_default(type_: str, operator: str | None) -> None:
+def test_default_action_of_each_error(type_: str, operator: str | None) -> None:
     expected = DIFFERENT.get((operator or "", type_), ACTIONS[type_])
     assert action_of(type_, ErrorPolicy(work=Work.LOAD, operator=operator)) is expected
 
@@ -90,7 +90,7 @@ def test_by_default(type_: str, operator: str | None) -> None:
         ({"STAGE_NOT_FOUND": "reject"}, RowAction.REJECT, "on_error[STAGE_NOT_FOUND]"),
     ],
 )
-def test_what_comes_again_with_every_row_ends_the_run(on_error: dict[str, str], action: RowAction, origin: str) -> None:
+def test_error_of_a_constant_value_ends_the_run(on_error: dict[str, str], action: RowAction, origin: str) -> None:
     policy = ErrorPolicy(on_error, work=Work.LOAD, operator="CrmLoadDealsOperator")
     why = "the stage is a constant of the mapping"
     decided = decide_row(error_of("STAGE_NOT_FOUND"), policy, sends=1, of_the_run=why)
@@ -100,7 +100,7 @@ def test_what_comes_again_with_every_row_ends_the_run(on_error: dict[str, str], 
 # -- the printed table --------------------------------------------------------------------------------------
 
 PRINTED = {
-    # what the table says -> what happens to the first, second and third sending of a row, after a short delay
+    # text of the table -> action for the first, second, and third attempt of a row, after a short delay
     "count the row as unchanged": [RowAction.UNCHANGED] * 3,
     "count the row as skipped": [RowAction.SKIP] * 3,
     "reject the row": [RowAction.REJECT] * 3,
@@ -122,7 +122,7 @@ ON_ERROR: list[dict[str, str]] = [
 @pytest.mark.parametrize("operator", LOADS)
 @pytest.mark.parametrize("on_error", ON_ERROR, ids=range(len(ON_ERROR)))
 @pytest.mark.parametrize("place", ["on_error", "site"])
-def test_a_load_does_what_the_table_prints(operator: str, on_error: dict[str, str], place: str) -> None:
+def test_load_follows_the_printed_table(operator: str, on_error: dict[str, str], place: str) -> None:
     policy = ErrorPolicy(work=Work.LOAD, operator=operator, **{place: on_error})  # type: ignore[arg-type]
     for line in explain(policy):
         error = error_of(line.type)
@@ -134,7 +134,7 @@ def test_a_load_does_what_the_table_prints(operator: str, on_error: dict[str, st
         assert {one.decision.action.value for one in decided} == {line.action}
 
 
-def test_the_cases_above_meet_every_effect() -> None:
+def test_cases_above_cover_every_effect() -> None:
     met = {
         line.effect
         for operator in LOADS
@@ -144,10 +144,10 @@ def test_the_cases_above_meet_every_effect() -> None:
     assert met == set(PRINTED)
 
 
-# -- what is not in the table's words ------------------------------------------------------------------------
+# -- beyond the table ----------------------------------------------------------------------------------------
 
 
-def test_create_only_counts_an_existing_contact_as_unchanged_unless_on_error_says_otherwise() -> None:
+def test_create_only_counts_an_existing_contact_as_unchanged_unless_on_error_differs() -> None:
     for action, expected in {"skip": RowAction.SKIP, "reject": RowAction.REJECT, "fail": RowAction.STOP}.items():
         policy = ErrorPolicy({"CONTACT_ALREADY_EXISTS": action}, work=Work.LOAD, operator=CREATE)
         assert action_of("CONTACT_ALREADY_EXISTS", policy) is expected
@@ -157,25 +157,25 @@ def test_create_only_counts_an_existing_contact_as_unchanged_unless_on_error_say
     ("seconds", "action"),
     [(None, RowAction.RESEND), (1, RowAction.RESEND), (59, RowAction.RESEND), (60, RowAction.STOP)],
 )
-def test_a_long_wait_ends_the_run(seconds: float | None, action: RowAction) -> None:
+def test_long_wait_ends_the_run(seconds: float | None, action: RowAction) -> None:
     error = CrmTooManyRequestsError("slow down", status=429, retry_after=seconds)
     assert decide_row(error, LOAD, sends=1).action is action
 
 
-def test_a_row_whose_error_is_to_be_retried_is_sent_a_few_times_and_then_rejected() -> None:
+def test_row_with_a_retried_error_is_sent_a_few_times_then_rejected() -> None:
     policy = ErrorPolicy({"CONTACT_NOT_FOUND": "retry"}, work=Work.LOAD)
     actions = [action_of("CONTACT_NOT_FOUND", policy, sends=n) for n in range(1, SENDS_OF_A_ROW + 1)]
     assert actions == [RowAction.RESEND] * (SENDS_OF_A_ROW - 1) + [RowAction.REJECT]
-    assert SENDS_OF_A_ROW == 3, "the printed table says so"
+    assert SENDS_OF_A_ROW == 3, "the printed table must agree"
 
 
-def test_what_may_succeed_later() -> None:
+def test_errors_that_may_succeed_later() -> None:
     later = {type_ for type_ in CATALOGUE if is_retryable(error_of(type_))}
     held = {type_ for type_, action in ACTIONS.items() if action is RowAction.HOLD}
     assert later == held | {"TOO_MANY_REQUESTS", "LIMIT_EXCEEDED"}
 
 
-# -- calls that are no row's --------------------------------------------------------------------------------
+# -- calls that belong to no row ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,6 @@ def test_what_may_succeed_later() -> None:
         ("CONTACT_NOT_FOUND", {"CONTACT_NOT_FOUND": "retry"}, "retry", "on_error[CONTACT_NOT_FOUND]"),
     ],
 )
-def test_skip_and_reject_are_for_rows(type_: str, on_error: dict[str, str], action: str, origin: str) -> None:
+def test_skip_and_reject_apply_to_rows_only(type_: str, on_error: dict[str, str], action: str, origin: str) -> None:
     decision = decide_run(error_of(type_), ErrorPolicy(on_error, work=Work.LOAD))
     assert (decision.action.value, decision.origin) == (action, origin)

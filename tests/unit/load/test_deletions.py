@@ -1,4 +1,4 @@
-"""Deletions of contacts: every spelling of an address goes, never more than allowed, and what has gone is no error."""
+"""Contact deletions: every spelling is deleted, never more than allowed, and a missing contact is no error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHERS = ["bob@x.org", "eve@x.org"]
 
 
 class FakePeople:
-    """Contacts in memory; a CRM that distinguishes upper and lower case."""
+    """An in-memory CRM of contacts that distinguishes upper and lower case."""
 
     def __init__(self, *emails: str) -> None:
         self.emails = list(emails)
@@ -62,7 +62,7 @@ class FakePeople:
         self.emails.remove(email)
 
     def ping(self) -> None:
-        """It works."""
+        """No trouble."""
 
 
 def erase(crm: FakePeople, *emails: str, rows: list[dict[str, str]] | None = None, **given: Any) -> Summary:
@@ -85,7 +85,7 @@ def counts(summary: Summary) -> dict[str, int]:
     return {outcome.value: count for outcome, count in summary.counts.items() if count}
 
 
-def test_contacts_that_move_because_others_go_are_not_missed() -> None:
+def test_contacts_shifted_by_deletions_are_not_missed() -> None:
     crm = FakePeople("ada@x.org", *OTHERS, "ann@x.org")
     crm.vanish, crm.moved = [["bob@x.org"]], "ada@x.org"
     assert counts(erase(crm, "ada@x.org")) == {"deleted": 1}
@@ -93,7 +93,7 @@ def test_contacts_that_move_because_others_go_are_not_missed() -> None:
     assert crm.calls == ["contacts", "contacts", "delete"]
 
 
-def test_a_listing_that_shrinks_each_time_ends_the_run() -> None:
+def test_listing_that_keeps_shrinking_ends_the_run() -> None:
     crm = FakePeople("ada@x.org", *OTHERS, "ann@x.org")
     crm.vanish, crm.moved = [["bob@x.org"], ["eve@x.org"], ["ann@x.org"]], "ada@x.org"
     with pytest.raises(LoadStopped) as stopped:
@@ -116,7 +116,7 @@ def test_every_spelling_of_an_address_is_deleted_and_nobody_else() -> None:
     assert summary.as_dict()["deleted"] == 1
 
 
-def test_with_the_address_as_given_no_contact_is_read() -> None:
+def test_exact_address_needs_no_listing() -> None:
     crm = FakePeople(*SPELLINGS)
     assert counts(erase(crm, "ada@x.org", "gone@x.org", every_spelling=False)) == {"deleted": 1, "unchanged": 1}
     assert crm.emails == SPELLINGS[1:]
@@ -124,7 +124,7 @@ def test_with_the_address_as_given_no_contact_is_read() -> None:
 
 
 @pytest.mark.parametrize("every_spelling", [True, False])
-def test_nothing_is_deleted_if_there_are_more_than_allowed(every_spelling: bool) -> None:
+def test_nothing_is_deleted_above_the_limit(every_spelling: bool) -> None:
     crm = FakePeople(*SPELLINGS, *OTHERS)
     with pytest.raises(
         SourceError, match=r"contacts would be deleted, but max_deletes=1 allows 1; nothing was deleted"
@@ -134,7 +134,7 @@ def test_nothing_is_deleted_if_there_are_more_than_allowed(every_spelling: bool)
 
 
 def half_erased(checkpoints: Checkpoints, **given: Any) -> FakePeople:
-    """A CRM after a try that has deleted two of the three spellings of Ada and was then refused the key."""
+    """A CRM after a try that deleted two of three spellings of Ada before its API key was refused."""
     crm = FakePeople(*SPELLINGS, *OTHERS)
     crm.trouble[sorted(SPELLINGS)[2]] = e.CrmForbiddenError("no", status=403)
     with pytest.raises(LoadStopped):
@@ -143,10 +143,10 @@ def half_erased(checkpoints: Checkpoints, **given: Any) -> FakePeople:
     return crm
 
 
-def test_what_earlier_tries_have_deleted_counts_also_if_the_source_has_changed(tmp_path: Path) -> None:
+def test_deletions_of_earlier_tries_count_even_if_the_source_changed(tmp_path: Path) -> None:
     checkpoints = FileCheckpoints(tmp_path / "c")
     crm, deletions = half_erased(checkpoints), 3
-    for _ in range(2):  # the try that is refused keeps the count
+    for _ in range(2):  # the refused try keeps the count
         with pytest.raises(
             SourceError,
             match=r"^2 contacts would be deleted, but max_deletes=3 allows 3 in all tries, and earlier ones have "
@@ -157,7 +157,7 @@ def test_what_earlier_tries_have_deleted_counts_also_if_the_source_has_changed(t
     assert counts(erase(crm, *OTHERS, max_deletes=4, checkpoints=checkpoints, epoch=1)) == {"deleted": 2}
 
 
-def test_a_retry_finishes_what_the_limit_allows_and_a_cleared_task_counts_anew(tmp_path: Path) -> None:
+def test_retry_finishes_within_the_limit_and_a_cleared_task_counts_anew(tmp_path: Path) -> None:
     checkpoints = FileCheckpoints(tmp_path / "c")
     crm = half_erased(checkpoints)
     assert counts(erase(crm, "ada@x.org", max_deletes=3, checkpoints=checkpoints, epoch=1)) == {"deleted": 1}
@@ -166,7 +166,7 @@ def test_a_retry_finishes_what_the_limit_allows_and_a_cleared_task_counts_anew(t
     assert counts(erase(crm, "bob@x.org", max_deletes=3, checkpoints=checkpoints, epoch=2)) == {"deleted": 1}
 
 
-def test_deletions_are_saved_before_the_next_ones_begin_also_on_an_object_store(tmp_path: Path) -> None:
+def test_deletions_are_saved_before_the_next_ones_start_on_an_object_store_too(tmp_path: Path) -> None:
     class Far(FileCheckpoints):
         is_local = False
 
@@ -186,7 +186,7 @@ def test_deletions_are_saved_before_the_next_ones_begin_also_on_an_object_store(
 
 
 @pytest.mark.parametrize("kept", ["two", {"deleted": "2"}, {"deleted": -2}, {"deleted": True}, {}])
-def test_a_kept_number_that_is_none_does_not_count(tmp_path: Path, kept: Any) -> None:
+def test_invalid_saved_count_is_ignored(tmp_path: Path, kept: Any) -> None:
     checkpoints = FileCheckpoints(tmp_path / "c")
     checkpoints.save(Checkpoint(epoch=0, fingerprint="", notes={"kept": kept}))
     assert counts(erase(FakePeople("bob@x.org"), "bob@x.org", max_deletes=1, checkpoints=checkpoints)) == {"deleted": 1}
@@ -195,14 +195,14 @@ def test_a_kept_number_that_is_none_does_not_count(tmp_path: Path, kept: Any) ->
         erase(FakePeople("eve@x.org"), "eve@x.org", max_deletes=1, checkpoints=checkpoints)
 
 
-def test_the_column_of_the_address_can_be_named() -> None:
+def test_address_column_can_be_named() -> None:
     crm = FakePeople(*OTHERS)
     rows = [{"mail": "bob@x.org", "email": "eve@x.org"}]
     assert counts(erase(crm, rows=rows, mapping={"email": "mail"})) == {"deleted": 1}
     assert crm.emails == ["eve@x.org"]
 
 
-def test_deletions_count_also_if_all_rows_are_sent_again_because_the_rejects_were_lost(tmp_path: Path) -> None:
+def test_deletions_count_even_if_lost_rejects_make_all_rows_be_sent_again(tmp_path: Path) -> None:
     class Lost(RejectsFile):
         def finish(self, wanted: int = 0) -> None:
             raise self.lost(wanted)
@@ -232,7 +232,7 @@ EVERY_SPELLING = "all contacts are read, to find every spelling of an address"
         ),
     ],
 )
-def test_the_plan_says_what_is_read_and_a_dry_run_how_many_would_go(given: dict[str, Any], plan: Any) -> None:
+def test_plan_shows_the_reads_and_a_dry_run_the_deletions(given: dict[str, Any], plan: Any) -> None:
     crm = FakePeople(*SPELLINGS, *OTHERS)
     summary = erase(crm, "ada@x.org", "gone@x.org", **given)
     assert (summary.plan, summary.plan_calls, summary.plan_why) == plan
@@ -247,21 +247,21 @@ def test_the_plan_says_what_is_read_and_a_dry_run_how_many_would_go(given: dict[
         ({"max_deletes": 1, "every_spelling": False}, "at most 1 contact would be deleted", ""),
     ],
 )
-def test_a_dry_run_foresees_the_limit(given: dict[str, Any], forecast: str, refusal: str) -> None:
+def test_dry_run_predicts_the_limit(given: dict[str, Any], forecast: str, refusal: str) -> None:
     crm = FakePeople(*SPELLINGS, *OTHERS)
     summary = erase(crm, "ada@x.org", dry_run=True, **given)
     assert (summary.forecast, summary.refusal) == (forecast, refusal)
     assert crm.emails == [*SPELLINGS, *OTHERS]
 
 
-def test_more_contacts_mean_more_calls_and_an_unknown_number_the_least() -> None:
+def test_plan_calls_grow_with_contacts_and_assume_one_page_if_unknown() -> None:
     crm = FakePeople(*[f"p{n}@x.org" for n in range(11)])
     assert erase(crm, "p1@x.org").plan_calls == 2 + 1 + 1
     crm.count_contacts = lambda: None  # type: ignore[method-assign, assignment, return-value]
     assert erase(crm, "p2@x.org").plan_calls == 1 + 1 + 1
 
 
-def test_a_listing_that_contradicts_itself_ends_the_run_before_a_deletion() -> None:
+def test_inconsistent_listing_ends_the_run_before_any_deletion() -> None:
     crm = FakePeople(*SPELLINGS)
     crm.odd = True
     with pytest.raises(LoadStopped, match="ends early"):
@@ -269,12 +269,12 @@ def test_a_listing_that_contradicts_itself_ends_the_run_before_a_deletion() -> N
     assert crm.emails == SPELLINGS
 
 
-def test_a_row_without_an_address_is_rejected_and_two_rows_are_one_person() -> None:
+def test_row_without_an_address_is_rejected_and_two_rows_are_one_person() -> None:
     crm = FakePeople(*SPELLINGS)
     assert counts(erase(crm, "ada@x.org", "ADA@x.org", "nobody")) == {"deleted": 1, "skipped": 1, "rejected": 1}
 
 
-def test_a_row_that_failed_halfway_goes_on_with_the_other_spellings() -> None:
+def test_row_that_failed_halfway_continues_with_the_other_spellings() -> None:
     crm = FakePeople(*SPELLINGS)
     crm.trouble[SPELLINGS[1]] = e.CrmTooManyRequestsError("slow down", status=429)
     assert counts(erase(crm, "ada@x.org")) == {"deleted": 1}
@@ -282,7 +282,7 @@ def test_a_row_that_failed_halfway_goes_on_with_the_other_spellings() -> None:
     assert crm.calls.count("delete") == 4
 
 
-def test_a_contact_that_has_gone_since_it_was_read_counts_as_done_unless_on_error_says_otherwise() -> None:
+def test_contact_deleted_since_the_read_counts_as_done_unless_on_error_differs() -> None:
     gone = e.CrmContactNotFoundError("Contact not found.", status=404)
     crm = FakePeople("bob@x.org")
     crm.trouble["bob@x.org"] = gone
@@ -295,7 +295,7 @@ def test_a_contact_that_has_gone_since_it_was_read_counts_as_done_unless_on_erro
     assert counts(erase(crm, "ada@x.org")) == {"deleted": 1}
 
 
-def test_no_row_is_no_call() -> None:
+def test_no_rows_mean_no_calls() -> None:
     crm = FakePeople(*SPELLINGS)
     assert erase(crm, "nobody").plan == "nothing"
     assert crm.calls == []
@@ -314,12 +314,12 @@ def test_no_row_is_no_call() -> None:
         ({"state_path": "state"}, "state_path has no meaning"),
     ],
 )
-def test_arguments_that_are_wrong(given: dict[str, Any], message: str) -> None:
+def test_invalid_deletion_arguments_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(SourceError, match=message):
         DELETIONS.check_arguments(given, later=lambda value: False)
 
 
-def test_what_decides_and_what_a_plan_has_saved() -> None:
+def test_decisive_options_and_saved_calls() -> None:
     one, other = DELETIONS.options_of({}), DELETIONS.options_of({"every_spelling": False})
     assert one.decisive != other.decisive
     assert (one.max_deletes, one.effect) == (0, {})

@@ -1,4 +1,4 @@
-"""The dispatcher over workers that a test commands: which rows are launched in which order, and when it ends."""
+"""The dispatcher with fake workers: the launch order of rows, and when the loop ends."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Comes = Callable[[InFlightRow], "Outcome | e.CrmError | None"]
 
 
 class Cut(BaseException):
-    """Airflow's time-out, or a signal."""
+    """Airflow's timeout, or a signal."""
 
 
 class Air:
-    """In place of the workers. Each look ends the first rows that are not in ``slow``; with none, time passes.
+    """Fake workers. Each poll completes the first rows that are not in ``slow``; if there are none, time passes.
 
-    :param width: how many have room
-    :param together: how many end at one look
+    :param width: how many rows may be in flight
+    :param together: how many rows complete in one poll
     """
 
     def __init__(self, clock: FakeClock, width: int) -> None:
@@ -46,7 +46,7 @@ class Air:
         self.most = self.closed = 0
         self.waits: list[float] = []
         self.looks: list[int] = []
-        """How many were on their way at each look."""
+        """Rows in flight at each poll."""
 
     def width(self) -> int:
         return self.room
@@ -59,7 +59,7 @@ class Air:
     def results(self, timeout: float) -> Iterator[RowResult]:
         self.waits.append(timeout)
         self.looks.append(len(self.in_flight))
-        assert len(self.waits) < 1000, "the loop does not end"
+        assert len(self.waits) < 1000, "the loop never ends"
         back = [one for one in self.in_flight if one.row.number not in self.slow][: self.together]
         if not back:
             self.clock.now += timeout
@@ -74,7 +74,7 @@ class Air:
 
 
 class Loop(Scene):
-    """A loop over rows whose fates are given, with real endings and books."""
+    """A loop over rows with given results, with the real row results and counts."""
 
     def __init__(self, fates: list[RowStatus] | int, *, width: int = 3, **options: Any) -> None:
         super().__init__(**options)
@@ -89,7 +89,7 @@ class Loop(Scene):
         rows = StagedRows()
         for number, status in enumerate(self.fates, start=1):
             email = f"p{number}@x.org" if status is not RowStatus.INVALID else "nobody"
-            contact = Contact(email) if status is RowStatus.SEND else None
+            contact = Contact(email, {}) if status is RowStatus.SEND else None
             problem = "email: no email address; correct it" if status is RowStatus.INVALID else ""
             rows.add(Row(number, {"email": email}), status, contact, problem=problem)
         return rows
@@ -121,10 +121,10 @@ class Loop(Scene):
         self.tick()
 
 
-# -- the straight way ---------------------------------------------------------------------------------------
+# -- the happy path -----------------------------------------------------------------------------------------
 
 
-def test_rows_leave_in_their_order_as_many_at_once_as_there_is_room_for() -> None:
+def test_rows_are_launched_in_order_up_to_the_width() -> None:
     it = Loop(7, width=3)
     it.run()
     assert it.air.launched == [1, 2, 3, 4, 5, 6, 7]
@@ -134,13 +134,13 @@ def test_rows_leave_in_their_order_as_many_at_once_as_there_is_room_for() -> Non
     assert set(it.air.waits) == {WAKE}
 
 
-def test_without_rows_nothing_happens() -> None:
+def test_nothing_happens_without_rows() -> None:
     it = Loop(0)
     it.run()
     assert (it.air.launched, it.air.waits, it.pinged, it.air.closed) == ([], [], 0, 1)
 
 
-def test_rows_that_need_no_call_are_entered_on_the_way() -> None:
+def test_rows_without_a_call_are_counted_in_passing() -> None:
     it = Loop(
         [RowStatus.SAME, RowStatus.SEND, RowStatus.DUPLICATE, RowStatus.SUPPRESSED, RowStatus.INVALID, RowStatus.SEND]
     )
@@ -149,8 +149,8 @@ def test_rows_that_need_no_call_are_entered_on_the_way() -> None:
     assert it.counts == {"created": 2, "unchanged": 1, "skipped": 1, "suppressed": 1, "rejected": 1}
 
 
-def test_after_every_row_there_is_a_chance_to_save() -> None:
-    """The saver decides: it must hear of rows that need no call and of those that come back."""
+def test_saver_runs_after_every_row() -> None:
+    """The saver decides when to save: it must see rows without a call and rows that complete."""
     it, done = Loop([RowStatus.SAME] * 3 + [RowStatus.SEND] * 3, width=1), []
     it.tick = lambda: done.append(it.row_counts.rows)
     it.run()
@@ -158,7 +158,7 @@ def test_after_every_row_there_is_a_chance_to_save() -> None:
     assert done == sorted(done)
 
 
-def test_a_row_that_is_sent_again_goes_before_those_that_have_not_left() -> None:
+def test_retried_row_goes_before_rows_not_yet_launched() -> None:
     it, left = Loop(4, width=2), {1: 2, 2: 1}
 
     def comes(in_flight: InFlightRow) -> Outcome | e.CrmError:
@@ -171,7 +171,7 @@ def test_a_row_that_is_sent_again_goes_before_those_that_have_not_left() -> None
     assert it.counts == {"created": 4}
 
 
-def test_rows_that_are_sent_again_leave_together_and_new_ones_with_them() -> None:
+def test_retried_rows_are_launched_together_with_new_ones() -> None:
     it, throttles = Loop(5, width=4), {1, 2, 3}
     it.air.together = 4
 
@@ -187,14 +187,14 @@ def test_rows_that_are_sent_again_leave_together_and_new_ones_with_them() -> Non
     assert it.air.looks == [4, 4]
 
 
-def test_no_room_for_a_while_is_not_the_end_of_the_rows() -> None:
+def test_no_free_worker_for_a_while_loses_no_rows() -> None:
     it = Loop(3, width=0)
     it.tick = lambda: setattr(it.air, "room", 2)
     it.run()
     assert it.counts == {"created": 3}
 
 
-def test_the_last_row_is_sent_again_too() -> None:
+def test_last_row_can_be_retried() -> None:
     it, throttles = Loop(1), [throttled(), throttled()]
     it.air.comes = lambda in_flight: throttles.pop() if throttles else Outcome.CREATED
     it.run()
@@ -205,7 +205,7 @@ def test_the_last_row_is_sent_again_too() -> None:
 # -- a checkpoint stays small -------------------------------------------------------------------------------
 
 
-def test_no_row_is_done_too_far_ahead_of_one_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_row_completes_too_far_ahead_of_an_open_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "LOOKAHEAD", 5)
     it, ahead = Loop([RowStatus.SEND] + [RowStatus.SAME] * 20), []
     it.air.slow = {1}
@@ -221,10 +221,10 @@ def test_no_row_is_done_too_far_ahead_of_one_that_is_not(monkeypatch: pytest.Mon
     assert it.counts == {"created": 1, "unchanged": 20}
 
 
-def test_a_row_that_waits_for_a_sign_of_the_server_does_not_keep_those_behind_it_for_ever(
+def test_row_held_for_a_server_response_does_not_block_later_rows_forever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing is on its way that could give the sign, and no further row may leave before it."""
+    """No row is in flight to prove that the server responds, and no further row may be launched before it."""
     monkeypatch.setattr(dispatch, "LOOKAHEAD", 5)
     it = Loop([RowStatus.SEND] + [RowStatus.SAME] * 20)
     it.air.comes = lambda in_flight: down()
@@ -233,10 +233,10 @@ def test_a_row_that_waits_for_a_sign_of_the_server_does_not_keep_those_behind_it
     assert it.counts == {"rejected": 1, "unchanged": 20}
 
 
-# -- the server is out of order -----------------------------------------------------------------------------
+# -- server errors ------------------------------------------------------------------------------------------
 
 
-def test_at_the_end_a_harmless_call_shows_if_the_rows_that_are_held_are_to_blame() -> None:
+def test_probe_call_at_the_end_shows_whether_held_rows_are_at_fault() -> None:
     it = Loop(4)
     it.air.comes = lambda in_flight: down() if in_flight.row.number > 2 else Outcome.CREATED
     it.run()
@@ -246,7 +246,7 @@ def test_at_the_end_a_harmless_call_shows_if_the_rows_that_are_held_are_to_blame
 
 
 @pytest.mark.parametrize("error", [down(), throttled()], ids=lambda error: error.type)
-def test_if_that_call_fails_too_the_run_ends_and_rejects_nothing(error: e.CrmError) -> None:
+def test_failed_probe_ends_the_run_and_rejects_nothing(error: e.CrmError) -> None:
     it = Loop(4)
     it.air.comes = lambda in_flight: down() if in_flight.row.number > 2 else Outcome.CREATED
     it.ping_fails = error
@@ -258,8 +258,8 @@ def test_if_that_call_fails_too_the_run_ends_and_rejects_nothing(error: e.CrmErr
     assert it.air.closed == 1
 
 
-def test_a_row_that_is_to_be_sent_again_is_the_sign() -> None:
-    """No further call is made while there are rows that have to be sent anyway."""
+def test_retried_row_replaces_the_probe() -> None:
+    """No probe is made while there are rows to send anyway."""
     it, seen = Loop(2, width=2), set()
 
     def comes(in_flight: InFlightRow) -> Outcome | e.CrmError:
@@ -276,10 +276,10 @@ def test_a_row_that_is_to_be_sent_again_is_the_sign() -> None:
     assert it.counts == {"created": 1, "rejected": 1}
 
 
-# -- ends before the last row -------------------------------------------------------------------------------
+# -- early ends ---------------------------------------------------------------------------------------------
 
 
-def test_after_an_error_of_the_run_no_row_leaves_and_those_on_their_way_are_waited_for() -> None:
+def test_after_an_error_of_the_run_no_row_is_launched_and_those_in_flight_are_awaited() -> None:
     it = Loop(20, width=4)
     it.air.slow = {3}
 
@@ -293,12 +293,12 @@ def test_after_an_error_of_the_run_no_row_leaves_and_those_on_their_way_are_wait
     assert it.handler.stop is not None and it.handler.stop[0] is REFUSED
     assert it.air.launched == [1, 2, 3, 4, 5]
     assert not it.air.in_flight
-    assert it.counts == {"created": 4}, "the slow one, too: else it would be sent again"
+    assert it.counts == {"created": 4}, "the slow row, too: otherwise the next try would send it again"
     assert len(it.air.waits) >= 8 and set(it.air.waits) == {WAKE}
     assert (it.pinged, it.air.closed) == (0, 1)
 
 
-def test_a_row_that_was_to_be_sent_again_stays_for_the_next_try_if_the_run_ends() -> None:
+def test_retry_is_left_for_the_next_try_if_the_run_ends() -> None:
     it = Loop(20, width=2)
     it.air.comes = lambda in_flight: throttled() if in_flight.row.number == 1 else REFUSED
     it.air.slow = {1}
@@ -308,7 +308,7 @@ def test_a_row_that_was_to_be_sent_again_stays_for_the_next_try_if_the_run_ends(
     assert it.counts == {}
 
 
-def test_an_interrupt_is_heard_between_two_rows() -> None:
+def test_interrupt_is_noticed_between_two_rows() -> None:
     it = Loop([RowStatus.SEND, *[RowStatus.SAME] * 10, RowStatus.SEND])
     it.tick = lambda: it.cancel_token.set() if it.row_counts.rows == 4 else None
     it.run()
@@ -317,17 +317,17 @@ def test_an_interrupt_is_heard_between_two_rows() -> None:
     assert not it.air.in_flight and it.air.closed == 1
 
 
-def test_an_interrupt_before_the_first_row() -> None:
+def test_interrupt_before_the_first_row() -> None:
     it = Loop(3)
     it.cancel_token.set()
     it.run()
     assert it.air.launched == [] and it.pinged == 0
 
 
-# -- cut off ------------------------------------------------------------------------------------------------
+# -- cut off by an exception --------------------------------------------------------------------------------
 
 
-def test_a_load_that_is_cut_off_takes_in_what_comes_back_soon_and_begins_nothing_new() -> None:
+def test_interrupted_load_counts_rows_that_complete_soon_and_starts_nothing() -> None:
     it = Loop(20, width=4)
 
     def cut_once() -> None:
@@ -338,13 +338,13 @@ def test_a_load_that_is_cut_off_takes_in_what_comes_back_soon_and_begins_nothing
     it.tick = cut_once
     with pytest.raises(Cut):
         it.run()
-    assert it.cancel_token.is_set, "calls that wait for their slot are not made"
+    assert it.cancel_token.is_set, "calls that wait for a slot are not made"
     assert it.counts == {"created": len(it.air.launched)}
     assert max(it.air.launched) <= 2 + 4
     assert not it.air.in_flight and it.air.closed == 1
 
 
-def test_what_does_not_come_back_is_waited_for_a_little_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_load_waits_only_briefly_for_rows_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "LAST_WAIT", 0.5)
     monkeypatch.setattr(dispatch, "WAKE", 0.625)
     it = Loop(4, width=4)
@@ -352,19 +352,19 @@ def test_what_does_not_come_back_is_waited_for_a_little_only(monkeypatch: pytest
     it.tick = lambda: _cut(it)
     with pytest.raises(Cut):
         it.run()
-    assert it.air.waits == [0.125] * 4, "short looks, half a second in all"
+    assert it.air.waits == [0.125] * 4, "short polls, half a second in total"
     assert len(it.air.in_flight) == 4 and it.counts == {}
     assert it.air.closed == 1
 
 
 def _cut(it: Loop) -> None:
-    """Once, as soon as all have left."""
+    """Raise once, as soon as all rows are launched."""
     if len(it.air.in_flight) == 4:
         it.tick = lambda: None
         raise Cut
 
 
-def test_a_full_disk_does_not_lose_the_rows_that_come_back_after(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_completed_after_a_full_disk_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     it, full = Loop(6, width=6), {1, 2, 4}
     enter = it.row_counts.enter
 
@@ -381,7 +381,7 @@ def test_a_full_disk_does_not_lose_the_rows_that_come_back_after(monkeypatch: py
     assert it.air.closed == 1
 
 
-def test_a_bug_ends_the_threads_too() -> None:
+def test_bug_closes_the_workers() -> None:
     it = Loop(3)
 
     def comes(in_flight: InFlightRow) -> Outcome:

@@ -1,4 +1,4 @@
-"""Files as programs export them. What each must become is written by hand; the files are in ``data/``."""
+"""Files as programs export them (in ``data/``), with the expected contacts written by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def checked(source: Source, mapping: Any = None) -> Preflight:
 
 
 def contacts(source: Source, mapping: Any = None) -> list[tuple[str, dict[str, Any]]]:
-    """The contacts that a load would send; a row that it would reject is an error of the test."""
+    """The contacts that a load would send. A rejected row fails the test."""
     mapper = Mapper(mapping)
     found = check(source, mapper, ContactOptions(duplicates="first"))
     assert found.problem_lines() == []
@@ -70,12 +70,12 @@ SPACED = {
 
 
 @pytest.mark.parametrize("case", SPACED)
-def test_space_before_quotes(case: str, tmp_path: Path) -> None:
+def test_space_before_quotes_is_ignored(case: str, tmp_path: Path) -> None:
     assert contacts(open_source(file(tmp_path, SPACED[case]))) == [("a@ex.co", {"name": "Ana", "city": "BH; MG"})]
 
 
 @pytest.mark.parametrize("space", ["\t", "\u00a0", " \u00a0 "], ids=["tab", "hard space", "both"])
-def test_other_space_before_a_quote_is_a_problem_of_the_row(space: str, tmp_path: Path) -> None:
+def test_other_space_before_a_quote_makes_the_row_invalid(space: str, tmp_path: Path) -> None:
     path = file(tmp_path, f'email,name\na@ex.co,{space}"secret"\nb@ex.co,"\tx ""y"""\n')
     bad, good = open_source(path).rows()
     assert bad.problem == f"{path}, line 2: a tab or hard space stands before a quote; remove it"
@@ -92,17 +92,17 @@ EXCEL: dict[str, bytes] = {
     "with a byte order mark": b"\xef\xbb\xbfsep=;\r\nemail;name\r\na@ex.co;Ana\r\n",
     "UTF-16 with tabs": "sep=\t\r\nemail\tname\r\na@ex.co\tAna\r\n".encode("utf-16"),
     "a blank line after it": b"sep=;\r\n\r\nemail;name\r\na@ex.co;Ana\r\n",
-    "a delimiter that is not looked for": b"sep=^\r\nemail^name\r\na@ex.co^Ana\r\n",
+    "a delimiter that is not detected": b"sep=^\r\nemail^name\r\na@ex.co^Ana\r\n",
     "saved again": b"sep=,,\r\nemail,name\r\na@ex.co,Ana\r\n",
 }
 
 
 @pytest.mark.parametrize("case", EXCEL)
-def test_excels_first_line(case: str, tmp_path: Path) -> None:
+def test_excel_sep_line_is_skipped(case: str, tmp_path: Path) -> None:
     assert contacts(open_source(file(tmp_path, EXCEL[case]))) == [ANA]
 
 
-def test_line_numbers_count_excels_first_line(tmp_path: Path) -> None:
+def test_line_numbers_include_the_excel_sep_line(tmp_path: Path) -> None:
     path = file(tmp_path, "sep=;\nemail;name\na@ex.co;Ana;more\n")
     assert [row.problem for row in open_source(path).rows()] == [f"{path}, line 3 has 3 fields, the header has 2"]
 
@@ -117,7 +117,7 @@ def test_lines_before_the_header_are_skipped() -> None:
     assert contacts(source, NOTES) == [("ada@ex.co", {"name": "Ada"})]
 
 
-def test_without_the_option_the_error_names_it() -> None:
+def test_error_without_skip_lines_names_the_option() -> None:
     path = DATA / "notes_before_header.csv"
     message = refused(path, NOTES)
     assert f"{path}, line 1 was read as the header line" in message
@@ -126,25 +126,25 @@ def test_without_the_option_the_error_names_it() -> None:
     assert "skip_lines" in refused(path)
 
 
-def test_excels_first_line_is_one_of_the_skipped(tmp_path: Path) -> None:
+def test_excel_sep_line_is_among_the_skipped_lines(tmp_path: Path) -> None:
     path = file(tmp_path, "sep=|\na note, with commas, in it\nemail|name\na@ex.co|Ana\n")
     assert contacts(open_source(path, options={"skip_lines": 2})) == [ANA]
 
 
-def test_more_lines_to_skip_than_there_are(tmp_path: Path) -> None:
+def test_skipping_more_lines_than_the_file_has_is_an_error(tmp_path: Path) -> None:
     path = file(tmp_path, "email\na@ex.co\n")
     assert refused(path, skip_lines=3) == f"{path} has 2 lines, and skip_lines skips 3; correct source_options"
 
 
-# -- columns that are not used
+# -- unused columns ----------
 
 
-def test_trailing_columns_without_a_name() -> None:
+def test_trailing_columns_without_a_name_are_ignored() -> None:
     source = open_source(DATA / "trailing_nameless_columns.csv")
     assert contacts(source, {"email": "email", "name": "name"}) == [ANA]
 
 
-def test_columns_without_a_name_are_left_out_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_columns_without_a_name_are_dropped_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert contacts(open_source(file(tmp_path, ",email,name,\n0,a@ex.co,Ana,x\n"))) == [ANA]
     assert [line for line in caplog.messages if "pandas index" in line and "'(column 1)', '(column 4)'" in line]
@@ -153,14 +153,14 @@ def test_columns_without_a_name_are_left_out_and_logged(tmp_path: Path, caplog: 
 TWICE = "Email Address,Name,Tags,Tags\na@ex.co,Ana,x,y\n"
 
 
-def test_a_name_twice_stops_no_load_that_does_not_use_it(tmp_path: Path) -> None:
+def test_unused_duplicate_name_does_not_stop_a_load(tmp_path: Path) -> None:
     path = file(tmp_path, TWICE)
     assert contacts(open_source(path), {"email": "Email Address", "name": "Name"}) == [ANA]
     second = {"email": "Email Address", "tags": "Tags (column 4)"}
     assert contacts(open_source(path), second) == [("a@ex.co", {"tags": "y"})]
 
 
-def test_a_name_twice_that_is_used_is_refused(tmp_path: Path) -> None:
+def test_used_duplicate_name_is_refused(tmp_path: Path) -> None:
     path = file(tmp_path, TWICE)
     assert "the source has 2 columns 'Tags'; name one of them: 'Tags (column 3)' or 'Tags (column 4)'" in refused(
         path, {"email": "Email Address", "tags": "Tags"}
@@ -171,7 +171,7 @@ def test_a_name_twice_that_is_used_is_refused(tmp_path: Path) -> None:
     assert "2 columns have this name" in refused(file(tmp_path, "email,email\nx@ex.co,y@ex.co\n"))
 
 
-def test_one_file_of_a_pattern_may_have_a_column_more(tmp_path: Path) -> None:
+def test_one_file_of_a_pattern_may_have_an_extra_column(tmp_path: Path) -> None:
     file(tmp_path, "email,name\na@ex.co,Ana\n", "1.csv")
     file(tmp_path, "name,score,email\nBia,7,b@ex.co\n", "2.csv")
     used = {"email": "email", "name": "name"}
@@ -179,7 +179,7 @@ def test_one_file_of_a_pattern_may_have_a_column_more(tmp_path: Path) -> None:
     assert contacts(open_source(tmp_path / "*.csv")) == [ANA, ("b@ex.co", {"name": "Bia", "score": "7"})]
 
 
-def test_a_file_of_a_pattern_without_a_column_that_is_used_is_named_before_the_first_row(tmp_path: Path) -> None:
+def test_file_of_a_pattern_without_a_used_column_is_named_before_the_first_row(tmp_path: Path) -> None:
     file(tmp_path, "email,name\na@ex.co,Ana\n", "1.csv")
     second = file(tmp_path, "email,city\nb@ex.co,BH\n", "2.csv")
     message = refused(tmp_path / "*.csv", {"email": "email", "name": "name"})
@@ -195,7 +195,7 @@ ERROR_FIX = (
 )
 
 
-def test_words_for_no_value_stay_text_and_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_null_words_stay_text_and_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     path, mapper = DATA / "null_words.csv", Mapper(AGES)
     found = check(open_source(path), mapper, ContactOptions())
     assert found.problem_lines() == [
@@ -221,7 +221,7 @@ def test_words_for_no_value_stay_text_and_are_counted(caplog: pytest.LogCaptureF
     )
 
 
-def test_named_words_are_empty_cells(caplog: pytest.LogCaptureFixture) -> None:
+def test_configured_null_words_are_empty_cells(caplog: pytest.LogCaptureFixture) -> None:
     source = open_source(
         DATA / "null_words.csv", options={"null_values": ["NULL", "N/A", "\\N", "#REF!", "#N/A", "n/a"]}
     )
@@ -241,7 +241,7 @@ def test_named_words_are_empty_cells(caplog: pytest.LogCaptureFixture) -> None:
         ('{"b": ["#REF!"]}', {"type": "json"}),
     ],
 )
-def test_an_error_value_within_a_list_or_an_object_is_never_sent(value: Any, spec: dict[str, Any]) -> None:
+def test_error_value_within_a_list_or_object_is_never_sent(value: Any, spec: dict[str, Any]) -> None:
     mapper = Mapper({"email": "email", "tags": {"column": "tags", **spec}})
     with pytest.raises(InvalidRow, match="an error value of a spreadsheet"):
         mapper(next(open_source([{"email": "a@ex.co", "tags": value}]).rows()))
@@ -252,7 +252,7 @@ def test_an_error_value_within_a_list_or_an_object_is_never_sent(value: Any, spe
     ["#REF!", "#N/A", "#N/A N/A", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!", "#CALC!", "#ERROR!",
      "#GETTING_DATA", "#n/a", "#N/D", "#VALOR!", "#NOME?", "#¿NOMBRE?", "#WERT!", "#VALEUR!", "########"],
 )  # fmt: skip
-def test_an_error_value_of_a_spreadsheet_is_never_sent(word: str, tmp_path: Path) -> None:
+def test_spreadsheet_error_value_is_never_sent(word: str, tmp_path: Path) -> None:
     rows = [{"email": "a@ex.co", "name": f" {word} "}]
     assert len(problems(open_source(rows))) == 1
     assert contacts(open_source(rows, options={"null_values": [word]})) == [("a@ex.co", {})]
@@ -261,13 +261,13 @@ def test_an_error_value_of_a_spreadsheet_is_never_sent(word: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("word", ["NA", "null", "<null>", "None", "nan", "N/A ", "\\N", "undefined"])
-def test_words_that_others_read_as_missing_stay_text(word: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_words_that_other_programs_read_as_missing_stay_text(word: str, caplog: pytest.LogCaptureFixture) -> None:
     assert contacts(open_source([{"email": "a@ex.co", "country": word}])) == [("a@ex.co", {"country": word.strip()})]
     assert [line for line in caplog.messages if f"({word.strip()!r}); cells by column: 'country' 1." in line]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_named_words_in_other_formats(suffix: str, tmp_path: Path) -> None:
+def test_configured_null_words_in_other_formats(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"leads.{suffix}"
     if suffix == "jsonl":
         path.write_text('{"email": "a@ex.co", "p": {"name": " N/A "}, "age": null}\n', encoding="utf-8")
@@ -288,12 +288,12 @@ def test_named_words_in_other_formats(suffix: str, tmp_path: Path) -> None:
         ('=""', None),
     ],
 )
-def test_a_text_that_is_written_as_a_formula(cell: str, value: str | None, tmp_path: Path) -> None:
+def test_text_formula_is_read_as_its_text(cell: str, value: str | None, tmp_path: Path) -> None:
     expected = {} if value is None else {"code": value}
     assert contacts(open_source(file(tmp_path, f"email,code\na@ex.co,{cell}\n"))) == [("a@ex.co", expected)]
 
 
-# -- a problem names file, line and row
+# -- problems name file, line, and row --
 
 
 def test_problems_name_the_file_of_a_pattern(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_problems_name_the_file_of_a_pattern(tmp_path: Path) -> None:
     assert "secret" not in "".join(lines)
 
 
-def test_places_of_rows(tmp_path: Path) -> None:
+def test_row_locations_in_files(tmp_path: Path) -> None:
     one = file(tmp_path, '\nemail,n\n"a\n",1\n\nb,2\n', "1.csv")
     two = file(tmp_path, "email,n\nc,3\n", "2.csv")
     source = open_source(tmp_path / "*.csv")
@@ -322,7 +322,7 @@ def test_places_of_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mapping", [None, {"email": "email", "name": "name"}, {"email": "E-mail", "name": "Nome"}])
-def test_a_file_without_a_header_line_shows_no_value(mapping: Any) -> None:
+def test_file_without_a_header_line_shows_no_value(mapping: Any) -> None:
     message = refused(DATA / "no_header.csv", mapping)
     assert "header line" in message
     assert "source_options={'header': [...]}" in message
@@ -343,7 +343,7 @@ GARBLED: dict[str, tuple[bytes, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", GARBLED)
 @pytest.mark.parametrize("mapping", [None, {"email": "email"}])
-def test_a_file_in_another_encoding_shows_no_value(case: str, mapping: Any, tmp_path: Path) -> None:
+def test_file_in_another_encoding_shows_no_value(case: str, mapping: Any, tmp_path: Path) -> None:
     content, options = GARBLED[case]
     path = file(tmp_path, content)
     message = refused(path, mapping, **options)
@@ -353,17 +353,17 @@ def test_a_file_in_another_encoding_shows_no_value(case: str, mapping: Any, tmp_
     assert not any(part in shown for part in decoded.replace("\0", "").split() if len(part) > 3)
 
 
-def test_the_names_of_a_header_line_are_shown(tmp_path: Path) -> None:
+def test_header_names_are_shown(tmp_path: Path) -> None:
     path = file(tmp_path, "E-mail,Nome\na@ex.co,Ana\n")
     assert refused(path, {"email": "email", "name": "Nome"}) == (
         "mapping['email']: the source has no column 'email' (did you mean 'E-mail'?). Its columns: 'E-mail', 'Nome'"
     )
 
 
-# -- not a table of text
+# -- not a text table --
 
 
-def test_a_workbook_and_archives_say_what_to_do(tmp_path: Path) -> None:
+def test_workbook_and_archives_get_a_hint(tmp_path: Path) -> None:
     for name, text in (
         ("leads.xlsx", "leads.xlsx is a spreadsheet, which is not read; save the sheet as 'CSV UTF-8'"),
         ("leads.XLS", "leads.XLS is a spreadsheet"),
@@ -383,14 +383,14 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", CONTENTS)
-def test_what_a_file_is_decides_its_content(case: str, tmp_path: Path) -> None:
+def test_unsupported_content_is_recognised(case: str, tmp_path: Path) -> None:
     content, text = CONTENTS[case]
     message = refused(file(tmp_path, content))
     assert text in message
     assert "secret" not in message
 
 
-def test_a_workbook_with_the_wrong_name(tmp_path: Path) -> None:
+def test_workbook_with_a_wrong_suffix(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "leads.csv", "w") as packed:
         packed.writestr("xl/workbook.xml", "secret")
     assert "is an Excel workbook or a ZIP archive; save the sheet as 'CSV UTF-8', or unpack it" in refused(
@@ -401,16 +401,16 @@ def test_a_workbook_with_the_wrong_name(tmp_path: Path) -> None:
 # -- delimiters
 
 
-@pytest.mark.parametrize("name", ["in", "leads.csv", "leads.parquet", "leads.jsonl"])
+@pytest.mark.parametrize("name", ["in", "leads.csv", "leads.parquet", "leads.jsonl", "leads.csv.gz"])
 @pytest.mark.parametrize("where", ["disk", "store"])
-def test_a_folder_in_place_of_a_file(name: str, where: str, tmp_path: Path) -> None:
+def test_folder_instead_of_a_file(name: str, where: str, tmp_path: Path) -> None:
     folder = tmp_path / name if where == "disk" else UPath(f"memory://folders-{tmp_path.name}/{name}")
     (folder / "part").mkdir(parents=True)
     (folder / "part" / "0.csv").write_text("email\n")
     assert f"{folder} is a folder; give a pattern of the files in it, such as {folder}/*.csv" in refused(folder)
 
 
-def test_a_tie_between_delimiters_is_decided_by_the_table() -> None:
+def test_tie_between_delimiters_is_decided_by_the_table() -> None:
     mapping = {"email": "E-mail", "name": "Nome, completo", "city": "Cidade, UF"}
     assert contacts(open_source(DATA / "delimiter_tie.csv"), mapping) == [
         ("a@ex.co", {"name": "Ana", "city": "BH, MG"}), ("b@ex.co", {"name": "Bia", "city": "SP, SP"}),
@@ -428,13 +428,13 @@ TIES = {
 
 
 @pytest.mark.parametrize(("case", "columns"), list(zip(TIES, [2] * len(TIES), strict=True)))
-def test_the_delimiter_of_a_consistent_table_wins(case: str, columns: int, tmp_path: Path) -> None:
+def test_delimiter_of_a_consistent_table_wins(case: str, columns: int, tmp_path: Path) -> None:
     source = open_source(file(tmp_path, TIES[case]))
     assert len(source.columns or ()) == columns
     assert [row.problem for row in source.rows()] == [None] * (TIES[case].count("@"))
 
 
-def test_what_is_wrong_with_a_line_is_said_when_it_is_reached(tmp_path: Path) -> None:
+def test_problem_of_a_line_is_reported_when_it_is_read(tmp_path: Path) -> None:
     path = file(tmp_path, b"email;name\na@ex.co;Ana\nb@ex.co;\xff\n")
     rows = open_source(path).rows()
     assert next(rows).values == {"email": "a@ex.co", "name": "Ana"}
@@ -445,14 +445,14 @@ def test_what_is_wrong_with_a_line_is_said_when_it_is_reached(tmp_path: Path) ->
 # -- nested JSON lines
 
 
-def test_nested_json_lines_take_dotted_columns() -> None:
+def test_dotted_columns_read_nested_json_lines() -> None:
     mapping = {"email": "properties.email", "name": "properties.name", "score": "properties.score"}
     assert contacts(open_source(DATA / "nested.jsonl"), mapping) == [
         ("a@ex.co", {"name": "Ana", "score": 12345678901234567}), ("b@ex.co", {"score": "0.1"}),
     ]  # fmt: skip
 
 
-def test_a_path_that_is_not_there_is_a_missing_column() -> None:
+def test_missing_path_is_a_missing_column() -> None:
     row = {"a": {"email": "a@ex.co"}, "b": None, "c.d": {"e": Decimal("0.10")}, "f.g": 1}
     mapping = {"email": "a.email", "x": "c.d.e", "y": "f.g"}
     assert contacts(open_source([row]), mapping) == [("a@ex.co", {"x": "0.10", "y": 1})]
@@ -465,7 +465,7 @@ def test_a_path_that_is_not_there_is_a_missing_column() -> None:
 # -- pages
 
 
-def test_a_list_of_pages_is_one_list_of_rows() -> None:
+def test_list_of_pages_is_one_list_of_rows() -> None:
     pages = [[{"email": "a@ex.co", "name": "Ana"}], [], [{"email": "b@ex.co"}, {"email": "c@ex.co", "city": "BH"}]]
     source = open_source(pages)
     assert source.columns == ("email", "name", "city")

@@ -1,4 +1,4 @@
-"""A listing into a file: all of it or nothing, each record once, and the truth about what changed meanwhile."""
+"""Extracting a listing to a file: complete or not at all, each record once, and changes meanwhile are reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def records(start: int, end: int) -> Records:
 
 
 class FakeClient:
-    """Reads one page after the other, as ``held`` is at the time; before each it calls ``before`` with its number."""
+    """Reads pages of the current ``held`` one after the other; calls ``before`` with the number of each page."""
 
     def __init__(self, held: Records, before: Callable[[int], None] = lambda number: None) -> None:
         self.settings = Settings(api_key="key", base_url="http://127.0.0.1:9/v2", rate_store="off")
@@ -65,11 +65,11 @@ def ids_in(path: Path) -> list[str]:
     return [json.loads(line)["id"] for line in path.read_text("utf-8").splitlines()]
 
 
-# -- a quiet listing ------------------------------------------------------------------------------------------
+# -- a listing that does not change ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, 10, 25])
-def test_every_record_once(count: int, tmp_path: Path) -> None:
+def test_every_record_is_extracted_once(count: int, tmp_path: Path) -> None:
     target = tmp_path / "new" / "contacts.jsonl"
     client = FakeClient(records(0, count))
     done = extract(client, target).run()
@@ -89,7 +89,7 @@ def test_every_record_once(count: int, tmp_path: Path) -> None:
     assert names(target.parent) == ["contacts.jsonl"]
 
 
-def test_fields(tmp_path: Path) -> None:
+def test_extracted_fields(tmp_path: Path) -> None:
     target = tmp_path / "contacts.csv.gz"
     extract(FakeClient(records(0, 12)), target, fields=["email", "attributes.n", "none"]).run()
     rows = list(csv.reader(gzip.decompress(target.read_bytes()).decode().splitlines()))
@@ -107,14 +107,12 @@ def test_fields(tmp_path: Path) -> None:
         ("c.jsonl", [{"id": "1", "n": 2}], {"fields": ["n"]}, '{"n": 2}\n'),
     ],
 )
-def test_what_options_make_of_the_file(
-    name: str, held: Records, options: dict[str, Any], text: str, tmp_path: Path
-) -> None:
+def test_file_options(name: str, held: Records, options: dict[str, Any], text: str, tmp_path: Path) -> None:
     extract(FakeClient(held), tmp_path / name, **options).run()
     assert (tmp_path / name).read_bytes().decode().replace("\r\n", "\n") == text
 
 
-def test_parquet_holds_texts_unless_types_are_asked_for(tmp_path: Path) -> None:
+def test_parquet_holds_text_unless_types_are_requested(tmp_path: Path) -> None:
     extract(FakeClient([{"id": "1", "n": 2}]), tmp_path / "c.parquet").run()
     assert pyarrow.parquet.read_table(tmp_path / "c.parquet").to_pylist() == [{"id": "1", "n": "2"}]
 
@@ -128,7 +126,7 @@ def test_only_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert client.reads == []
 
 
-def test_a_column_that_only_the_last_page_has(tmp_path: Path) -> None:
+def test_column_that_only_the_last_page_has(tmp_path: Path) -> None:
     held = [*records(0, 24), {"id": "c-24", "attributes": {"late": "x"}}]
     extract(FakeClient(held), tmp_path / "contacts.csv").run()
     rows = list(csv.DictReader((tmp_path / "contacts.csv").read_text().splitlines()))
@@ -147,7 +145,7 @@ def test_a_column_that_only_the_last_page_has(tmp_path: Path) -> None:
         ({"if_changed": "ignore"}, "warn, fail, restart"),
     ],
 )
-def test_what_makes_no_sense_is_said_before_anything_is_read(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused_before_any_read(options: dict[str, Any], message: str) -> None:
     client = FakeClient(records(0, 5))
     with pytest.raises(e.CrmInvalidValueError, match=message):
         extract(client, **{"target": "contacts.csv", **options})
@@ -155,22 +153,22 @@ def test_what_makes_no_sense_is_said_before_anything_is_read(options: dict[str, 
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0, 0o660), (0o022, 0o640), (0o077, 0o600)])
-def test_a_new_file_has_the_permissions_that_the_umask_gives_but_for_others(
+def test_new_file_follows_the_umask_but_hides_from_others(
     umask: int, mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, set_umask, meanwhile = os.umask(umask), os.umask, []
     monkeypatch.setattr(os, "umask", lambda mask: meanwhile.append(mask) or set_umask(mask))
     try:
         extract(FakeClient(records(0, 5)), tmp_path / "new" / "contacts.csv").run()
-        assert os.umask(umask) == umask, "the process's own umask is as it was"
+        assert os.umask(umask) == umask, "the umask of the process is unchanged"
     finally:
         os.umask(before)
     assert (tmp_path / "new" / "contacts.csv").stat().st_mode & 0o777 == mode
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o770 & ~umask
-    assert 0o077 in meanwhile, "files that another thread creates in that moment are private"
+    assert 0o077 in meanwhile, "files that another thread creates meanwhile are private"
 
 
-def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
+def test_replaced_file_keeps_its_permissions(tmp_path: Path) -> None:
     target = tmp_path / "contacts.csv"
     target.touch()
     target.chmod(0o660)
@@ -179,7 +177,7 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rate", "at_once"), [(0.05, 1), (1, 1), (2.5, 2), (5, 4), (100, 4)])
-def test_pages_on_their_way_are_no_more_than_a_second_of_the_rate(rate: float, at_once: int, tmp_path: Path) -> None:
+def test_pages_in_flight_are_limited_to_one_second_of_the_rate(rate: float, at_once: int, tmp_path: Path) -> None:
     client = FakeClient(records(0, 5))
     client.settings = client.settings.with_(requests_per_second=rate)
     extract(client, tmp_path / "contacts.csv").run()
@@ -190,7 +188,7 @@ def test_pages_on_their_way_are_no_more_than_a_second_of_the_rate(rate: float, a
 
 
 def stops_at(page: int, error: BaseException) -> Callable[[int], None]:
-    """Raises the first time that a page is about to be read."""
+    """Raises when the given page is about to be read for the first time."""
     left = [error]
 
     def before(number: int) -> None:
@@ -207,7 +205,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize("page", [0, 1, 4])
 @pytest.mark.parametrize("error", [e.CrmLimitExceededError("Limit Exceeded"), KeyboardInterrupt()], ids=repr)
-def test_the_next_try_goes_on_where_the_last_one_stopped(page: int, error: BaseException, target: Any) -> None:
+def test_next_try_continues_where_the_last_one_stopped(page: int, error: BaseException, target: Any) -> None:
     client = FakeClient(records(0, 45), stops_at(page, error))
     with pytest.raises(type(error)):
         extract(client, target).run()
@@ -219,7 +217,7 @@ def test_the_next_try_goes_on_where_the_last_one_stopped(page: int, error: BaseE
     assert [path.name for path in target.parent.iterdir()] == ["contacts.jsonl"]
 
 
-def test_a_stop_while_the_file_is_written_leaves_the_old_one_and_costs_no_call(
+def test_stop_while_writing_keeps_the_old_file_and_costs_no_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "contacts.jsonl"
@@ -242,16 +240,16 @@ def test_a_stop_while_the_file_is_written_leaves_the_old_one_and_costs_no_call(
     assert len(ids_in(target)) == 25
 
 
-def test_a_clear_starts_anew(tmp_path: Path) -> None:
+def test_clear_starts_anew(tmp_path: Path) -> None:
     target = tmp_path / "contacts.jsonl"
-    client = FakeClient(records(0, 25), stops_at(1, e.CrmTimeoutError("no answer")))
+    client = FakeClient(records(0, 25), stops_at(1, e.CrmTimeoutError("no response")))
     with pytest.raises(e.CrmTimeoutError):
         extract(client, target, owner=Owner(work="task", epoch=0)).run()
     assert extract(client, target, owner=Owner(work="task", epoch=1)).run()["calls"] == 3
     assert names(tmp_path) == ["contacts.jsonl"]
 
 
-def test_discard(tmp_path: Path) -> None:
+def test_discard_removes_the_pages(tmp_path: Path) -> None:
     client = FakeClient(records(0, 25), stops_at(1, e.CrmForbiddenError("no")))
     job = extract(client, tmp_path / "contacts.jsonl")
     with pytest.raises(e.CrmForbiddenError):
@@ -261,7 +259,7 @@ def test_discard(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_parts_that_vanish_are_no_reason_for_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vanished_parts_never_give_a_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "contacts.jsonl"
 
     def vanish(number: int) -> None:
@@ -284,7 +282,7 @@ def test_pages_of_two_extracts_in_one_file_are_refused(tmp_path: Path, monkeypat
 
 
 def changing(change: Callable[[Records], None], times: int = 1) -> FakeClient:
-    """A client of 30 records that change once page 0 was read, in the first so many readings."""
+    """A client of 30 records that change after page 0 was read, in the first N readings."""
     left = [times]
 
     def before(number: int) -> None:
@@ -313,7 +311,7 @@ def add_at_the_end(held: Records) -> None:
 
 
 def swap_unseen(held: Records) -> None:
-    """As many added as deleted between two pages: nothing shows."""
+    """As many records added as deleted between two pages, which is invisible."""
     delete_one(held)
     add_at_the_end(held)
 
@@ -328,7 +326,7 @@ def swap_unseen(held: Records) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_change_is_reported(
+def test_change_while_reading_is_reported(
     change: Callable[[Records], None], figures: dict[str, int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     target = tmp_path / "contacts.jsonl"
@@ -342,15 +340,15 @@ def test_a_change_is_reported(
     assert "may miss others that a deletion moved" in line
 
 
-def test_what_cannot_be_seen_is_not_claimed_to_be_seen(tmp_path: Path) -> None:
-    """The documentation says so: keep this when it is improved."""
+def test_invisible_change_is_not_reported(tmp_path: Path) -> None:
+    """Documented behaviour. Update the documentation if this improves."""
     target = tmp_path / "contacts.jsonl"
     assert extract(changing(swap_unseen), target).run()["changed_during_read"] is False
     assert "c-10" not in ids_in(target)
 
 
-def test_a_change_before_the_next_try_is_reported_too(tmp_path: Path) -> None:
-    client = FakeClient(records(0, 30), stops_at(1, e.CrmTimeoutError("no answer")))
+def test_change_before_the_next_try_is_reported(tmp_path: Path) -> None:
+    client = FakeClient(records(0, 30), stops_at(1, e.CrmTimeoutError("no response")))
     with pytest.raises(e.CrmTimeoutError):
         extract(client, tmp_path / "contacts.jsonl").run()
     delete_one(client.held)
@@ -365,7 +363,7 @@ def test_fail_writes_nothing_and_the_next_try_reads_anew(tmp_path: Path) -> None
     assert extract(client, tmp_path / "contacts.jsonl", if_changed="fail").run()["records"] == 29
 
 
-def test_restart_reads_again_until_it_is_quiet(tmp_path: Path) -> None:
+def test_restart_reads_until_the_listing_is_quiet(tmp_path: Path) -> None:
     client = changing(delete_one, times=RESTARTS)
     done = extract(client, tmp_path / "contacts.jsonl", if_changed="restart").run()
     assert done["changed_during_read"] is False
@@ -373,7 +371,7 @@ def test_restart_reads_again_until_it_is_quiet(tmp_path: Path) -> None:
     assert "c-10" in ids_in(tmp_path / "contacts.jsonl")
 
 
-def test_restart_has_an_end(tmp_path: Path) -> None:
+def test_restart_gives_up_eventually(tmp_path: Path) -> None:
     client = changing(delete_one, times=100)
     with pytest.raises(ListingChanged):
         extract(client, tmp_path / "contacts.jsonl", if_changed="restart").run()
@@ -381,7 +379,7 @@ def test_restart_has_an_end(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_a_listing_that_ends_before_its_own_total_is_an_error(tmp_path: Path) -> None:
+def test_listing_that_ends_before_its_total_is_an_error(tmp_path: Path) -> None:
     client = FakeClient(records(0, 30))
     client._fetch = lambda number: Page(records(0, 10) if number == 0 else [], 30)  # type: ignore[method-assign]
     with pytest.raises(e.CrmProtocolError, match="ends early"):
@@ -389,7 +387,7 @@ def test_a_listing_that_ends_before_its_own_total_is_an_error(tmp_path: Path) ->
     assert not (tmp_path / "contacts.jsonl").exists()
 
 
-def test_the_seconds_are_those_of_the_run_in_thousandths(tmp_path: Path) -> None:
+def test_seconds_are_those_of_the_run_in_milliseconds(tmp_path: Path) -> None:
     now = [1000.0]
 
     def takes_a_while(number: int) -> None:
@@ -399,10 +397,10 @@ def test_the_seconds_are_those_of_the_run_in_thousandths(tmp_path: Path) -> None
     assert extract(client, tmp_path / "contacts.jsonl", clock=lambda: now[0]).run()["seconds"] == 0.333
 
 
-# -- what is said ---------------------------------------------------------------------------------------------
+# -- logs -----------------------------------------------------------------------------------------------------
 
 
-def test_progress_every_30_seconds_without_any_value(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged_every_30_seconds_without_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     now = [0.0]
 
@@ -421,7 +419,7 @@ def test_progress_every_30_seconds_without_any_value(tmp_path: Path, caplog: pyt
 
 @pytest.mark.parametrize("of", ["other key", "other host", "other mode", "other listing"])
 def test_pages_of_another_source_are_not_mixed_in(of: str, tmp_path: Path) -> None:
-    client = FakeClient(records(0, 25), stops_at(2, e.CrmTimeoutError("no answer")))
+    client = FakeClient(records(0, 25), stops_at(2, e.CrmTimeoutError("no response")))
     with pytest.raises(e.CrmTimeoutError):
         extract(client, tmp_path / "contacts.jsonl").run()
     if of == "other key":
@@ -434,8 +432,8 @@ def test_pages_of_another_source_are_not_mixed_in(of: str, tmp_path: Path) -> No
     assert Extractor(client, listing, tmp_path / "contacts.jsonl").run()["calls"] == 3  # type: ignore[arg-type]
 
 
-def test_the_head_of_the_pages_names_the_source_and_the_time(tmp_path: Path) -> None:
-    client = FakeClient(records(0, 25), stops_at(2, e.CrmTimeoutError("no answer")))
+def test_header_of_the_pages_names_the_source_and_the_time(tmp_path: Path) -> None:
+    client = FakeClient(records(0, 25), stops_at(2, e.CrmTimeoutError("no response")))
     with pytest.raises(e.CrmTimeoutError):
         extract(client, tmp_path / "contacts.jsonl", wall_clock=lambda: 1234.5).run()
     (part,) = tmp_path.iterdir()
@@ -444,7 +442,7 @@ def test_the_head_of_the_pages_names_the_source_and_the_time(tmp_path: Path) -> 
 
 
 def test_neither_parts_nor_names_reveal_the_key(tmp_path: Path) -> None:
-    client = FakeClient(records(0, 25), stops_at(2, e.CrmTimeoutError("no answer")))
+    client = FakeClient(records(0, 25), stops_at(2, e.CrmTimeoutError("no response")))
     client.settings = client.settings.with_(api_key="Zq8xPlanted")
     with pytest.raises(e.CrmTimeoutError):
         extract(client, tmp_path / "contacts.jsonl", owner=Owner(work="Zq8xPlanted")).run()

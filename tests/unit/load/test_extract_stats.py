@@ -1,4 +1,4 @@
-"""What is counted while a listing is read, and what is said of it meanwhile."""
+"""The counts of an extract, and its progress log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def counted(*pages: ListedPage) -> ExtractStats:
     return stats
 
 
-def test_what_is_counted() -> None:
+def test_counts_of_a_listing() -> None:
     stats = counted(page(10, 25), page(10, 25, fresh=7), page(5, 25, earlier=True))
     assert (stats.records, stats.duplicates, stats.pages, stats.calls) == (22, 3, 3, 2)
     assert (stats.totals, stats.total) == ([25], 25)
@@ -37,13 +37,13 @@ def test_what_is_counted() -> None:
     ("pages", "totals"),
     [
         ([page(10, None)], []),
-        ([page(10, 9)], []),  # fewer than it shows: nonsense
+        ([page(10, 9)], []),  # fewer than it shows: inconsistent
         ([page(10, 10)], [10]),
         ([page(10, 20), page(10, 21), page(10, 20)], [20, 21, 20]),
         ([page(10, 20), page(10, 21), page(10, 21)], [20, 21]),
     ],
 )
-def test_what_the_crm_says_that_there_are(pages: list[ListedPage], totals: list[int]) -> None:
+def test_total_reported_by_the_crm(pages: list[ListedPage], totals: list[int]) -> None:
     stats = counted(*pages)
     assert stats.totals == totals
     assert stats.counts()["total_at_start"] == (totals[0] if totals else None)
@@ -60,11 +60,11 @@ def test_what_the_crm_says_that_there_are(pages: list[ListedPage], totals: list[
         ([page(10, 11)], True),
         ([page(10, 10, fresh=9)], True),
         ([page(10, 20), page(10, 21)], True),
-        ([page(10, 19), page(10, 20)], True),  # though all are there in the end
+        ([page(10, 19), page(10, 20)], True),  # although all records are there in the end
         ([page(10, 10), page(1, 10, fresh=0)], True),
     ],
 )
-def test_whether_the_listing_has_changed(pages: list[ListedPage], changed: bool) -> None:
+def test_change_of_the_listing_is_detected(pages: list[ListedPage], changed: bool) -> None:
     assert counted(*pages).changed is changed
 
 
@@ -89,12 +89,12 @@ def reported(stats: ExtractStats, caplog: pytest.LogCaptureFixture) -> str:
         (100, 5, "5 records, 10 pages, 1.0 pages/s, about 0 s left"),
     ],
 )
-def test_how_far_it_is(calls: int, total: int | None, line: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_text(calls: int, total: int | None, line: str, caplog: pytest.LogCaptureFixture) -> None:
     stats = ExtractStats(records=90, pages=10, calls=calls, totals=[] if total is None else [total])
     assert reported(stats, caplog) == f"Extract of contacts: 90 of {line}"
 
 
-def test_it_is_said_from_time_to_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged_periodically(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
     progress, stats = ExtractProgress("deals", clock), ExtractStats(calls=1, pages=1)
     with caplog.at_level(logging.INFO):

@@ -1,4 +1,4 @@
-"""Fingerprints: what is called unchanged was loaded with just these values, whatever happened to the files."""
+"""Fingerprints: a row is called unchanged only if exactly these values were loaded, whatever happened to the files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def names(path: Any) -> list[str]:
     return sorted(p.name for p in path.parent.iterdir() if not p.name.endswith(".lock"))
 
 
-def test_unchanged_after_success(path: Any) -> None:
+def test_contacts_are_unchanged_after_success(path: Any) -> None:
     assert not is_unchanged(path, contact(1))
     loaded(path, contact(1), contact(2))
     assert is_unchanged(path, contact(1)) and is_unchanged(path, contact(2))
@@ -77,7 +77,7 @@ BEFORE = Contact("Ann@b.com", {"a": 1, "b": ["x", None]}, {"url": "u"})
     ("now", "same"),
     [
         (BEFORE, True),
-        (Contact("Ann@b.com", {"b": ["x", None], "a": 1}), True),  # another order; no origin, which only creates
+        (Contact("Ann@b.com", {"b": ["x", None], "a": 1}), True),  # another order; no origin, which only creations use
         (Contact("ann@b.com", BEFORE.attributes), False),
         (Contact("Ann@b.com", {"a": 1}), False),
         (Contact("Ann@b.com", {**BEFORE.attributes, "c": None}), False),
@@ -86,12 +86,12 @@ BEFORE = Contact("Ann@b.com", {"a": 1, "b": ["x", None]}, {"url": "u"})
         (Contact("Ann@b.com", {**BEFORE.attributes, "a": Decimal(1)}), False),
     ],
 )
-def test_what_counts_as_a_change(now: Contact, same: bool, tmp_path: Path) -> None:
+def test_change_of_values_is_detected(now: Contact, same: bool, tmp_path: Path) -> None:
     loaded(tmp_path / "s", BEFORE)
     assert is_unchanged(tmp_path / "s", now) is same
 
 
-def test_what_else_decides_the_effect(tmp_path: Path) -> None:
+def test_change_of_options_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "s"
     loaded(path, contact(1), effect={"list_ids": ["a"]})
     assert is_unchanged(path, contact(1), effect={"list_ids": ["a"]})
@@ -99,7 +99,7 @@ def test_what_else_decides_the_effect(tmp_path: Path) -> None:
     assert not is_unchanged(path, contact(1))
 
 
-def test_a_changed_contact_has_only_its_last_values(path: Any) -> None:
+def test_only_the_last_values_of_a_contact_are_kept(path: Any) -> None:
     loaded(path, contact(1, a="old"))
     loaded(path, contact(1, a="new"))
     assert is_unchanged(path, contact(1, a="new"))
@@ -107,7 +107,7 @@ def test_a_changed_contact_has_only_its_last_values(path: Any) -> None:
 
 
 @pytest.mark.parametrize("end", ["close", "finish"])
-def test_forgotten(end: str, path: Any) -> None:
+def test_forgotten_contact_is_not_unchanged(end: str, path: Any) -> None:
     loaded(path, contact(1), contact(2))
     prints = Fingerprints(path, SECRET)
     prints.forget(contact(1))
@@ -118,7 +118,7 @@ def test_forgotten(end: str, path: Any) -> None:
     assert is_unchanged(path, contact(2))
 
 
-def test_a_run_that_never_finished(path: Any) -> None:
+def test_unfinished_run_is_recovered(path: Any) -> None:
     loaded(path, contact(1))
     prints = Fingerprints(path, SECRET)
     prints.remember(contact(2))
@@ -132,12 +132,12 @@ def test_a_run_that_never_finished(path: Any) -> None:
     assert names(path) == [path.name]
 
 
-def test_nothing_is_written_by_looking(path: Any) -> None:
+def test_reading_writes_nothing(path: Any) -> None:
     assert not is_unchanged(path, contact(1))
     assert not path.parent.exists() or names(path) == []
 
 
-def test_no_address_and_no_value_is_in_the_files(tmp_path: Path) -> None:
+def test_files_contain_no_address_and_no_value(tmp_path: Path) -> None:
     path = tmp_path / "s.txt"
     loaded(path, contact(1))
     prints = Fingerprints(path, SECRET)
@@ -180,7 +180,7 @@ def packed(path: Any, body: bytes) -> bytes:
         b"{CHECK}\n" + b"0" * 64 + b"\n",
     ],
 )
-def test_an_unreadable_file_counts_as_empty(body: bytes, path: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_state_file_counts_as_empty(body: bytes, path: Any, caplog: pytest.LogCaptureFixture) -> None:
     loaded(path, contact(1))
     content = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
     path.write_bytes(packed(path, body.replace(b"{CHECK}\n", content)))
@@ -192,7 +192,7 @@ def test_an_unreadable_file_counts_as_empty(body: bytes, path: Any, caplog: pyte
 
 
 @pytest.mark.parametrize("body", [b"id,email\n", b"\xff\xff", b"crm_provider"])
-def test_a_file_that_is_something_else_is_never_replaced(body: bytes, tmp_path: Path) -> None:
+def test_foreign_file_is_never_replaced(body: bytes, tmp_path: Path) -> None:
     path = tmp_path / "leads.csv"
     path.write_bytes(body)
     with pytest.raises(SourceError, match=r"leads.csv would be overwritten, but it is not a state file"):
@@ -201,30 +201,28 @@ def test_a_file_that_is_something_else_is_never_replaced(body: bytes, tmp_path: 
 
 
 @pytest.mark.parametrize("body", [b"plain", gzip.compress(b"x" * 99, mtime=0)[:-9]])
-def test_a_damaged_gzip_file_counts_as_empty(body: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_gzip_file_counts_as_empty(body: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "s.gz"
     path.write_bytes(body)
     assert not is_unchanged(path, contact(1))
     assert "counts as empty" in caplog.text
 
 
-def test_a_line_without_an_end_is_not_read_and_its_file_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_line_without_an_end_is_not_read_and_its_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "LONGEST_LINE", 100)
     (tmp_path / "s").write_text(f"{TITLE} {'x' * 100}")
     with pytest.raises(CannotRead, match=r"/s cannot be read: one of its lines has over 100 bytes"):
         Fingerprints(tmp_path / "s", SECRET).load()
 
 
-def test_an_empty_file_is_an_empty_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_empty_file_is_an_empty_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "s").touch()
     assert not is_unchanged(tmp_path / "s", contact(1))
     assert not caplog.records
 
 
 @pytest.mark.parametrize("damage", [b"x\n", b"\xff\n"])
-def test_a_damaged_journal_may_have_forgotten_anything(
+def test_damaged_journal_invalidates_all_fingerprints(
     damage: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "s"
@@ -236,7 +234,7 @@ def test_a_damaged_journal_may_have_forgotten_anything(
     assert is_unchanged(path, contact(2)) and names(path) == ["s"]
 
 
-def test_an_unfinished_run_with_another_key(tmp_path: Path) -> None:
+def test_unfinished_run_with_another_key(tmp_path: Path) -> None:
     path = tmp_path / "s"
     loaded(path, contact(1))
     other = Fingerprints(path, b"other")
@@ -246,14 +244,14 @@ def test_an_unfinished_run_with_another_key(tmp_path: Path) -> None:
     assert is_unchanged(path, contact(1, name="Bob"), b"other")
 
 
-# -- what is in the files -----------------------------------------------------------------------------------
+# -- file contents ------------------------------------------------------------------------------------------
 
 HEADER = "crm_provider fingerprints 1 a0414f9a1f4ce64a"
 KEY, PRINT = "cf3ccd08bbefcdad146ea70b666e5ed9", "2b7a2c0f686aad51a17f4cada590254e"
 
 
-def test_the_files_are_those_of_the_versions_before(path: Any) -> None:
-    """In another form every row of every load would be sent once more; then the number in the header must change."""
+def test_file_format_is_that_of_earlier_versions(path: Any) -> None:
+    """Another format would make every load send every row again. It needs a new number in the header."""
     prints = Fingerprints(path, b"secret", effect={"b": 1, "a": [2]})
     ann = Contact("Ann@x.org", {"b": Decimal("1.50"), "a": "Ä"})
     prints.remember(ann)
@@ -267,9 +265,9 @@ def test_the_files_are_those_of_the_versions_before(path: Any) -> None:
     assert is_unchanged(path, ann, b"secret", effect={"a": [2], "b": 1})
 
 
-def test_the_key_of_the_files_is_that_of_the_versions_before(tmp_path: Path) -> None:
+def test_key_of_the_files_is_that_of_earlier_versions(tmp_path: Path) -> None:
     """A connection with another key than before would send every row once more."""
-    loaded(tmp_path / "s")
+    loaded(tmp_path / "s", secret=secret_for(Settings(api_key="key")))
     assert plain(tmp_path / "s") == "crm_provider fingerprints 1 d6896c0dbe98a2ea\n"
 
 
@@ -277,17 +275,17 @@ def plain(path: Any) -> str:
     return (gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()).decode()
 
 
-def test_contacts_are_in_order_so_that_the_same_state_is_the_same_file(tmp_path: Path) -> None:
+def test_contacts_are_sorted_so_that_equal_states_are_equal_files(tmp_path: Path) -> None:
     loaded(tmp_path / "one.gz", *(contact(n) for n in range(20)))
     loaded(tmp_path / "two.gz", *(contact(n) for n in reversed(range(20))))
     assert (tmp_path / "one.gz").read_bytes() == (tmp_path / "two.gz").read_bytes()
     lines = plain(tmp_path / "one.gz").splitlines()
     assert len(lines) == 21 and lines[1:] == sorted(lines[1:])
-    assert (tmp_path / "one.gz").read_bytes()[3:8] == bytes(5), "neither a name nor a time"
+    assert (tmp_path / "one.gz").read_bytes()[3:8] == bytes(5), "no name and no time"
 
 
-def test_a_draft_is_not_named_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither where gzip takes the name of the file that it writes to."""
+def test_file_does_not_contain_the_name_of_the_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gzip stores the name of the file that it writes to."""
     draft, table = tmp_path / "draft-of-the-moment", PrintTable()
 
     def writer(path: Path, mode: str) -> Any:
@@ -315,7 +313,7 @@ def test_nothing_is_written_twice(tmp_path: Path) -> None:
     assert len((tmp_path / "s.journal").read_text().splitlines()) == 3
 
 
-def test_runs_that_never_finished_add_up(path: Any) -> None:
+def test_unfinished_runs_add_up(path: Any) -> None:
     for n in (1, 2, 3):
         prints = Fingerprints(path, SECRET)
         prints.remember(contact(n))
@@ -324,7 +322,7 @@ def test_runs_that_never_finished_add_up(path: Any) -> None:
 
 
 @pytest.mark.parametrize("left", [b"x\n", b"crm_provider fingerprints 1 of-another-key\n"])
-def test_what_a_run_adds_beside_what_is_not_its_own_can_be_read(left: bytes, tmp_path: Path) -> None:
+def test_run_is_readable_beside_foreign_lines(left: bytes, tmp_path: Path) -> None:
     path = tmp_path / "s"
     (tmp_path / "s.journal").write_bytes(left)
     prints = Fingerprints(path, SECRET)
@@ -333,7 +331,7 @@ def test_what_a_run_adds_beside_what_is_not_its_own_can_be_read(left: bytes, tmp
     assert is_unchanged(path, contact(1))
 
 
-def test_after_closing_it_is_read_anew(tmp_path: Path) -> None:
+def test_state_is_read_again_after_closing(tmp_path: Path) -> None:
     first, second = (Fingerprints(tmp_path / "s", SECRET) for _ in range(2))
     first.remember(contact(1))
     first.close()
@@ -343,7 +341,9 @@ def test_after_closing_it_is_read_anew(tmp_path: Path) -> None:
     first.close()
 
 
-def test_a_file_of_another_format_is_not_of_another_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_file_of_another_format_is_not_reported_as_another_key(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     for header, level in ((f"{TITLE} 0", "INFO"), (f"{TITLE}0 0", "WARNING")):
         caplog.clear()
@@ -356,14 +356,14 @@ STEPS = st.lists(st.tuples(st.sampled_from(["send", "lost"]), st.integers(0, 2),
 
 
 @given(runs=st.lists(STEPS, min_size=1, max_size=4), data=st.data())
-def test_killed_at_any_byte_never_wrongly_unchanged(
+def test_kill_at_any_byte_never_leaves_a_wrong_unchanged(
     runs: list[list[tuple[str, int, int]]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Contacts are forgotten, sent and remembered; a run is killed before or after any of it, then others follow."""
+    """Contacts are forgotten, sent, and remembered. A run is killed before or after any step, and others follow."""
     path = tmp_path_factory.mktemp("s") / "s"
     possible: dict[int, set[int]] = {n: {-1} for n in range(3)}  # values that the CRM may have
     for steps in runs:
-        finishes = data.draw(st.booleans(), label="finishes")  # first: hypothesis may end the example by an exception
+        finishes = data.draw(st.booleans(), label="finishes")  # first: hypothesis may end the example with an exception
         prints = Fingerprints(path, SECRET)
         for outcome, n, value in steps:
             prints.forget(contact(n, v=value))
@@ -385,14 +385,14 @@ def test_killed_at_any_byte_never_wrongly_unchanged(
 
 
 def tear_last_line(journal: Path, data: st.DataObject, possible: dict[int, set[int]]) -> None:
-    """A kill while the last line is written: a forgotten contact has not been sent yet then."""
+    """A kill while the last line is written. A contact is forgotten before it is sent."""
     body = journal.read_bytes() if journal.exists() else b""
     if body.count(b"\n") < 2 or body.endswith(b"-\n"):
         return
     journal.write_bytes(body[: data.draw(st.integers(body[:-1].rindex(b"\n") + 1, len(body)), label="cut")])
 
 
-def test_two_runs_at_once_are_refused_on_a_disk(tmp_path: Path) -> None:
+def test_two_concurrent_runs_are_refused_on_a_disk(tmp_path: Path) -> None:
     first, second = (Fingerprints(tmp_path / "s", SECRET) for _ in range(2))
     first.load()
     first.load()
@@ -405,7 +405,7 @@ def test_two_runs_at_once_are_refused_on_a_disk(tmp_path: Path) -> None:
     first.close()
 
 
-def test_a_kill_releases_the_lock(tmp_path: Path) -> None:
+def test_kill_releases_the_lock(tmp_path: Path) -> None:
     code = (
         "import os, sys, pathlib; from crm_provider.load.state.fingerprints import Fingerprints\n"
         f"prints = Fingerprints(pathlib.Path({str(tmp_path / 's')!r}), b'x'); prints.load(); os._exit(9)"

@@ -1,6 +1,6 @@
-"""Files that cannot be written, at any moment of a load or an extract: a clear end, and a retry that loses nothing.
+"""Files that cannot be written, at any time of a load or extract: a clear error, and a retry that loses nothing.
 
-The kernel itself refuses: no file of this process may grow over a limit, and a write at the limit is done in part.
+The kernel refuses the writes: a file-size limit of the process makes a write at the limit partial.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TOO_LARGE = "cannot be written: File too large"
 
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:
-    """No file of this process grows over a size."""
+    """Limit the size of every file that this process writes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -56,10 +56,10 @@ def files_up_to(size: int) -> Iterator[None]:
 
 @pytest.fixture
 def it(tmp_path: Path) -> Setting:
-    """A load with all its files. The CRM refuses every third row."""
+    """A load with all its files. The CRM rejects every third row."""
     it = Setting(tmp_path, people(ROWS))
     it.state = tmp_path / "loaded.state"
-    it.more["clock"] = FakeClock()  # it stands: what is on its way may take as long as it takes
+    it.more["clock"] = FakeClock()  # the clock does not advance: rows in flight may take as long as they need
     refused = {f"p{number}@x.org" for number in REFUSED_ROWS}
     it.crm.trouble = lambda call, email: INVALID if email in refused else None
     return it
@@ -67,7 +67,7 @@ def it(tmp_path: Path) -> Setting:
 
 def reject(number: int, size: int = 10) -> Reject:
     return Reject(
-        number=number, values={"name": "x" * size}, type="INVALID_INPUT", message="no", suggested_action="mend it",
+        number=number, values={"name": "x" * size}, type="INVALID_INPUT", message="no", suggested_action="correct it",
         request_id=None, retryable=False,
     )  # fmt: skip
 
@@ -76,15 +76,15 @@ def reject(number: int, size: int = 10) -> Reject:
 
 
 @pytest.mark.parametrize("size", [0, 50, 150, 400, 700, 1100, 1500, 2222, 3000])
-def test_a_retry_goes_on_where_the_disk_was_full(it: Setting, size: int) -> None:
+def test_retry_continues_after_a_full_disk(it: Setting, size: int) -> None:
     with files_up_to(size), pytest.raises(LoadUnsaved, match=TOO_LARGE) as cut:
         it.run()
     text, summary = str(cut.value), cut.value.summary
     assert str(it.folder) in text
     assert text.endswith(FIX)
     assert sum(summary[outcome] for outcome in Outcome) + summary.left == summary.rows == ROWS
-    assert "@" not in text, "no value of a row"
-    assert set(it.rejected()) <= set(REFUSED_ROWS), "no line is torn"
+    assert "@" not in text, "no value of a row is shown"
+    assert set(it.rejected()) <= set(REFUSED_ROWS), "no line is partial"
     calls_before = len(it.crm.calls)
 
     again = it.run()
@@ -92,11 +92,11 @@ def test_a_retry_goes_on_where_the_disk_was_full(it: Setting, size: int) -> None
     assert again.left == 0
     assert sorted(it.rejected()) == REFUSED_ROWS
     assert len(it.crm.contacts) == ROWS - len(REFUSED_ROWS)
-    twice = SENT_ROWS + LEAST  # rows that were not saved: a create that is refused, and an update
+    twice = SENT_ROWS + LEAST  # rows that were not saved: a refused create, and an update
     assert len(it.crm.calls) <= calls_before + ROWS + twice
     later = it.run(epoch=1)
     assert later[Outcome.UNCHANGED] + later[Outcome.UPDATED] == ROWS - len(REFUSED_ROWS)
-    assert later[Outcome.UPDATED] <= LEAST, "all are known to be loaded but those that came back to a full disk"
+    assert later[Outcome.UPDATED] <= LEAST, "all rows except those that completed on a full disk are known to be loaded"
 
 
 def test_nothing_is_sent_if_the_checkpoint_cannot_be_written(it: Setting) -> None:
@@ -105,7 +105,7 @@ def test_nothing_is_sent_if_the_checkpoint_cannot_be_written(it: Setting) -> Non
     assert not it.crm.contacts
 
 
-def test_a_state_file_that_cannot_be_rewritten_at_the_end(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_file_that_cannot_be_rewritten_at_the_end(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise CannotWrite("loaded.state", "No space left on device")
 
@@ -116,7 +116,7 @@ def test_a_state_file_that_cannot_be_rewritten_at_the_end(it: Setting, monkeypat
     assert cut.value.summary.left == 0
     calls = len(it.crm.calls)
     assert it.run().left == 0
-    assert len(it.crm.calls) == calls, "all rows were done"
+    assert len(it.crm.calls) == calls, "all rows are done"
 
 
 @dataclass
@@ -134,10 +134,10 @@ class OnFullDisk:
             raise CannotWrite("checkpoint", "No space left on device")
 
     def clear(self) -> None:
-        """Nothing is kept."""
+        """Stores nothing."""
 
 
-def test_an_error_of_the_crm_that_came_first_is_reported(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
+def test_earlier_crm_error_is_reported(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = OnFullDisk()
 
     def trouble(call: str, email: str) -> e.CrmError | None:
@@ -151,7 +151,7 @@ def test_an_error_of_the_crm_that_came_first_is_reported(it: Setting, caplog: py
     assert "checkpoint cannot be written: No space left on device" in caplog.text
 
 
-def test_a_bug_that_came_first_is_reported(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
+def test_earlier_bug_is_reported(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = OnFullDisk()
 
     def bug(call: str, email: str) -> None:
@@ -164,8 +164,8 @@ def test_a_bug_that_came_first_is_reported(it: Setting, caplog: pytest.LogCaptur
     assert "checkpoint cannot be written: No space left on device. The last rows were not saved" in caplog.text
 
 
-def test_rows_on_their_way_are_taken_in(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first reject does not fit; the rows that are on their way meanwhile are in the books all the same."""
+def test_rows_in_flight_are_counted(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first reject does not fit on the disk. The rows in flight are still counted."""
     it.crm.trouble = lambda call, email: INVALID if email in ("p1@x.org", "p2@x.org") else None
     monkeypatch.setattr(workers, "LEAST", 8)
     it.state = None
@@ -180,7 +180,7 @@ def test_rows_on_their_way_are_taken_in(it: Setting, monkeypatch: pytest.MonkeyP
     assert cut.value.summary[Outcome.REJECTED] == 0
 
 
-def test_a_state_file_that_cannot_be_closed_hides_nothing(
+def test_state_file_that_cannot_be_closed_hides_no_error(
     it: Setting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     it.crm.trouble = lambda call, email: REFUSED
@@ -194,10 +194,10 @@ def test_a_state_file_that_cannot_be_closed_hides_nothing(
     with pytest.raises(LoadStopped):
         it.run(fingerprints=fingerprints)
     assert "loaded.state.journal cannot be written: Input/output error" in caplog.text
-    it.load().fingerprints.load()  # it is not locked
+    it.load().fingerprints.load()  # not locked
 
 
-def test_a_full_folder_for_temporary_files(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_temporary_folder_ends_the_load(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(temp_tables, "TempDatabase", lambda setup: TempDatabase(f"PRAGMA max_page_count=4; {setup}"))
     it.source.given = people(ROWS, note="x" * 500)
     with pytest.raises(LoadUnsaved, match=r"temporary tables .* cannot be written: database or disk is full") as cut:
@@ -206,8 +206,8 @@ def test_a_full_folder_for_temporary_files(it: Setting, monkeypatch: pytest.Monk
     assert not it.crm.calls
 
 
-def test_rejects_that_somebody_has_taken_away_are_reported_and_written_again(it: Setting) -> None:
-    """Just before the end, when the checkpoint says that all rows are done."""
+def test_removed_rejects_are_reported_and_written_again(it: Setting) -> None:
+    """They are removed just before the end, when the checkpoint says that all rows are done."""
 
     class Rejects(RejectsFile):
         def finish(self, rejected: int = 0) -> None:
@@ -223,8 +223,8 @@ def test_rejects_that_somebody_has_taken_away_are_reported_and_written_again(it:
     assert (again.resumed_at, again[Outcome.REJECTED], again.left) == (0, len(REFUSED_ROWS), 0)
 
 
-def test_rejects_that_are_gone_with_their_disk_are_written_again(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
-    """The next try notices before its first call, and sends the rows again without a further try."""
+def test_rejects_lost_with_their_disk_are_written_again(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
+    """The next try notices this before its first call. It sends the rows again itself."""
     it.options["errors_in_a_row"] = 1
     refused = it.crm.trouble
     it.crm.trouble = lambda call, email: DOWN if email == "p40@x.org" else refused(call, email)
@@ -240,11 +240,11 @@ def test_rejects_that_are_gone_with_their_disk_are_written_again(it: Setting, ca
     assert (again.resumed_at, again[Outcome.REJECTED], again.left) == (0, len(REFUSED_ROWS), 0)
 
 
-# -- its files ----------------------------------------------------------------------------------------------
+# -- the files of a load ------------------------------------------------------------------------------------
 
 
-def test_what_a_disk_has_lost_is_never_called_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel reports a failed write only once; a second fsync succeeds."""
+def test_file_with_a_failed_fsync_is_never_called_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel reports a failed write only once: a second fsync succeeds."""
     file = RejectsFile(tmp_path / "rejects.jsonl")
     file.write(reject(1))
 
@@ -258,7 +258,7 @@ def test_what_a_disk_has_lost_is_never_called_safe(tmp_path: Path, monkeypatch: 
             file.sync()
 
 
-def test_a_file_that_is_replaced_stays_as_it_was(tmp_path: Path) -> None:
+def test_failed_replacement_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "whole.txt"
     path.write_text("before")
     with files_up_to(10), pytest.raises(CannotWrite, match=f"{path} {TOO_LARGE}"), atomic_writer(path) as file:
@@ -267,7 +267,7 @@ def test_a_file_that_is_replaced_stays_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_error_names_the_file_and_survives_pickling() -> None:
+def test_error_names_the_file_and_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(CannotWrite("/data/r.jsonl", "No space left on device")))
     assert str(error) == "/data/r.jsonl cannot be written: No space left on device"
     assert (error.what, error.reason) == ("/data/r.jsonl", "No space left on device")
@@ -278,12 +278,12 @@ def test_the_error_names_the_file_and_survives_pickling() -> None:
 
 @pytest.mark.parametrize("name", ["contacts.jsonl", "contacts.csv.gz", "contacts.parquet"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
-def test_an_extract_onto_a_full_disk(tmp_path: Path, name: str, share: float) -> None:
-    """Too full for the pages at first, then for the file only; what was there under its name stays until the end."""
+def test_extract_onto_a_full_disk(tmp_path: Path, name: str, share: float) -> None:
+    """First the pages do not fit, then only the file. The old file stays until the end."""
     target = tmp_path / name
     target.write_text("of yesterday")
     client = FakeClient(records(0, 75))
-    size = 4096  # more than the file has, packed or as a table, and less than the parts
+    size = 4096  # more than the file, gzipped or as a table, and less than the parts
     with files_up_to(int(share * size)), pytest.raises(ExtractUnsaved, match=TOO_LARGE) as cut:
         extract(client, target).run()
     kept = len(client.reads) - 1

@@ -1,4 +1,4 @@
-"""What a load or an extract finds from an earlier try may be anything: it is used as it is, or not at all."""
+"""Leftovers of an earlier try may hold anything: a load or extract uses them only if they are valid."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOO_DEEP = "[" * 200_000
 
 
 def used(data: Any) -> None:
-    """All uses of an accepted checkpoint."""
+    """Every use of an accepted checkpoint."""
     checkpoint = Checkpoint.from_data(data)
     resumable(checkpoint, 1, "f")
     DoneRows(checkpoint.done_upto, checkpoint.done_above)
@@ -41,13 +41,13 @@ def used(data: Any) -> None:
     assert json.loads(json.dumps(checkpoint.as_data()))
 
 
-def test_a_whole_checkpoint_is_used() -> None:
+def test_valid_checkpoint_is_used() -> None:
     used(WHOLE)
     assert Checkpoint.from_data(WHOLE).as_data() == WHOLE
 
 
 @given(data=JSON)
-def test_any_json_is_a_checkpoint_or_none(data: Any) -> None:
+def test_any_json_is_a_checkpoint_or_refused(data: Any) -> None:
     try:
         used(data)
     except ValueError as refused:
@@ -55,7 +55,7 @@ def test_any_json_is_a_checkpoint_or_none(data: Any) -> None:
 
 
 @given(name=st.sampled_from(sorted(WHOLE)), value=JSON)
-def test_any_part_of_a_checkpoint_may_be_anything(name: str, value: Any) -> None:
+def test_any_field_of_a_checkpoint_may_be_anything(name: str, value: Any) -> None:
     try:
         used({**WHOLE, name: value})
     except ValueError as refused:
@@ -72,19 +72,19 @@ def test_any_part_of_a_checkpoint_may_be_anything(name: str, value: Any) -> None
     ],
     ids=str,
 )  # fmt: skip
-def test_an_impossible_part_is_refused(change: dict[str, Any]) -> None:
+def test_invalid_field_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="invalid parts"):
         Checkpoint.from_data({**WHOLE, **change})
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE.keys() - {"version"}))
-def test_a_missing_part_is_refused(name: str) -> None:
+def test_missing_field_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="missing"):
         Checkpoint.from_data({part: value for part, value in WHOLE.items() if part != name})
 
 
 @pytest.mark.parametrize("text", [TOO_DEEP, "", "\0", "null", "[]", '{"version": 1}', "\ud800"])
-def test_any_file_is_a_checkpoint_or_none(text: str, tmp_path: Path) -> None:
+def test_any_file_is_a_checkpoint_or_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     path.write_bytes(text.encode(errors="surrogatepass"))
     assert FileCheckpoints(path).load() is None
@@ -109,7 +109,7 @@ def with_a_page(folder: Path) -> Path:
 
 
 @given(lines=st.lists(LINES, max_size=5))
-def test_what_follows_a_page_is_pages_or_nothing(lines: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_lines_after_a_page_are_pages_or_ignored(lines: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("parts")
     path = with_a_page(folder)
     path.write_bytes(path.read_bytes() + b"\n".join([*lines, b""]))
@@ -123,7 +123,7 @@ def test_what_follows_a_page_is_pages_or_nothing(lines: list[bytes], tmp_path_fa
     ["", "[]", "7", '"x"', "{}", '{"started": "yesterday"}', '{"started": []}', TOO_DEEP, "\0" * 50],
     ids=lambda t: t[:12],
 )
-def test_any_file_beside_an_extract_is_swept_or_left(head: str, tmp_path: Path) -> None:
+def test_any_file_beside_an_extract_is_swept_or_kept(head: str, tmp_path: Path) -> None:
     whose = {"own": OWNER.mark, "another's": "0123456789ab"}
     for mark in whose.values():
         (tmp_path / f"contacts.csv.part-{mark}-0").write_text(f"{head}\n")
@@ -135,7 +135,7 @@ def test_any_file_beside_an_extract_is_swept_or_left(head: str, tmp_path: Path) 
     "name",
     ["part-x", "part-0123456789ab-x", "part-0123456789ab--1", "part-0123456789ab-0-0", "part-0123456789ab-0.part-1"],
 )
-def test_a_file_of_another_name_is_left_alone(name: str, tmp_path: Path) -> None:
+def test_file_with_another_name_is_kept(name: str, tmp_path: Path) -> None:
     (tmp_path / f"contacts.csv.{name}").write_text("mine")
     made = parts(tmp_path)
     assert made.sweep() == []
@@ -147,8 +147,8 @@ def test_a_file_of_another_name_is_left_alone(name: str, tmp_path: Path) -> None
 # -- the state file ----------------------------------------------------------------------------------------------
 
 
-def test_nobody_can_make_a_state_file_without_the_key(tmp_path: Path) -> None:
-    """Its header is keyed: a file that claims that contacts were loaded is not believed."""
+def test_state_file_cannot_be_forged_without_the_key(tmp_path: Path) -> None:
+    """Its header is keyed, so a file that claims that contacts were loaded is not believed."""
     contact = Contact(email="ada@example.com", attributes={"name": "Ada"})
     for secret, known in ((b"theirs", False), (b"ours", True)):
         forged = Fingerprints(tmp_path / "state", secret)

@@ -1,4 +1,4 @@
-"""Journals: whatever is killed and wherever, no whole line is lost and none is there twice."""
+"""Journals: a kill at any point loses no whole line and duplicates none."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def test_lines_come_back_in_order(path: object) -> None:
     assert names(path) == ["j.txt"]
 
 
-def test_nothing_is_made_without_lines(path: object) -> None:
+def test_no_file_is_created_without_lines(path: object) -> None:
     made = written(path)
     assert list(made.lines()) == []
     assert made.keep(lambda line: True) == 0
     assert names(path) == []
 
 
-def test_a_later_try_appends(path: object) -> None:
+def test_later_try_appends(path: object) -> None:
     written(path, "one", finish=False)
     written(path, "two", finish=False)
     written(path, "three")
@@ -66,7 +66,7 @@ def test_a_later_try_appends(path: object) -> None:
     assert names(path) == ["j.txt"]
 
 
-def test_keep(path: object) -> None:
+def test_keep_drops_other_lines(path: object) -> None:
     made = written(path, *"abcdef", finish=False)
     made.append("g")
     assert made.keep(lambda line: line in "aceg") == 4
@@ -78,7 +78,7 @@ def test_keep(path: object) -> None:
     assert names(path) == []
 
 
-def test_clear(path: object) -> None:
+def test_clear_removes_all_lines(path: object) -> None:
     made = written(path, "a", finish=False)
     made.append("b")
     made.clear()
@@ -88,7 +88,7 @@ def test_clear(path: object) -> None:
     assert list(made.lines()) == ["c"]
 
 
-def test_an_object_is_joined_from_parts_only_at_the_end() -> None:
+def test_object_is_joined_from_parts_only_at_the_end() -> None:
     path = new_path("store", Path())
     made = Journal(path)
     for line in "ab":
@@ -101,7 +101,7 @@ def test_an_object_is_joined_from_parts_only_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("killed_before_part", [1, 2, 3])
-def test_a_kill_while_parts_are_dropped_doubles_nothing(
+def test_kill_while_parts_are_dropped_duplicates_nothing(
     killed_before_part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = new_path("store", Path())
@@ -126,7 +126,7 @@ def test_a_kill_while_parts_are_dropped_doubles_nothing(
     assert names(path) == ["j.txt"]
 
 
-def test_leftovers_are_dropped_by_finish_alone() -> None:
+def test_leftover_parts_are_dropped_by_finish() -> None:
     path = new_path("store", Path())
     written(path, "a")
     (path.parent / "j.txt.part-000001").write_bytes(b"a\n")
@@ -134,7 +134,7 @@ def test_leftovers_are_dropped_by_finish_alone() -> None:
     assert names(path) == ["j.txt"]
 
 
-def test_much_is_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_journal_is_flushed_to_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "MOST_WAITING", 10)
     path = new_path("store", Path())
     made = Journal(path)
@@ -146,7 +146,7 @@ def test_much_is_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(lines=st.lists(TEXTS, min_size=1, max_size=8), more=st.lists(TEXTS, max_size=3), data=st.data())
-def test_killed_at_any_byte(
+def test_kill_at_any_byte_keeps_whole_lines(
     lines: list[str], more: list[str], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("j") / "j.txt"
@@ -161,9 +161,7 @@ def test_killed_at_any_byte(
 
 
 @pytest.mark.parametrize("text", [b'"' + b"x" * 60 + b"\n" + b"y" * 60, b'"\n' * 2 + b'"' + b"\n" * 120])
-def test_a_quote_that_is_not_closed_does_not_fill_the_memory(
-    text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unclosed_quote_does_not_fill_the_memory(text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "LONGEST_LINE", 100)
     path = tmp_path / "rejects.csv"
     path.write_bytes(text + b"\n" * 1000)
@@ -172,11 +170,11 @@ def test_a_quote_that_is_not_closed_does_not_fill_the_memory(
 
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
-"""Without the one character that the ``csv`` of Python 3.10 cannot write."""
+"""Without NUL, which the ``csv`` module of Python 3.10 cannot write."""
 
 
 @given(rows=st.lists(st.lists(CELLS, min_size=1, max_size=3), min_size=1, max_size=6), data=st.data())
-def test_quoted_lines_killed_at_any_byte(
+def test_quoted_lines_survive_a_kill_at_any_byte(
     rows: list[list[str]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     lines = [csv_line(row) for row in rows]
@@ -199,7 +197,7 @@ def csv_line(row: list[str]) -> str:
     return out.getvalue()[:-2]
 
 
-def test_numbers_of_rows_take_a_bit_each_and_a_huge_one_takes_one_piece() -> None:
+def test_row_numbers_take_one_bit_each_and_a_huge_one_takes_one_chunk() -> None:
     found = RowNumbers()
     assert [found.add(number) for number in (1, 8, 9, 1, 65_535, 65_536, 2**53, 65_536, 2**53)] == [
         True, True, True, False, True, True, True, False, False,

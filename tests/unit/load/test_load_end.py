@@ -1,4 +1,4 @@
-"""What a load leaves behind: the report if it can be written, the paths of what is there, the advice about rejects."""
+"""The end of a load: its report if it can be written, the paths of its files, and the advice about rejects."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SUMMARY = Summary(rows=5, counts={Outcome.CREATED: 3, Outcome.REJECTED: 2}, call
 
 
 def load(folder: Path, *, rejects: int | None = 2, state: bool = False, dry_run: bool = False) -> Any:
-    """As much of a load as its conclusion asks for.
+    """The part of a load that its conclusion needs.
 
-    :param rejects: how many were rejected; None if nobody wants to know
+    :param rejects: number of rejected rows; None without a rejects file
     """
     return SimpleNamespace(
         source=SimpleNamespace(name="in.csv"),
@@ -38,7 +38,7 @@ def resend(folder: Path, *, how: str = "This DAG sends them:\n\n```python\nwith 
     return f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there. {how}"
 
 
-def test_the_report_is_beside_the_rejects_and_all_paths_are_reported(tmp_path: Path) -> None:
+def test_report_is_beside_the_rejects_and_all_paths_are_returned(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     it = load(tmp_path, state=True)
     summary = finish_summary(it, replace(SUMMARY, resend="with DAG(...)"), ending="Done.")
@@ -62,7 +62,7 @@ def test_the_report_is_beside_the_rejects_and_all_paths_are_reported(tmp_path: P
     assert finish_summary(it, SUMMARY, ending="x" * 2000).ending == "x" * 1000 + "..."
 
 
-def test_without_rejects_there_is_no_file_of_them_and_no_advice(tmp_path: Path) -> None:
+def test_no_rejects_file_and_no_advice_without_rejects(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     summary = finish_summary(load(tmp_path, rejects=0), SUMMARY, ending="Done.")
     written = tmp_path / "out" / "rejects.jsonl.report.md"
@@ -71,14 +71,14 @@ def test_without_rejects_there_is_no_file_of_them_and_no_advice(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("it", [{"rejects": None}, {"dry_run": True}])
-def test_without_a_place_or_in_a_dry_run_there_is_no_report(tmp_path: Path, it: dict[str, Any]) -> None:
+def test_no_report_without_a_path_or_in_a_dry_run(tmp_path: Path, it: dict[str, Any]) -> None:
     summary = finish_summary(load(tmp_path, **it), SUMMARY, ending="Done.")
     assert summary.paths == {"rejects": None, "outcomes": None, "report": None, "state": None}
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("it", [{}, {"rejects": None}, {"dry_run": True}])
-def test_a_report_that_was_asked_for_is_written_where_it_was_asked_for(tmp_path: Path, it: dict[str, Any]) -> None:
+def test_report_is_written_to_the_given_path(tmp_path: Path, it: dict[str, Any]) -> None:
     path = tmp_path / "page.md"
     assert finish_summary(load(tmp_path, **it), SUMMARY, ending="Stopped.", report_path=path).paths["report"] == str(
         path
@@ -87,7 +87,7 @@ def test_a_report_that_was_asked_for_is_written_where_it_was_asked_for(tmp_path:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_report_that_cannot_be_written_does_not_change_how_the_load_ends(
+def test_report_that_cannot_be_written_does_not_change_the_result(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "folder"
@@ -109,12 +109,12 @@ def test_a_report_that_cannot_be_written_does_not_change_how_the_load_ends(
         ({"dry_run": True}, False),
     ],
 )
-def test_the_rejects_file_is_named_if_it_is_there(tmp_path: Path, it: dict[str, Any], there: bool) -> None:
+def test_existing_rejects_file_is_named(tmp_path: Path, it: dict[str, Any], there: bool) -> None:
     found = load(tmp_path, **it)
     assert rejects_of(found) == (found.rejects.path if there else None)
 
 
-def test_how_a_load_ended(tmp_path: Path) -> None:
+def test_closing_text_of_a_load(tmp_path: Path) -> None:
     path = tmp_path / "out" / "rejects.jsonl"
     advice = (
         f"They are in {path}, each with the reason; correct what is wrong there, and send them with "
@@ -179,7 +179,7 @@ ONE_BAD = "1 row cannot be sent"
         ),
     ],
 )  # fmt: skip
-def test_a_dry_run_says_how_a_real_run_would_end(options: Any, found: Any, ending: str, advice: str) -> None:
+def test_dry_run_says_how_a_real_run_would_end(options: Any, found: Any, ending: str, advice: str) -> None:
     summary = Summary(rows=5, dry_run=True, **found)
     assert dry_run_ending(summary, options) == ending
     assert what_next(summary, options) == advice

@@ -1,4 +1,4 @@
-"""The data beside the counts that a try of a load saves, and its use in the next try."""
+"""The notes that a try of a load saves beside the counts, and their use in the next try."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_notes_reach_the_next_try() -> None:
     }  # fmt: skip
     progress.counts.enter(3, Outcome.CREATED)
     progress.save()
-    assert "made" not in kept.saved[-1].notes, "a row that is done needs no note"
+    assert "made" not in kept.saved[-1].notes, "a completed row needs no note"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_notes_reach_the_next_try() -> None:
          {"cleared": True, "began": NOON, "kept": {"deleted": 3}}),
     ],
 )  # fmt: skip
-def test_a_load_that_starts_again_knows_what_it_has_made(before: Checkpoint, kept_by_kind: Any, notes: Any) -> None:
+def test_restarted_load_knows_what_it_created(before: Checkpoint, kept_by_kind: Any, notes: Any) -> None:
     kept = Kept()
     progress = progress_of(before, checkpoints=kept)
     progress.kept = kept_by_kind
@@ -72,7 +72,7 @@ def test_a_load_that_starts_again_knows_what_it_has_made(before: Checkpoint, kep
     assert kept.saved == ([] if notes is None else [Checkpoint(epoch=3, fingerprint="f", notes=notes)])
 
 
-def test_a_try_without_notes_saves_none() -> None:
+def test_try_without_notes_saves_none() -> None:
     kept = Kept()
     progress = progress_of(replace(BEFORE, done_upto=5, counts={"created": 5}), checkpoints=kept)
     assert (progress.began, progress.reading_stopped, progress.is_cleared) == (None, False, False)
@@ -91,7 +91,7 @@ def test_calls_are_saved_once() -> None:
     assert [checkpoint.calls for checkpoint in kept.saved] == [1]
 
 
-def test_the_log_names_the_records(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_names_the_records(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = FakeClock()
     progress = progress_of(None, clock=clock)
@@ -110,7 +110,7 @@ def test_the_log_names_the_records(caplog: pytest.LogCaptureFixture) -> None:
         ({}, 50, None),
     ],
 )
-def test_what_is_left(notes: dict[str, Any], calls: int, left: tuple[int, float] | None) -> None:
+def test_remaining_calls_and_seconds(notes: dict[str, Any], calls: int, left: tuple[int, float] | None) -> None:
     assert left_of(replace(BEFORE, notes=notes, calls=calls)) == left
 
 
@@ -124,6 +124,6 @@ def test_what_is_left(notes: dict[str, Any], calls: int, left: tuple[int, float]
         (replace(BEFORE, notes={"made": [3]}), None),
     ],
 )
-def test_what_a_cleared_task_keeps(before: Checkpoint, kept: dict[str, Any] | None) -> None:
+def test_notes_kept_by_a_cleared_task(before: Checkpoint, kept: dict[str, Any] | None) -> None:
     expected = None if kept is None else Checkpoint(epoch=4, fingerprint="f", notes=kept)
     assert cleared(before, 4, "f") == expected

@@ -35,7 +35,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def make(tmp_path: Path, clock: FakeClock) -> Make:
-    """Loads whose calls take a second each, at 5 calls per second."""
+    """Loads with calls of one second each, at 5 calls per second."""
 
     def made(rows: int, **options: Any) -> Setting:
         it = Setting(tmp_path, people(rows), **options)
@@ -56,10 +56,10 @@ def stopped(it: Setting, **changes: Any) -> Summary:
     return end.value.summary
 
 
-# -- what it says of itself ---------------------------------------------------------------------------------
+# -- the summary --------------------------------------------------------------------------------------------
 
 
-def test_the_summary_of_a_load(make: Make) -> None:
+def test_summary_of_a_load(make: Make) -> None:
     it = make(4)
     load = it.load()
     it.crm.stats(RequestEvent(method="X", route="/x", status=429, seconds=0.1, waited=0, error_type="T", attempt=1))
@@ -73,13 +73,13 @@ def test_the_summary_of_a_load(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "used"), [(0.0, 0.0), (0.0625, 1.0), (0.25, 0.8), (0.5, 0.4)])
-def test_the_budget_that_was_used(make: Make, clock: FakeClock, seconds: float, used: float) -> None:
+def test_used_budget(make: Make, clock: FakeClock, seconds: float, used: float) -> None:
     it = make(2)
     it.crm.trouble = lambda call, email: _takes(clock, seconds)
     assert it.run().budget_used == pytest.approx(used)
 
 
-def test_the_time_of_all_tries_counts_and_not_that_between_them(make: Make, clock: FakeClock) -> None:
+def test_time_of_all_tries_counts_but_not_the_time_between(make: Make, clock: FakeClock) -> None:
     it = make(20)
 
     def trouble(call: str, email: str) -> e.CrmError | None:
@@ -106,10 +106,8 @@ def test_the_time_of_all_tries_counts_and_not_that_between_them(make: Make, cloc
         ({"plan": "compare", "list_ids": (LIST,)}, 10, {"updated": 5, "unchanged": 5}, 20 + 10 - 2 - 5 - 5),
     ],
 )
-def test_the_calls_that_were_saved(
-    make: Make, options: dict[str, Any], there: int, outcome: dict[str, int], saved: int
-) -> None:
-    """Against creating each row, updating it on a conflict, and adding it to the lists."""
+def test_calls_saved(make: Make, options: dict[str, Any], there: int, outcome: dict[str, int], saved: int) -> None:
+    """Compared with creating each row, updating it on a conflict, and adding it to the lists."""
     it = make(10, **options)
     for number, row in enumerate(it.source.given[:there]):
         old = there == 10 and (number < 5 or options.get("mode") == "update")
@@ -119,7 +117,7 @@ def test_the_calls_that_were_saved(
     assert summary.calls_saved == saved
 
 
-def test_a_call_that_ended_a_row_without_success_was_not_saved(make: Make) -> None:
+def test_call_that_ended_a_row_without_success_was_not_saved(make: Make) -> None:
     it = make(10, plan="compare")
     for row in it.source.given[1:]:
         it.crm.add(row["email"], {"name": row["name"]})
@@ -129,14 +127,14 @@ def test_a_call_that_ended_a_row_without_success_was_not_saved(make: Make) -> No
     assert summary.calls_saved == 2 * 9 + 1 - summary.calls
 
 
-def test_before_there_is_a_plan_there_is_none(make: Make) -> None:
+def test_no_plan_before_planning(make: Make) -> None:
     it = make(10, plan="compare")
     it.crm.trouble = lambda call, email: DOWN
     summary = stopped(it)
     assert (summary.plan, summary.plan_calls, summary.plan_why) == ("nothing", 0, "")
 
 
-def test_a_dry_run_says_that_it_is_one_and_goes_on_from_nothing(make: Make) -> None:
+def test_dry_run_says_so_and_ignores_earlier_tries(make: Make) -> None:
     it = make(10)
     it.crm.trouble = lambda call, email: REFUSED if email == "p6@x.org" else None
     assert stopped(it)[Outcome.CREATED] > 0
@@ -155,7 +153,7 @@ def run_of(it: Setting, **changes: Any) -> LoadTry:
 @pytest.mark.parametrize(
     ("planned", "made", "done", "left"), [(30, 10, 0, 20), (0, 0, 0, 5), (0, 0, 2, 3), (4, 9, 5, 0), (6, 9, 4, 1)]
 )
-def test_how_many_calls_are_left(make: Make, planned: int, made: int, done: int, left: int) -> None:
+def test_remaining_calls_of_the_plan(make: Make, planned: int, made: int, done: int, left: int) -> None:
     run = run_of(make(5))
     run.progress.plan_calls = planned
     for _ in range(made):
@@ -168,11 +166,11 @@ def test_how_many_calls_are_left(make: Make, planned: int, made: int, done: int,
     assert (at.done, at.rows, at.calls, at.calls_left) == (done, 5, made, left)
 
 
-# -- what it follows ----------------------------------------------------------------------------------------
+# -- the plan -----------------------------------------------------------------------------------------------
 
 
-def test_what_the_sample_has_shown_is_where_learning_begins(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It weighs as much as the rows that were looked at: a few new ones do not outweigh it."""
+def test_learning_starts_from_the_sample(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample weighs as much as its number of rows, so a few new rows do not outweigh it."""
     monkeypatch.setattr(plans, "choose", lambda **asked: (Plan("learned", 30, ""), Sample(20, 15, 0)))
     run = run_of(make(10))
     run._make_plan()
@@ -183,12 +181,12 @@ def test_what_the_sample_has_shown_is_where_learning_begins(make: Make, monkeypa
     assert run.remote.order.share == 0.6
 
 
-def test_lists_are_part_of_the_price(make: Make) -> None:
+def test_lists_are_part_of_the_cost(make: Make) -> None:
     with_lists, without = make(10, list_ids=(LIST,), dry_run=True).run(), make(10, dry_run=True).run()
     assert (without.plan_calls, with_lists.plan_calls) == (20, 40)
 
 
-def test_a_load_may_take_as_long_as_it_may(make: Make) -> None:
+def test_load_may_take_exactly_the_time_limit(make: Make) -> None:
     limit = 20 / (5.0 * MARGIN)
     with pytest.raises(SourceError, match="execution_timeout"):
         make(10).run(time_limit=limit - 1e-9)
@@ -196,7 +194,7 @@ def test_a_load_may_take_as_long_as_it_may(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("again", "outcome"), [(False, {"suppressed": 1}), (True, {"updated": 1})])
-def test_who_has_unsubscribed_is_added_to_lists_only_if_that_is_wanted(
+def test_unsubscribed_contacts_are_added_to_lists_only_on_request(
     make: Make, again: bool, outcome: dict[str, int]
 ) -> None:
     it = make(1, list_ids=(LIST,), resubscribe=again)
@@ -204,10 +202,10 @@ def test_who_has_unsubscribed_is_added_to_lists_only_if_that_is_wanted(
     assert outcomes(it.run()) == outcome
 
 
-# -- what it keeps for the next try -------------------------------------------------------------------------
+# -- notes for the next try ---------------------------------------------------------------------------------
 
 
-def test_only_a_try_that_was_stopped_while_it_read_says_so(make: Make) -> None:
+def test_only_a_try_stopped_while_reading_notes_it(make: Make) -> None:
     it = make(10, plan="compare")
     for row in it.source.given:
         it.crm.add(row["email"], {"name": "old"})
@@ -231,7 +229,7 @@ def test_only_a_try_that_was_stopped_while_it_read_says_so(make: Make) -> None:
     assert READING_STOPPED not in notes_of("update")
 
 
-def test_the_rejects_of_an_earlier_run_are_replaced_and_those_of_an_earlier_try_are_kept(
+def test_rejects_of_an_earlier_run_are_replaced_and_those_of_an_earlier_try_are_kept(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -260,10 +258,10 @@ def test_the_rejects_of_an_earlier_run_are_replaced_and_those_of_an_earlier_try_
         (False, True, False, False),
     ],
 )
-def test_how_often_a_checkpoint_is_saved(
+def test_checkpoint_interval(
     make: Make, rejects_are_local: bool | None, unsynced: bool, checkpoints_are_local: bool, often: bool
 ) -> None:
-    """Seldom where it must wait for an object store."""
+    """Checkpoints are rare where each save waits for an object store."""
     rejects = None
     if rejects_are_local is not None:
         rejects = SimpleNamespace(is_local=rejects_are_local, has_unsynced=unsynced)

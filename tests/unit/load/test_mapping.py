@@ -1,4 +1,4 @@
-"""The mapping: errors before the first row, the mapped rows, and messages without values."""
+"""The mapping: errors before the first row, mapped rows, and messages without values."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refusal(mapping: Any, **options: Any) -> str:
 # -- a whole contact -----------------------------------------------------------------------------------------
 
 
-def test_a_row_becomes_a_contact() -> None:
+def test_row_becomes_a_contact() -> None:
     mapping = {
         "email": "E-mail",
         "name": "Nome",
@@ -88,15 +88,15 @@ def test_a_row_becomes_a_contact() -> None:
     )
 
 
-def test_only_an_email_is_enough() -> None:
+def test_email_alone_is_enough() -> None:
     assert contact({"email": "mail"}, ADA) == Contact("ada@example.com", {}, None)
 
 
-def test_an_origin_without_a_value_is_none() -> None:
+def test_origin_without_a_value_is_none() -> None:
     assert contact({"email": "mail", "origin.url": "url"}, {**ADA, "url": ""}).origin is None
 
 
-def test_lowercase_email_is_for_all_addresses() -> None:
+def test_lowercase_email_applies_to_all_addresses() -> None:
     mapping = {"email": "mail", "boss": {"column": "boss", "type": "email"}, "name": "name"}
     row = {"mail": "Ada@Example.com", "boss": "Bob@Example.com", "name": "Ada"}
     assert contact(mapping, row).email == "Ada@Example.com"
@@ -104,7 +104,7 @@ def test_lowercase_email_is_for_all_addresses() -> None:
     assert (found.email, found.attributes) == ("ada@example.com", {"boss": "bob@example.com", "name": "Ada"})
 
 
-def test_the_region_of_a_field_goes_before_that_of_the_mapping() -> None:
+def test_region_of_a_field_overrides_that_of_the_mapping() -> None:
     mapping = {"a": {"column": "tel", "type": "phone"}, "b": {"column": "tel", "type": "phone", "region": "US"}}
     with pytest.raises(InvalidRow) as raised:
         attributes(mapping, {"tel": "(31) 99999-9999"}, region="BR")
@@ -144,21 +144,21 @@ def test_empty_values(empty: str, given: Any, expected: Mapping[str, Any]) -> No
 
 
 @pytest.mark.parametrize("given", ["", None, " ", math.nan])
-def test_a_default_stands_for_an_empty_value_and_is_converted(given: Any) -> None:
+def test_default_replaces_an_empty_value_and_is_converted(given: Any) -> None:
     line = {"column": "tel", "type": "phone", "region": "BR", "default": "(31) 99999-9999"}
     assert attributes({"phone": line}, {"tel": given}, empty="clear") == {"phone": "+5531999999999"}
 
 
 @pytest.mark.parametrize("given", ["", None, " ", math.nan])
 @pytest.mark.parametrize("empty", EMPTIES)
-def test_an_empty_email_is_always_a_problem(given: Any, empty: Any) -> None:
+def test_empty_email_is_always_a_problem(given: Any, empty: Any) -> None:
     fix = "give an email address, or leave out the row"
     assert problems(Mapper({"email": "mail"}, empty=empty), {"mail": given}) == (
         Problem("email", "mail", "empty", fix),
     )
 
 
-# -- rows that cannot be used --------------------------------------------------------------------------------
+# -- invalid rows --------------------------------------------------------------------------------------------
 
 
 def test_all_problems_of_a_row_are_reported_at_once() -> None:
@@ -186,13 +186,13 @@ def test_all_problems_of_a_row_are_reported_at_once() -> None:
     assert not [value for value in row.values() if str(value) in text]
 
 
-def test_a_row_that_its_source_could_not_read_is_invalid() -> None:
+def test_row_that_its_source_could_not_read_is_invalid() -> None:
     with pytest.raises(InvalidRow) as raised:
         Mapper({"email": "mail"})(Row(7, ADA, problem="line 8 has 4 values instead of 3"))
     assert raised.value.problems == (Problem("", "", "cannot be read", "line 8 has 4 values instead of 3"),)
 
 
-def test_a_column_may_be_missing_if_the_field_is_optional() -> None:
+def test_column_may_be_missing_if_the_field_is_optional() -> None:
     line = {"column": "tier", "optional": True}
     assert attributes({"tier": line}, {}) == {}
     assert attributes({"tier": {**line, "empty": "clear"}}, {}) == {"tier": ""}
@@ -200,7 +200,7 @@ def test_a_column_may_be_missing_if_the_field_is_optional() -> None:
     assert attributes({"tier": line}, {"tier": "gold"}) == {"tier": "gold"}
 
 
-# -- mappings that cannot be used ----------------------------------------------------------------------------
+# -- invalid mappings ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_column_may_be_missing_if_the_field_is_optional() -> None:
         ({"Email": "mail", "name": "name"}, "did you mean it with 'Email'?"),
     ],
 )
-def test_a_mapping_without_its_form(mapping: Any, message: str) -> None:
+def test_malformed_mapping_is_refused(mapping: Any, message: str) -> None:
     assert message in refusal(mapping)
 
 
@@ -272,7 +272,7 @@ def test_a_mapping_without_its_form(mapping: Any, message: str) -> None:
         ("email", {"column": "mail", "type": "email"}, None),
     ],
 )
-def test_lines_are_checked_when_the_mapping_is_made(field: Any, spec: Any, message: str | None) -> None:
+def test_lines_are_checked_when_the_mapping_is_created(field: Any, spec: Any, message: str | None) -> None:
     mapping = {"email": "mail", field: spec}
     if message is None:
         Mapper(mapping)
@@ -282,7 +282,7 @@ def test_lines_are_checked_when_the_mapping_is_made(field: Any, spec: Any, messa
         assert text.startswith(f"mapping[{field!r}]: ")
 
 
-def test_two_spellings_of_one_field() -> None:
+def test_two_spellings_of_one_field_are_refused() -> None:
     text = refusal({"email": "mail", "name": "a", "attributes.name": "b"})
     assert text == "mapping['attributes.name'] and mapping['name'] are the same field; leave one of them out"
 
@@ -296,11 +296,11 @@ def test_two_spellings_of_one_field() -> None:
         ({"region": "UK"}, "mapping['phone']: region 'UK' is unknown; did you mean 'GB'?"),
     ],
 )
-def test_options_of_the_whole_mapping(options: dict[str, Any], message: str) -> None:
+def test_options_of_the_whole_mapping_are_checked(options: dict[str, Any], message: str) -> None:
     assert message in refusal({"email": "mail", "phone": {"column": "tel", "type": "phone"}}, **options)
 
 
-def test_the_phone_library_is_asked_for_when_the_mapping_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_phone_library_is_reported_when_the_mapping_is_created(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "phonenumbers", None)
     Mapper({"email": "mail", "phone": "tel"}, region="BR")
     text = refusal({"email": "mail", "phone": {"column": "tel", "type": "phone"}})
@@ -310,21 +310,21 @@ def test_the_phone_library_is_asked_for_when_the_mapping_is_made(monkeypatch: py
 # -- columns -------------------------------------------------------------------------------------------------
 
 
-def test_columns_are_those_that_are_read() -> None:
+def test_columns_used_by_the_mapping() -> None:
     lines = {"a": "x", "b": {"column": "x", "type": "text"}, "origin.c": "y", "origin.d": {"constant": 1}}
     assert Mapper({"email": "mail", **lines}).columns == ("mail", "x", "y")
     assert Mapper().columns is None
 
 
 @pytest.mark.parametrize("mapping", [{"email": "mail", "name": "Nome"}, None], ids=["a mapping", "none"])
-def test_values_that_were_taken_for_the_names_of_columns_are_not_shown(mapping: dict[str, str] | None) -> None:
+def test_values_mistaken_for_column_names_are_not_shown(mapping: dict[str, str] | None) -> None:
     with pytest.raises(SourceError) as raised:
         Mapper(mapping).check_columns(("Nomi", "Emily", "emily@zq.example", "+5531999999999"))
     for value in ("Nomi", "Emily", "emily", "zq.example", "5531"):
         assert value not in str(raised.value)
 
 
-def test_columns_that_the_source_does_not_have_are_reported_at_once() -> None:
+def test_missing_columns_are_reported_at_once() -> None:
     mapper = Mapper(
         {
             "email": "mail",
@@ -346,12 +346,12 @@ def test_columns_that_the_source_does_not_have_are_reported_at_once() -> None:
 # -- without a mapping ---------------------------------------------------------------------------------------
 
 
-def test_without_a_mapping_columns_are_attributes() -> None:
+def test_columns_are_attributes_without_a_mapping() -> None:
     row = {"email": "ada@example.com", "Email": "x", "name": " Ada ", "origin.url": "u", "n": 1, "none": ""}
     assert contact(None, row) == Contact("ada@example.com", {"Email": "x", "name": "Ada", "origin.url": "u", "n": 1})
 
 
-def test_without_a_mapping_the_email_is_found_in_any_case(caplog: pytest.LogCaptureFixture) -> None:
+def test_email_column_is_found_in_any_case_without_a_mapping(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     mapper = Mapper()
     mapper.check_columns(("EMail", "name"))
@@ -379,10 +379,32 @@ def test_columns_that_need_a_mapping(columns: tuple[str, ...], message: str) -> 
         Mapper()(Row(1, dict.fromkeys(columns, "ada@example.com")))
 
 
-# -- as data -------------------------------------------------------------------------------------------------
+# -- serialized form -----------------------------------------------------------------------------------------
 
 
-def test_rows_may_differ_in_their_columns_without_end() -> None:
+def test_nested_columns_are_those_of_each_row() -> None:
+    mapper, email = Mapper(None), "a@x.io"
+    rows: list[dict[str, Any]] = [{"email": email, "attributes": {name: "1"}} for name in "ab"]
+    rows[1:1] = [{"email": email, "c": "1"}, {"email": email, "c": "2"}]
+    assert [mapper(Row(1, row)).attributes for row in rows] == [{"a": "1"}, {"c": "1"}, {"c": "2"}, {"b": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "email"),
+    [
+        pytest.param(" #a@x.io", "#a@x.io", id="sign-of-a-failed-formula"),
+        pytest.param("=a@x.io ", "=a@x.io", id="sign-of-a-formula"),
+        pytest.param('="a@x.io"', "a@x.io", id="formula-with-a-text"),
+        pytest.param("Ann <Ann@x.io>", "Ann@x.io", id="name"),
+    ],
+)
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_an_address_in_a_cell(given: str, email: str, lowercase: bool) -> None:
+    contact = Mapper({"email": "mail"}, lowercase_email=lowercase)(Row(1, {"mail": given}))
+    assert contact.email == (email.lower() if lowercase else email)
+
+
+def test_row_columns_may_differ_without_limit() -> None:
     mapper = Mapper()
     for number in range(KEPT_PLANS * 2 + 1):
         assert mapper(Row(number, {"email": "a@b.c", f"c{number}": number})).attributes == {f"c{number}": number}
@@ -392,7 +414,7 @@ def test_rows_may_differ_in_their_columns_without_end() -> None:
 FULL = {"email": "mail", "name": "first", "phone": {"column": "tel", "type": "phone"}, "origin.src": {"constant": "x"}}
 
 
-def test_what_changes_a_contact_changes_the_data() -> None:
+def test_serialized_form_changes_with_the_mapping() -> None:
     lines = [
         {"name": "last"},
         {"name": {"column": "first", "type": "text"}},
@@ -413,7 +435,7 @@ def test_what_changes_a_contact_changes_the_data() -> None:
     assert len({json.dumps(mapper.as_data()) for mapper in mappers}) == len(mappers)
 
 
-# -- whatever comes ------------------------------------------------------------------------------------------
+# -- arbitrary input -----------------------------------------------------------------------------------------
 
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.decimals(), st.text(), st.binary(max_size=5),
@@ -427,7 +449,7 @@ LINES = st.builds(
 
 
 def assert_sendable(found: Contact) -> None:
-    """The client refuses nothing of it."""
+    """The client accepts every value of the contact."""
     assert validation.email(found.email) == found.email
     if found.attributes:
         assert validation.attributes(found.attributes) == found.attributes
@@ -437,7 +459,7 @@ def assert_sendable(found: Contact) -> None:
 
 
 @given(email=st.emails() | VALUES, value=VALUES, line=LINES)
-def test_a_row_is_a_contact_or_a_list_of_problems(email: Any, value: Any, line: dict[str, Any]) -> None:
+def test_row_is_a_contact_or_a_list_of_problems(email: Any, value: Any, line: dict[str, Any]) -> None:
     mapper = Mapper({"email": "mail", "field": line, "origin.key": line}, region="BR")
     try:
         found = mapper(Row(1, {"mail": email, "x": value}))
@@ -450,7 +472,7 @@ def test_a_row_is_a_contact_or_a_list_of_problems(email: Any, value: Any, line: 
 
 
 @given(columns=st.dictionaries(st.sampled_from(["email", "Email", "origin", "name"]) | st.text(max_size=8), VALUES))
-def test_without_a_mapping_too(columns: dict[str, Any]) -> None:
+def test_row_without_a_mapping_is_a_contact_or_a_list_of_problems(columns: dict[str, Any]) -> None:
     mapper, row = Mapper(), Row(1, columns)
     try:
         mapper.check_columns(tuple(columns))
@@ -464,7 +486,7 @@ def test_without_a_mapping_too(columns: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("word", sorted(WORDS))
-def test_each_spelling_of_a_word_for_no_value_is_counted(word: str) -> None:
+def test_every_spelling_of_a_null_word_is_counted(word: str) -> None:
     words = NullWords()
     for spelling in (word, word.upper(), word.title(), f" {word}"[:LONGEST], f"\u00a0{word}"[:LONGEST]):
         words.note({"a": spelling, "b": f"{word}, a surname"}, ["a", "b"])
@@ -472,7 +494,7 @@ def test_each_spelling_of_a_word_for_no_value_is_counted(word: str) -> None:
     assert f"cells by column: 'a' {expected}." in (words.warning() or "")
 
 
-def test_a_word_for_no_value_is_counted_after_any_space() -> None:
+def test_null_word_is_counted_after_any_space() -> None:
     words, spaces = NullWords(), [letter for letter in map(chr, range(sys.maxunicode + 1)) if letter.isspace()]
     for space in spaces:
         words.note({"a": f"{space}nan"}, ["a"])
@@ -480,7 +502,7 @@ def test_a_word_for_no_value_is_counted_after_any_space() -> None:
 
 
 @pytest.mark.parametrize("value", ["Nina", "", " ", "n", 7, None, "x" * 100])
-def test_other_values_are_no_words_for_no_value(value: Any) -> None:
+def test_other_values_are_not_null_words(value: Any) -> None:
     words = NullWords()
     words.note({"a": value}, ["a", "not.there"])
     assert words.warning() is None

@@ -1,4 +1,4 @@
-"""The arguments of a load: what is checked when the DAG is parsed, and what is left for the run."""
+"""The arguments of a load: checks when the DAG is parsed, and checks left for the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIST, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-2
 
 
 def later(value: Any) -> bool:
-    """Templates and what another task gives."""
+    """Templates, and results of other tasks."""
     return isinstance(value, str) and "{{" in value
 
 
@@ -30,6 +30,9 @@ def check(**given: Any) -> None:
         ({"mode": "upset"}, "mode='upset' is unknown"),
         ({"list_ids": ["Newsletter"]}, r"list_ids\[0\]"),
         ({"list_ids": "Newsletter"}, r"list_ids\[0\]"),
+        ({"list_ids": ""}, r"list_ids\[0\] is text of 0 characters"),
+        ({"resubscribe": "{{ params.all }}"}, "resubscribe must be True or False but is of type str; t"),
+        ({"dry_run": 0}, "dry_run must be True or False but is of type int"),
         ({"mapping": {"email": 5}}, "mapping"),
         ({"empty": "delete"}, "empty"),
         ({"plan": "create_first"}, "plan='create_first' is unknown; known: auto, learned, compare"),
@@ -41,7 +44,7 @@ def check(**given: Any) -> None:
         ({"full_refresh": True}, "full_refresh=True needs state_path"),
     ],
 )
-def test_what_makes_no_sense_is_reported_when_the_dag_is_read(given: dict[str, Any], problem: str) -> None:
+def test_invalid_arguments_are_reported_when_the_dag_is_parsed(given: dict[str, Any], problem: str) -> None:
     with pytest.raises(SourceError, match=problem):
         check(**given)
 
@@ -58,17 +61,17 @@ def test_what_makes_no_sense_is_reported_when_the_dag_is_read(given: dict[str, A
         {"plan": "compare"},
         {"plan": "compare", "mode": "create"},
         {"rejects_path": "{{ path }}", "source": "{{ path }}"},
-        {"rejects_path": "s3://bucket/rejects.xlsx"},  # looked at when the task runs
+        {"rejects_path": "s3://bucket/rejects.xlsx"},  # checked when the task runs
         {"rejects_path": "rejects.jsonl", "report_path": "report.md", "source": [{"email": "a@x.io"}]},
         {"state_path": "s"},
         {"state_path": "s", "full_refresh": True},
     ],
 )
-def test_what_makes_sense_or_is_not_known_yet_passes(given: dict[str, Any]) -> None:
+def test_valid_or_unknown_arguments_pass(given: dict[str, Any]) -> None:
     check(**given)
 
 
-def test_every_two_files_of_a_load_must_differ() -> None:
+def test_any_two_files_of_a_load_must_differ() -> None:
     for first in FILES:
         for second in FILES:
             if first < second:
@@ -76,13 +79,13 @@ def test_every_two_files_of_a_load_must_differ() -> None:
                     CONTACTS.check_arguments({first: "same.jsonl", second: "same.jsonl"}, later=later, complete=False)
 
 
-def test_of_a_mapped_task_what_is_not_given_may_come_with_each_map() -> None:
+def test_missing_arguments_of_a_mapped_task_may_come_with_each_map_index() -> None:
     CONTACTS.check_arguments({"full_refresh": True}, later=later, complete=False)
     with pytest.raises(SourceError):
         CONTACTS.check_arguments({"full_refresh": True}, later=later)
 
 
-def test_options() -> None:
+def test_options_from_arguments() -> None:
     options = CONTACTS.options_of({"list_ids": LIST, "plan": "compare", "mode": "update", "source": "not an option"})
     assert (options.list_ids, options.plan, options.mode) == ((LIST,), "compare", "update")
     assert CONTACTS.options_of({"list_ids": None}).list_ids == ()
@@ -90,7 +93,7 @@ def test_options() -> None:
     assert CONTACTS.options_of({}).plan == "auto"
 
 
-def test_the_mapping_takes_its_defaults_from_the_arguments() -> None:
+def test_mapping_takes_its_defaults_from_the_arguments() -> None:
     row = Row(1, {"mail": "ADA@x.io"})
     assert CONTACTS.mapper_of({"mapping": {"email": "mail"}, "lowercase_email": True})(row).email == "ada@x.io"
     assert CONTACTS.mapper_of({"mapping": {"email": "mail"}})(row).email == "ADA@x.io"
@@ -105,5 +108,5 @@ def test_the_mapping_takes_its_defaults_from_the_arguments() -> None:
         ({"mode": "create", "list_ids": [OTHER, LIST]}, {"mode": "create", "list_ids": [LIST, OTHER]}),
     ],
 )
-def test_what_a_state_file_must_have_been_written_for(options: dict[str, Any], effect: dict[str, Any]) -> None:
+def test_effect_that_a_state_file_belongs_to(options: dict[str, Any], effect: dict[str, Any]) -> None:
     assert ContactOptions(**options).effect == effect

@@ -1,4 +1,4 @@
-"""The outcomes file: every row of a load once, with its key columns and no other value, whatever happens."""
+"""The outcomes file: each row of a load once, with its key columns and no other value, after any failure."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from upath import UPath
 
 from crm_provider.errors import CrmInvalidInputError, CrmInvalidParamsError, CrmServiceUnavailableError
 from crm_provider.files import parquet
+from crm_provider.files.journal import Journal
 from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowsLost
 from crm_provider.load.kinds.remote_contacts import UNWANTED
@@ -57,7 +58,7 @@ def ended(number: int, outcome: Outcome = Outcome.CREATED, **values: Any) -> Row
 
 
 def read(path: Any) -> list[dict[str, Any]]:
-    """The lines of an outcomes file; empty cells of CSV are None, and times are text."""
+    """The lines of an outcomes file. Empty CSV cells are None, and times are text."""
     data = path.read_bytes()
     if path.suffix == ".parquet":
         rows = pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
@@ -79,9 +80,9 @@ def folder(path: Any) -> list[str]:
 # -- a whole load -------------------------------------------------------------------------------------------
 
 
-def test_every_way_a_row_can_end(tmp_path: Path, path: Any) -> None:
+def test_every_outcome_of_a_row(tmp_path: Path, path: Any) -> None:
     rows = [{**row, "lead_id": f"L{n}"} for n, row in enumerate(people(8), start=1)]
-    rows[3]["email"] = "p5@x.org"  # of two rows with one address the last is sent
+    rows[3]["email"] = "p5@x.org"  # the last of two rows with the same address is sent
     rows[6]["email"] = "nobody"
     it = Setting(tmp_path, rows, plan="learned")
     it.crm.add("p2@x.org", {"name": "old"})
@@ -112,10 +113,10 @@ def test_every_way_a_row_can_end(tmp_path: Path, path: Any) -> None:
         dict(zip(NAMES, (n, f"L{n}", *facts, None, "2026-11-30T12:00:00Z"), strict=True)) for n, *facts in wanted
     ]
     assert [*found[0]] == NAMES
-    assert folder(path) == [path.name], "nothing is left beside it"
+    assert folder(path) == [path.name], "no other file is left"
 
 
-def test_a_row_that_was_there_in_mode_create(tmp_path: Path) -> None:
+def test_existing_contact_in_mode_create(tmp_path: Path) -> None:
     it = Setting(tmp_path, people(1), mode="create")
     it.crm.add("p1@x.org")
     path = tmp_path / "o.jsonl"
@@ -125,7 +126,7 @@ def test_a_row_that_was_there_in_mode_create(tmp_path: Path) -> None:
     ]
 
 
-def test_a_row_that_is_rejected_after_its_contact_was_made(tmp_path: Path) -> None:
+def test_row_rejected_after_its_contact_was_created(tmp_path: Path) -> None:
     it = Setting(tmp_path, people(1), list_ids=("6f1c2c2e-9d0f-4f52-8f6a-2f4f8ac0c001",))
     it.crm.trouble = lambda call, email: CrmInvalidInputError("No.", status=422) if call == "add" else None
     path = tmp_path / "o.jsonl"
@@ -134,9 +135,7 @@ def test_a_row_that_is_rejected_after_its_contact_was_made(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("stop_at", [1, 7, 12])
-def test_a_stopped_load_shows_its_rows_so_far_and_the_next_try_the_others(
-    tmp_path: Path, path: Any, stop_at: int
-) -> None:
+def test_stopped_load_writes_its_rows_and_the_next_try_the_others(tmp_path: Path, path: Any, stop_at: int) -> None:
     it = Setting(tmp_path, people(12), errors_in_a_row=1)
     it.crm.trouble = lambda call, email: DOWN if email == f"p{stop_at}@x.org" else None
     file = outcomes_file(path, "email")
@@ -153,7 +152,7 @@ def test_a_stopped_load_shows_its_rows_so_far_and_the_next_try_the_others(
     assert folder(path) == [path.name]
 
 
-def test_a_try_whose_end_airflow_did_not_learn_of(tmp_path: Path, path: Any) -> None:
+def test_finished_try_is_tried_again(tmp_path: Path, path: Any) -> None:
     it = Setting(tmp_path, people(3))
     it.run(outcomes=outcomes_file(path, ()))
     file = outcomes_file(path, ())
@@ -162,7 +161,7 @@ def test_a_try_whose_end_airflow_did_not_learn_of(tmp_path: Path, path: Any) -> 
     assert file.count == 3
 
 
-def test_a_cleared_task_and_a_changed_key_begin_a_new_file(tmp_path: Path, path: Any) -> None:
+def test_cleared_task_and_changed_key_start_a_new_file(tmp_path: Path, path: Any) -> None:
     it = Setting(tmp_path, people(3))
     it.run(outcomes=outcomes_file(path, ()))
     assert it.run(outcomes=outcomes_file(path, "email")).resumed_at == 0
@@ -172,7 +171,7 @@ def test_a_cleared_task_and_a_changed_key_begin_a_new_file(tmp_path: Path, path:
     assert [row["email"] for row in sorted(read(path), key=lambda row: row["row_number"])] == ["p1@x.org", "p2@x.org"]
 
 
-def test_rows_that_are_gone_are_written_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_rows_are_written_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "o.jsonl"
     it = Setting(tmp_path, people(4), errors_in_a_row=1)
     it.crm.trouble = lambda call, email: DOWN if email == "p4@x.org" else None
@@ -186,7 +185,7 @@ def test_rows_that_are_gone_are_written_again(tmp_path: Path, caplog: pytest.Log
     assert numbers(path) == [1, 2, 3, 4]
 
 
-def test_a_parquet_file_that_an_earlier_try_has_finished_lacks_nothing(tmp_path: Path) -> None:
+def test_parquet_file_finished_by_an_earlier_try_is_complete(tmp_path: Path) -> None:
     file = outcomes_file(tmp_path / "o.parquet")
     file.start()
     file.write(ended(1))
@@ -196,7 +195,7 @@ def test_a_parquet_file_that_an_earlier_try_has_finished_lacks_nothing(tmp_path:
     assert outcomes_file(tmp_path / "o.parquet").missing(2, lambda number: True) == 2
 
 
-def test_a_row_that_is_there_twice_counts_once_and_one_that_is_not_done_does_not(tmp_path: Path) -> None:
+def test_duplicate_row_counts_once_and_unfinished_row_is_ignored(tmp_path: Path) -> None:
     file = outcomes_file(tmp_path / "o.csv")
     file.start()
     for number in (1, 2, 2, 5, 70_000):
@@ -211,13 +210,15 @@ def test_a_row_that_is_there_twice_counts_once_and_one_that_is_not_done_does_not
     assert numbers(tmp_path / "o.csv") == [1, 2, 70_000]
 
 
-def test_a_dry_run_leaves_the_file_alone(tmp_path: Path, path: Any) -> None:
+def test_dry_run_does_not_touch_the_file(tmp_path: Path, path: Any) -> None:
     it = Setting(tmp_path, people(2), dry_run=True)
     it.run(outcomes=outcomes_file(path))
     assert folder(path) == []
 
 
-def test_outcomes_that_cannot_be_shown_yet(tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outcomes_that_cannot_be_published_are_left_to_the_next_try(
+    tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(file: OutcomesFile) -> None:
         raise CannotWrite("o.jsonl", "No space left on device")
 
@@ -232,7 +233,7 @@ def test_outcomes_that_cannot_be_shown_yet(tmp_path: Path, caplog: Any, monkeypa
 # -- the file -----------------------------------------------------------------------------------------------
 
 
-def test_the_rows_of_a_parquet_file_are_kept_beside_it_until_the_end(tmp_path: Path) -> None:
+def test_parquet_rows_are_kept_beside_the_file_until_the_end(tmp_path: Path) -> None:
     path = tmp_path / "o.parquet"
     file = outcomes_file(path)
     file.start()
@@ -242,7 +243,7 @@ def test_the_rows_of_a_parquet_file_are_kept_beside_it_until_the_end(tmp_path: P
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_two_tries_at_once_leave_each_row_once(tmp_path: Path, suffix: str) -> None:
+def test_two_concurrent_tries_leave_each_row_once(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"o.{suffix}"
     first, second = outcomes_file(path), outcomes_file(path)
     first.start()
@@ -256,9 +257,51 @@ def test_two_tries_at_once_leave_each_row_once(tmp_path: Path, suffix: str) -> N
     assert [(row["row_number"], row["outcome"]) for row in read(path)] == [(1, "created"), (2, "unchanged")]
 
 
+def test_a_header_is_written_once_also_if_another_try_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "o.csv"
+    first, second = outcomes_file(path), outcomes_file(path)
+    first.start()
+    second.start()
+    first.write(ended(1))
+    second.write(ended(2))
+    monkeypatch.setattr(Journal, "lines", None)  # it would be read for each row
+    second.write(ended(3))
+    assert [line.partition(",")[0] for line in path.read_text().splitlines()] == ["row_number", "1", "2", "3"]
+
+
+def test_a_shown_table_is_replaced_by_that_of_a_try_that_writes_its_rows_again(tmp_path: Path) -> None:
+    path = tmp_path / "o.parquet"
+    first, second = outcomes_file(path), outcomes_file(path)
+    first.start()
+    first.write(ended(1))
+    first.publish()
+    second.resume(lambda number: False)
+    second.write(ended(1, Outcome.UNCHANGED))
+    second.finish(1)
+    assert [row["outcome"] for row in read(path)] == ["unchanged"]
+
+
+def test_a_load_without_rows_leaves_no_file(path: Any) -> None:
+    file = outcomes_file(path)
+    file.start()
+    file.finish()
+    assert folder(path) == []
+
+
+def test_the_columns_of_a_table_have_the_types_of_their_values(tmp_path: Path) -> None:
+    path = tmp_path / "o.parquet"
+    file = outcomes_file(path, ["lead_id", "score"])
+    file.start()
+    file.write(ended(1, lead_id=7, score=0.5))
+    file.finish(1)
+    types = {field.name: str(field.type) for field in pyarrow.parquet.read_schema(path)}
+    assert (types["row_number"], types["lead_id"], types["score"]) == ("int64", "int64", "double")
+    assert (types["outcome"], types["time"]) == ("string", "timestamp[us, tz=UTC]")
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b'{"row": 1}\n', b"PAR1, not really"])
-def test_a_file_of_another_program_is_not_touched(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_foreign_file_is_not_touched(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"o.{suffix}"
     path.write_bytes(content)
     for begin in (lambda: outcomes_file(path).start(), lambda: outcomes_file(path).resume(lambda number: True)):
@@ -268,7 +311,7 @@ def test_a_file_of_another_program_is_not_touched(tmp_path: Path, suffix: str, c
 
 
 @pytest.mark.parametrize("names", [["a"], [*BEFORE, "a"], ["a", *AFTER], [*AFTER, *BEFORE]], ids="-".join)
-def test_a_parquet_file_of_another_program_is_not_touched(tmp_path: Path, names: list[str]) -> None:
+def test_foreign_parquet_file_is_not_touched(tmp_path: Path, names: list[str]) -> None:
     path = tmp_path / "o.parquet"
     pyarrow.parquet.write_table(pyarrow.table({name: [1] for name in names}), path)
     with pytest.raises(SourceError, match="it is no outcomes file"):
@@ -276,7 +319,7 @@ def test_a_parquet_file_of_another_program_is_not_touched(tmp_path: Path, names:
 
 
 @pytest.mark.parametrize(("suffix", "line"), [("jsonl", "{}\n"), ("csv", "x,y\n")])
-def test_a_line_of_another_program(tmp_path: Path, suffix: str, line: str) -> None:
+def test_foreign_line_of_an_outcomes_file_is_an_error(tmp_path: Path, suffix: str, line: str) -> None:
     path = tmp_path / f"o.{suffix}"
     file = outcomes_file(path)
     file.start()
@@ -290,7 +333,7 @@ def test_a_line_of_another_program(tmp_path: Path, suffix: str, line: str) -> No
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 @given(keys=st.lists(JSON_VALUES, min_size=1, max_size=4))
-def test_keys_come_back_as_they_were(suffix: str, keys: list[Any], tmp_path_factory: Any) -> None:
+def test_keys_survive_a_round_trip(suffix: str, keys: list[Any], tmp_path_factory: Any) -> None:
     path = tmp_path_factory.mktemp("o") / f"o.{suffix}"
     file = outcomes_file(path)
     file.start()
@@ -302,7 +345,7 @@ def test_keys_come_back_as_they_were(suffix: str, keys: list[Any], tmp_path_fact
     assert b"5531999999999" not in path.read_bytes()
 
 
-def test_the_facts_of_a_row() -> None:
+def test_fields_of_a_row() -> None:
     row = RowOutcome(
         number=1, outcome=Outcome.UPDATED, values={"name": "Ada L."}, error_type="T", message="Ada L. is wrong.",
         request_id="r-1", ids={"contact_id": 7, "deal_id": "d-1"},
@@ -314,11 +357,11 @@ def test_the_facts_of_a_row() -> None:
 
 
 @pytest.mark.parametrize("name", ["o.JSONL", "o.ndjson", "O.CSV", "o.Parquet"])
-def test_a_suffix_in_capitals(name: str) -> None:
+def test_suffix_in_capitals(name: str) -> None:
     assert outcomes_format(name) == {"o.ndjson": "jsonl"}.get(name, name[2:].lower())
 
 
-def test_a_row_of_csv_may_have_several_lines(tmp_path: Path) -> None:
+def test_csv_row_may_have_several_lines(tmp_path: Path) -> None:
     path = tmp_path / "o.csv"
     first, second = outcomes_file(path), outcomes_file(path)
     first.start()
@@ -353,26 +396,28 @@ def test_keys_in_csv(tmp_path: Path) -> None:
         (["deal_id", "source_deal_id"], "names 'deal_id' twice"),
     ],
 )
-def test_keys_that_are_refused(keys: list[Any], problem: str) -> None:
+def test_invalid_keys_are_refused(keys: list[Any], problem: str) -> None:
     with pytest.raises(SourceError, match=f"outcome_keys {problem}"):
         checked_keys(keys)
 
 
-def test_keys_as_they_may_be_given() -> None:
+def test_keys_in_every_accepted_form() -> None:
     assert [checked_keys(keys) for keys in (None, (), "a", ["a", "b"])] == [(), (), ("a",), ("a", "b")]
 
 
-def test_arguments_that_contradict_each_other() -> None:
+def test_contradicting_arguments_are_refused() -> None:
     check_outcomes({}, {"outcome_keys": "a"})  # of a mapped task, whose path comes later
     check_outcomes({"outcomes_path": "o.csv"}, {"outcomes_path": "o.csv", "outcome_keys": "a"})
     with pytest.raises(SourceError, match="outcome_keys needs outcomes_path"):
         check_outcomes({"outcomes_path": None}, {"outcomes_path": None, "outcome_keys": "a"})
+    with pytest.raises(SourceError, match="outcome_keys names 'a' twice"):
+        check_outcomes({}, {"outcome_keys": ["a", "a"]})
     with pytest.raises(SourceError, match=r"outcomes_path: the name 'o.xlsx' does not show the format"):
         check_outcomes({"outcomes_path": "o.xlsx"}, {"outcomes_path": "o.xlsx"})
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-def test_a_key_may_be_a_field_of_the_mapping_and_a_column_of_the_file(tmp_path: Path, suffix: str) -> None:
+def test_key_may_be_a_field_of_the_mapping_and_a_column_of_the_file(tmp_path: Path, suffix: str) -> None:
     rows = [{"mail": "a@x.org", "n": "A"}, {"mail": "no address", "n": "B"}, {"mail": "b@x.org", "name": "own"}]
     it, path = Setting(tmp_path, rows), tmp_path / f"o.{suffix}"
     mapping = {"email": "mail", "attributes.name": {"column": "n", "optional": True}, "kind": {"constant": "x"}}
@@ -392,7 +437,7 @@ def test_a_key_may_be_a_field_of_the_mapping_and_a_column_of_the_file(tmp_path: 
     ]
 
 
-def test_a_key_with_the_name_of_a_column_of_the_file(tmp_path: Path) -> None:
+def test_key_named_like_a_column_of_the_file_gets_a_prefix(tmp_path: Path) -> None:
     assert [shown_key(name) for name in (*BEFORE, *AFTER)] == [f"source_{name}" for name in (*BEFORE, *AFTER)]
     file = outcomes_file(tmp_path / "o.jsonl", ["deal_id"])
     file.start()
@@ -402,7 +447,7 @@ def test_a_key_with_the_name_of_a_column_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("as_files", [False, True])
-def test_a_key_that_the_source_does_not_have(tmp_path: Path, as_files: bool) -> None:
+def test_key_missing_in_the_source_is_refused(tmp_path: Path, as_files: bool) -> None:
     it = Setting(tmp_path, people(1))
     (tmp_path / "in.csv").write_text("email,name\na@x.org,A\n")
     source = open_source([str(tmp_path / "in.csv")]) if as_files else open_source(people(1))
@@ -411,7 +456,7 @@ def test_a_key_that_the_source_does_not_have(tmp_path: Path, as_files: bool) -> 
     assert it.crm.calls == []
 
 
-def test_the_columns_of_a_file_without_a_header_are_not_shown(tmp_path: Path) -> None:
+def test_columns_of_a_file_without_a_header_are_not_shown(tmp_path: Path) -> None:
     it = Setting(tmp_path, people(1))
     (tmp_path / "in.csv").write_text("ada@example.com,Ada\nbob@example.com,Bob\n")
     with pytest.raises(SourceError, match=r"outcome_keys: .*in.csv has no column 'ada@example.org'.$"):
@@ -430,7 +475,7 @@ def test_parquet_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyP
         OutcomesFile(tmp_path / "o.parquet")
 
 
-def test_a_contact_that_is_kept_out_of_the_lists_says_why(tmp_path: Path) -> None:
+def test_contact_kept_out_of_the_lists_has_a_reason(tmp_path: Path) -> None:
     it = Setting(tmp_path, people(1), list_ids=("6f1c2c2e-9d0f-4f52-8f6a-2f4f8ac0c001",))
     it.crm.add("p1@x.org", status="unsubscribed")
     path = tmp_path / "o.jsonl"

@@ -1,4 +1,4 @@
-"""An extract is a source: what the CRM listed comes back as the same contacts, without a mapping."""
+"""An extract is a source: it loads back into the same contacts, without a mapping."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ CONTACTS = [
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_an_extract_loads_back_into_the_same_contacts(
+def test_extract_loads_back_into_the_same_contacts(
     form: Format, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "crm_provider.load.mapping.mapper")
@@ -95,7 +95,7 @@ def test_an_extract_loads_back_into_the_same_contacts(
     ("fields", "attributes"),
     [(["email", "attributes.name"], {"name": "Ana"}), (["id", "email", "segmentedListsIds"], {})],
 )
-def test_an_extract_of_some_fields_loads_back(
+def test_extract_of_some_fields_loads_back(
     form: Format, fields: list[str], attributes: dict[str, Any], tmp_path: Path
 ) -> None:
     assert loaded(extracted(tmp_path / f"contacts.{form}", form, RECORDS[:1], fields)) == [
@@ -104,7 +104,7 @@ def test_an_extract_of_some_fields_loads_back(
 
 
 @pytest.mark.parametrize("origin", [{}, {"origin": None}, {"origin": {}}, {"origin": {"url": "https://x.io/"}}])
-def test_a_line_without_attributes_and_lists_is_one_of_an_extract(origin: dict[str, Any]) -> None:
+def test_line_without_attributes_and_lists_is_recognised_as_extract(origin: dict[str, Any]) -> None:
     row = {"id": "7", "email": "a@ex.co", "status": "active", "createdAt": "2025-12-22T18:11:43.719Z"}
     contact = Mapper()(Row(1, {**row, **origin, "attributes": {}}))
     assert contact == Contact("a@ex.co", {}, origin.get("origin") or None)
@@ -131,12 +131,12 @@ def test_tables_hold_digits_and_json_as_text(form: Format, tmp_path: Path) -> No
         ({"attributes.origin": "x"}, "attributes.origin: no attribute can have the name of this column"),
     ],
 )
-def test_what_only_looks_like_an_extract_is_refused(values: dict[str, Any], problem: str) -> None:
+def test_row_similar_to_an_extract_is_refused(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(InvalidRow, match=problem):
         Mapper()(Row(1, {"email": "a@ex.co", **values}))
 
 
-def test_columns_of_a_table_of_ones_own_stay_attributes() -> None:
+def test_columns_of_other_tables_stay_attributes() -> None:
     row = {"email": "a@ex.co", "id": "7", "status": "new", "source": "fair"}
     assert Mapper()(Row(1, row)) == Contact("a@ex.co", {"id": "7", "status": "new", "source": "fair"})
 
@@ -149,7 +149,7 @@ NAMES = st.text("abc .é", min_size=1, max_size=5).filter(lambda name: name.stri
 
 @given(attributes=st.lists(st.dictionaries(NAMES, TEXTS, max_size=4), min_size=1, max_size=5))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_texts_come_back(attributes: list[dict[str, str]], tmp_path: Path) -> None:
+def test_any_text_survives_extract_and_load(attributes: list[dict[str, str]], tmp_path: Path) -> None:
     records = [record(f"{n}@ex.co", texts) for n, texts in enumerate(attributes)]
     expected = [
         Contact(f"{n}@ex.co", {name: text.strip() for name, text in texts.items() if text.strip()})

@@ -1,4 +1,4 @@
-"""Pages beside the target: safe page by page, nobody else's, and gone when they are not needed."""
+"""Pages beside the target file: safe page by page, private, and removed when not needed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def names(target: Any) -> list[str]:
     return sorted(path.name for path in target.parent.iterdir()) if target.parent.exists() else []
 
 
-def test_pages_come_back_as_they_were(target: Any) -> None:
+def test_pages_survive_a_round_trip(target: Any) -> None:
     parts = parts_of(target)
     for number in range(3):
         parts.add(page(number))
@@ -46,7 +46,7 @@ def test_pages_come_back_as_they_were(target: Any) -> None:
     assert list(parts_of(target).pages()) == [page(number).page for number in range(3)]
 
 
-def test_each_try_goes_on(target: Any) -> None:
+def test_each_try_continues(target: Any) -> None:
     for number in range(3):
         parts = parts_of(target)
         assert len(numbers(parts)) == number
@@ -58,7 +58,7 @@ def test_each_try_goes_on(target: Any) -> None:
     assert names(target) == ([name] if isinstance(target, Path) and not isinstance(target, UPath) else on_store)
 
 
-def test_on_a_disk_a_page_is_safe_at_once_and_private(tmp_path: Path) -> None:
+def test_page_on_a_disk_is_safe_at_once_and_private(tmp_path: Path) -> None:
     target = tmp_path / "contacts.csv"
     parts = parts_of(target)
     parts.add(page(0))
@@ -68,7 +68,7 @@ def test_on_a_disk_a_page_is_safe_at_once_and_private(tmp_path: Path) -> None:
     parts.close()
 
 
-def test_on_a_store_pages_are_sent_together(target: Any, tmp_path: Path) -> None:
+def test_pages_on_a_store_are_sent_together(target: Any, tmp_path: Path) -> None:
     target = UPath(f"memory://{tmp_path.name}/contacts.csv")
     parts = parts_of(target)
     for number in range(PAGES_AT_ONCE + 1):
@@ -91,7 +91,7 @@ def test_on_a_store_pages_are_sent_together(target: Any, tmp_path: Path) -> None
     ],
     ids=str,
 )
-def test_a_line_that_was_cut_off_or_is_no_page_is_read_again(torn: bytes, tmp_path: Path) -> None:
+def test_truncated_or_invalid_line_is_read_again(torn: bytes, tmp_path: Path) -> None:
     target = tmp_path / "contacts.csv"
     parts = parts_of(target)
     parts.add(page(0))
@@ -105,7 +105,7 @@ def test_a_line_that_was_cut_off_or_is_no_page_is_read_again(torn: bytes, tmp_pa
     assert numbers(parts_of(target)) == ["c-0", "c-1"]
 
 
-def test_a_part_that_got_no_further_than_its_name_is_no_harm(tmp_path: Path) -> None:
+def test_empty_part_is_harmless(tmp_path: Path) -> None:
     target = tmp_path / "contacts.csv"
     target.with_name(f"contacts.csv.part-{ME.mark}-3").touch()
     parts = parts_of(target)
@@ -126,7 +126,9 @@ def test_a_part_that_got_no_further_than_its_name_is_no_harm(tmp_path: Path) -> 
         pytest.param(ME, "here", LONGEST_REST + 1, True, True, id="the next try, days later"),
     ],
 )
-def test_whose_parts_they_are(owner: Owner, source: str, now: float, used: bool, kept: bool, target: Any) -> None:
+def test_owner_of_parts_decides_their_use(
+    owner: Owner, source: str, now: float, used: bool, kept: bool, target: Any
+) -> None:
     first = parts_of(target)
     first.add(page(0))
     first.close()
@@ -138,7 +140,7 @@ def test_whose_parts_they_are(owner: Owner, source: str, now: float, used: bool,
     assert bool(numbers(second)) is used
 
 
-def test_a_part_of_another_version_is_not_used(target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_part_of_another_version_is_not_used(target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = parts_of(target)
     parts.add(page(0))
     parts.close()
@@ -147,7 +149,7 @@ def test_a_part_of_another_version_is_not_used(target: Any, monkeypatch: pytest.
     assert len(parts_of(target).sweep()) == 1
 
 
-def test_remove_forgets_what_was_not_safe_yet_too(target: Any) -> None:
+def test_remove_discards_unsynced_pages(target: Any) -> None:
     parts = parts_of(target)
     parts.add(page(0))
     parts.remove()
@@ -155,6 +157,6 @@ def test_remove_forgets_what_was_not_safe_yet_too(target: Any) -> None:
     assert numbers(parts_of(target)) == []
 
 
-def test_where_there_is_no_folder_there_are_no_parts(tmp_path: Path) -> None:
+def test_missing_folder_has_no_parts(tmp_path: Path) -> None:
     parts = parts_of(tmp_path / "none" / "contacts.csv")
     assert (numbers(parts), parts.sweep()) == ([], [])

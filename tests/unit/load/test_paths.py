@@ -1,4 +1,4 @@
-"""Path objects of all kinds, and files that are whole or not there."""
+"""Path objects of all kinds, and files written completely or not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from crm_provider.files.paths import (
 
 @pytest.fixture
 def bucket() -> UPath:
-    """A folder of an object store that is empty."""
+    """An empty folder of an object store."""
     return UPath(f"memory://bucket-{uuid.uuid4().hex}/folder")
 
 
@@ -45,7 +45,7 @@ def test_local_paths_become_pathlib_paths(given: object) -> None:
     assert is_local(path)
 
 
-def test_paths_of_stores_stay_what_they_are(bucket: UPath) -> None:
+def test_store_paths_are_unchanged(bucket: UPath) -> None:
     assert as_path(bucket) is bucket
     assert not is_local(as_path(bucket))
 
@@ -53,12 +53,12 @@ def test_paths_of_stores_stay_what_they_are(bucket: UPath) -> None:
 @pytest.mark.parametrize(
     ("given", "said"), [("s3://bucket/x", "ObjectStoragePath"), ("", "empty"), (" ", "empty"), (7, "of type int")]
 )
-def test_no_path(given: object, said: str) -> None:
+def test_invalid_path_is_refused(given: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         as_path(given)
 
 
-def test_what_is_on_the_disk_of_a_container(bucket: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_on_the_disk_of_a_container(bucket: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_mount", lambda path: str(path) in ("/", "/mnt/volume"))
     assert is_on_own_disk(Path("/var/new/rejects.jsonl"))
     assert is_on_own_disk(Path("/mnt/volume-2/rejects.jsonl"))
@@ -78,7 +78,7 @@ MOUNTINFO = r"""
 1007 1001 254:1 /var/lib/kubelet/pods/4b1c/volumes/kubernetes.io~empty-dir/y /mnt/hidden rw - ext4 /dev/vda1 rw
 1008 1000 254:1 /srv/crm /mnt/host rw,relatime - ext4 /dev/vda1 rw
 """.lstrip()
-"""That of a container in a pod: the fifth field is the mount point, the fourth what of the file system is mounted."""
+"""The mount table of a container in a pod: the fourth field is the mounted root, the fifth the mount point."""
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ MOUNTINFO = r"""
         ("/mnt/host", False),
     ],
 )
-def test_an_empty_dir_is_deleted_with_its_pod(
+def test_empty_dir_is_deleted_with_its_pod(
     folder: str, is_deleted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mountinfo").write_text(MOUNTINFO)
@@ -104,7 +104,7 @@ def test_an_empty_dir_is_deleted_with_its_pod(
     assert not is_on_own_disk(Path(folder, "crm/rejects.jsonl"))
 
 
-def test_a_link_to_a_volume_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_to_a_volume_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
     (tmp_path / "link").symlink_to(volume)
@@ -113,7 +113,7 @@ def test_a_link_to_a_volume_is_followed(tmp_path: Path, monkeypatch: pytest.Monk
     assert is_on_own_disk(tmp_path / "file")
 
 
-def test_local_files_are_private_and_so_are_new_folders(tmp_path: Path) -> None:
+def test_local_files_and_new_folders_are_private(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "x.txt"
     with atomic_writer(path) as file:
         file.write("one\r\ntwo\n")
@@ -123,14 +123,14 @@ def test_local_files_are_private_and_so_are_new_folders(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o700
 
 
-def test_folders_that_exist_are_left_as_they_are(tmp_path: Path) -> None:
+def test_existing_folders_are_unchanged(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     private_folder(tmp_path)
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize("existing", [None, b"old"])
-def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path: Path, existing: bytes | None) -> None:
+def test_failure_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path: Path, existing: bytes | None) -> None:
     path = tmp_path / "x.bin"
     if existing is not None:
         path.write_bytes(existing)
@@ -140,7 +140,7 @@ def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path: Path, existing: by
     assert existing is None or path.read_bytes() == existing
 
 
-def test_a_store_gets_the_whole_object_or_none(bucket: UPath, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_store_gets_the_whole_object_or_none(bucket: UPath, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path = bucket / "x.txt"
     with pytest.raises(RuntimeError):
@@ -152,7 +152,7 @@ def test_a_store_gets_the_whole_object_or_none(bucket: UPath, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
-def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert as_path("~/rejects.jsonl") == as_path(Path("~/rejects.jsonl")) == tmp_path / "rejects.jsonl"
     assert as_path("a~/b") == Path("a~/b")
@@ -162,12 +162,12 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 @pytest.mark.parametrize(
     ("given", "said"), [("~nobody-of-this-name/x", "home folder is not known"), ("None", "'None'")]
 )
-def test_a_path_that_names_no_file_is_refused(given: str, said: str) -> None:
+def test_path_that_names_no_file_is_refused(given: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         as_path(given)
 
 
-def test_a_path_without_file_system_is_written_by_open() -> None:
+def test_path_without_file_system_is_written_by_open() -> None:
     class Plain:
         name, suffix, parent, protocol = "x", "", None, "own"
         body = b""
@@ -186,20 +186,20 @@ def test_a_path_without_file_system_is_written_by_open() -> None:
         assert pipe.read() == b"whole"
 
 
-def test_the_writer_may_have_closed_the_file(tmp_path: Path) -> None:
+def test_writer_may_have_closed_the_file(tmp_path: Path) -> None:
     with atomic_writer(tmp_path / "x", "wb") as file:
         file.write(b"whole")
         file.close()
     assert (tmp_path / "x").read_bytes() == b"whole"
 
 
-def test_siblings(tmp_path: Path, bucket: UPath) -> None:
+def test_sibling_paths(tmp_path: Path, bucket: UPath) -> None:
     assert sibling(tmp_path / "x.csv", ".lock") == tmp_path / "x.csv.lock"
     assert str(sibling(bucket / "x.csv", ".lock")) == f"{bucket}/x.csv.lock"
 
 
 @pytest.mark.parametrize("mode", ["w", "wb"])
-def test_an_error_of_a_file_that_is_read_meanwhile_stays_what_it_is(mode: Literal["w", "wb"], tmp_path: Path) -> None:
+def test_error_of_another_file_is_unchanged(mode: Literal["w", "wb"], tmp_path: Path) -> None:
     path = tmp_path / "whole"
     with pytest.raises(FileNotFoundError, match="another") as missing, atomic_writer(path, mode):
         (tmp_path / "another").read_bytes()
@@ -207,7 +207,7 @@ def test_an_error_of_a_file_that_is_read_meanwhile_stays_what_it_is(mode: Litera
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_reported_with_the_file(tmp_path: Path) -> None:
+def test_error_for_a_folder_that_cannot_be_created_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("a file")
     path = tmp_path / "folder" / "whole"
     with pytest.raises(CannotWrite, match=f"{path} cannot be written: "), atomic_writer(path):

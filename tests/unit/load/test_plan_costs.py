@@ -1,4 +1,4 @@
-"""What each plan says it costs, and why: the figures are worked out by hand from the table in ``plan.py``."""
+"""The cost and reason of each plan. The figures are worked out by hand from the table in ``plan.py``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GUARDED = ListCosts(wanted=True, guarded=True)
 
 
 def chosen(total: int | None, seen: Sample | None, **given: Any) -> tuple[Plan, Sample]:
-    """The plan; what the CRM is not to be asked is None or missing."""
+    """The plan. Requests that must not be made are None or missing."""
 
     def look(n: int) -> Sample:
         assert seen is not None and n == seen.rows
@@ -51,12 +51,12 @@ def test_no_row_is_left() -> None:
         ("upsert", False, "learned", 202),  # 2 calls a row
         ("upsert", True, "learned", 404),  # create, read, update, add
         ("create", False, "create", 101),
-        ("create", True, "create", 203),  # create, add; one read shows the CRM's clock
+        ("create", True, "create", 203),  # create, add; one read for the CRM's clock
         ("update", False, "update", 101),
         ("update", True, "update", 303),  # read, update, add
     ],
 )
-def test_all_contacts_are_not_read_again_after_a_try_that_was_stopped_meanwhile(
+def test_contacts_are_not_read_again_after_a_try_stopped_while_reading(
     wanted: str, mode: str, lists: bool, name: str, calls: int
 ) -> None:
     why = "an earlier try was stopped while it read all contacts; calls at most"
@@ -66,7 +66,7 @@ def test_all_contacts_are_not_read_again_after_a_try_that_was_stopped_meanwhile(
 
 @pytest.mark.parametrize("may_compare", [True, False])
 @pytest.mark.parametrize(("lists", "calls"), [(False, 202), (True, 404)])
-def test_an_order_that_was_asked_for(lists: bool, calls: int, may_compare: bool) -> None:
+def test_requested_learned_order(lists: bool, calls: int, may_compare: bool) -> None:
     found = chosen(None, None, rows=101, wanted="learned", lists=lists, may_compare=may_compare)
     assert found == (Plan("learned", calls, "as asked for; calls at most"), Sample())
 
@@ -80,7 +80,7 @@ def test_an_order_that_was_asked_for(lists: bool, calls: int, may_compare: bool)
         (None, True, 300 + 1 + 1, "an unknown number of contacts"),
     ],
 )
-def test_reading_all_that_was_asked_for(total: int | None, lists: bool, calls: int, reported: str) -> None:
+def test_requested_full_read(total: int | None, lists: bool, calls: int, reported: str) -> None:
     why = f"as asked for; the CRM reports {reported}, read ten with a call; calls at most"
     assert chosen(total, None, rows=100, wanted="compare", lists=lists) == (Plan("compare", calls, why), Sample())
 
@@ -110,7 +110,7 @@ def test_reading_all_that_was_asked_for(total: int | None, lists: bool, calls: i
             False,
             Plan("create", 49, FEW),
         ),
-        # a CRM that does not tell
+        # a CRM that sends no total
         (
             50,
             None,
@@ -129,13 +129,13 @@ def test_reading_all_that_was_asked_for(total: int | None, lists: bool, calls: i
         # an empty CRM
         (100, 0, "upsert", False, Plan("learned", 101, "the CRM has no contacts yet, so every row is new")),
         (100, 0, "create", True, Plan("create", 202, "the CRM has no contacts yet, so every row is new")),
-        # reading takes as many calls as the dearest way without
+        # reading takes as many calls as the most expensive way without
         (100, 1500, "upsert", False, Plan("learned", 201, f"reading 1,500 contacts takes 150 calls, {TOO_DEAR}")),
         (100, 3000, "upsert", True, Plan("learned", 401, f"reading 3,000 contacts takes 300 calls, {TOO_DEAR}")),
         (100, 1001, "update", False, Plan("update", 101, f"reading 1,001 contacts takes 101 calls, {TOO_DEAR}")),
     ],
 )
-def test_no_contact_is_looked_at(rows: int, total: int | None, mode: str, lists: bool, plan: Plan) -> None:
+def test_no_contact_is_sampled(rows: int, total: int | None, mode: str, lists: bool, plan: Plan) -> None:
     assert chosen(total, None, rows=rows, mode=mode, lists=lists) == (plan, Sample())
 
 
@@ -150,13 +150,13 @@ def test_no_contact_is_looked_at(rows: int, total: int | None, mode: str, lists:
         (HALF, "update", False, "compare", 711, ("700", "1,000")),
         (HALF, "update", True, "compare", 1711, ("1,700", "2,000")),
         (NONE_SAME, "update", False, "update", 1011, ("1,100", "1,000")),
-        (ONE_SAME, "update", False, "update", 1011, ("1,000", "1,000")),  # no dearer, but one thing more
+        (ONE_SAME, "update", False, "update", 1011, ("1,000", "1,000")),  # same cost, but a full read
         (ONE_SAME, "upsert", False, "compare", 1011, ("1,000", "1,100")),
         (Sample(10, 0, 0), "upsert", False, "learned", 1011, ("1,100", "1,000")),
         (Sample(10, 10, 0), "upsert", False, "learned", 1011, ("1,100", "1,000")),
     ],
 )
-def test_what_a_sample_decides(
+def test_sample_decides_the_plan(
     seen: Sample, mode: str, lists: bool, name: str, calls: int, both: tuple[str, str]
 ) -> None:
     facts = f"of 10 sampled rows, {seen.existing} exist and {seen.same} are equal"
@@ -164,7 +164,7 @@ def test_what_a_sample_decides(
     assert chosen(1000, seen, rows=1000, mode=mode, lists=lists) == (Plan(name, calls, why), seen)
 
 
-def test_a_part_of_a_call_is_a_call() -> None:
+def test_fraction_of_a_call_is_a_whole_call() -> None:
     # size of the sample: 10. compare: 101 + 1001 * 0.6 = 701.6; learned with nothing equal: 101 + 1001 against 1501.5
     assert chosen(1001, HALF, rows=1001)[0].calls == 702 + 11
     assert chosen(14_990, Sample(10, 5, 0), rows=1001)[0].calls == 1502 + 11
@@ -173,12 +173,12 @@ def test_a_part_of_a_call_is_a_call() -> None:
 @pytest.mark.parametrize(
     ("rows", "seen", "asked"),
     [
-        (2000, [Sample(10, 6, 6)], [10]),  # 200 + 2000 * 0.4 = 1000 calls: ten looks are 1 % of them
+        (2000, [Sample(10, 6, 6)], [10]),  # 200 + 2000 * 0.4 = 1000 calls: ten lookups are 1 % of them
         (2010, [Sample(10, 6, 6), Sample(20, 12, 12)], [10, 10]),  # 1005 calls
         (1500, [Sample(10, 5, 0), Sample(15, 7, 0)], [10, 5]),  # 1 % of the rows
     ],
 )
-def test_it_is_looked_ten_by_ten_up_to_one_percent(rows: int, seen: list[Sample], asked: list[int]) -> None:
+def test_sample_grows_by_ten_up_to_one_percent(rows: int, seen: list[Sample], asked: list[int]) -> None:
     left, looked = list(seen), []
 
     def look(n: int) -> Sample:
@@ -190,7 +190,7 @@ def test_it_is_looked_ten_by_ten_up_to_one_percent(rows: int, seen: list[Sample]
     assert sample == seen[-1]
 
 
-def test_without_lists_no_call_is_reckoned_for_them() -> None:
+def test_no_list_calls_are_counted_without_lists() -> None:
     assert calls_without_reading("upsert", 100, 0.25) == 125.0
     assert calls_with_compare("upsert", 100, 100, 0.5, 0.5) == 10 + 75.0
 
@@ -198,7 +198,7 @@ def test_without_lists_no_call_is_reckoned_for_them() -> None:
 @pytest.mark.parametrize(
     ("mode", "lists", "compares", "calls"),
     [
-        # what one row takes at most, counted by hand
+        # the most calls that one row can take, counted by hand
         ("upsert", NO_LISTS, False, 2),  # create (it exists), update
         ("upsert", ListCosts(wanted=True), False, 3),  # create, update, add
         ("upsert", GUARDED, False, 4),  # create, read, update, add
@@ -213,7 +213,7 @@ def test_without_lists_no_call_is_reckoned_for_them() -> None:
         ("update", GUARDED, True, 3),
     ],
 )
-def test_the_most_calls_of_a_row(mode: Any, lists: ListCosts, compares: bool, calls: int) -> None:
+def test_most_calls_of_a_row(mode: Any, lists: ListCosts, compares: bool, calls: int) -> None:
     assert most_calls(mode, 1, lists, compares=compares) == calls
 
 
@@ -222,10 +222,10 @@ def test_the_most_calls_of_a_row(mode: Any, lists: ListCosts, compares: bool, ca
     [
         ("upsert", ListCosts(wanted=True), 0.5, 100),
         ("upsert", GUARDED, 0.5, 150),
-        ("create", GUARDED, 0.25, 75),  # only the new ones
-        ("update", ListCosts(wanted=True), 0.25, 25),  # only those that exist
+        ("create", GUARDED, 0.25, 75),  # only new contacts
+        ("update", ListCosts(wanted=True), 0.25, 25),  # only existing contacts
         ("update", GUARDED, 0.25, 50),
     ],
 )
-def test_what_lists_are_expected_to_cost(mode: Any, lists: ListCosts, h: float, calls: float) -> None:
+def test_expected_cost_of_lists(mode: Any, lists: ListCosts, h: float, calls: float) -> None:
     assert lists.calls(mode, 100, h) == calls

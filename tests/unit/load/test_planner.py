@@ -35,13 +35,13 @@ def planned(
     ("rows", "total", "h", "u", "mode", "name"),
     [
         (0, 1000, 0, 0, "upsert", "nothing"),
-        (10, 10, 1, 1, "upsert", "learned"),  # too few rows to look first
+        (10, 10, 1, 1, "upsert", "learned"),  # too few rows for a sample
         (1000, 0, 0, 0, "upsert", "learned"),  # an empty CRM
-        (1000, None, 0, 0, "upsert", "learned"),  # a CRM that does not tell
+        (1000, None, 0, 0, "upsert", "learned"),  # a CRM that sends no total
         (1000, 1_000_000, 0.9, 0.9, "upsert", "learned"),  # reading costs 100 calls a row
         (2000, 2000, 0.8, 0.95, "upsert", "compare"),
         (2000, 2000, 0.5, 0.0, "upsert", "compare"),  # 200 + 2000 against 3000
-        (2000, 2000, 1.0, 0.0, "upsert", "learned"),  # every row is one PUT either way
+        (2000, 2000, 1.0, 0.0, "upsert", "learned"),  # every row takes one PUT either way
         (2000, 2000, 0.0, 0.0, "upsert", "learned"),
         (2000, 2000, 0.9, 0.0, "create", "compare"),
         (2000, 2000, 0.0, 0.0, "create", "create"),
@@ -53,29 +53,29 @@ def test_auto_takes_the_cheapest(rows: int, total: int | None, h: float, u: floa
     assert planned(rows, total=total, h=h, u=u, mode=mode).name == name
 
 
-def test_looking_first_costs_at_most_one_percent_and_fifty_calls() -> None:
+def test_sample_costs_at_most_one_percent_and_fifty_calls() -> None:
     for rows in (500, 2000, 10_000, 1_000_000):
         asked: list[int] = []
-        planned(rows, total=rows, h=0.02, u=1, asked=asked)  # reading hardly pays: all looks are needed
+        planned(rows, total=rows, h=0.02, u=1, asked=asked)  # reading hardly pays: every lookup is needed
         assert sum(asked) == min(max(rows * 0.01, 5), 50)
 
 
 @pytest.mark.parametrize(
     ("rows", "h", "u", "looks"),
     [
-        (2_000, 0.8, 0.95, 10),  # 640 calls: ten looks are more than 1 % of them
+        (2_000, 0.8, 0.95, 10),  # 640 calls: ten lookups are more than 1 % of them
         (2_000, 0.8, 0.0, 20),
         (5_000, 0.9, 0.8, 20),  # 1,850 calls
         (100_000, 1.0, 1.0, 50),
     ],
 )
-def test_looks_are_few_next_to_the_calls_too(rows: int, h: float, u: float, looks: int) -> None:
+def test_sample_is_small_compared_to_the_calls_too(rows: int, h: float, u: float, looks: int) -> None:
     asked: list[int] = []
     planned(rows, total=int(rows * h), h=h, u=u, asked=asked)
     assert sum(asked) == looks
 
 
-def test_looks_only_where_the_answer_can_change_the_choice() -> None:
+def test_sample_is_taken_only_if_it_can_change_the_plan() -> None:
     asked: list[int] = []
     planned(1000, total=0, asked=asked)
     planned(1000, total=1_000_000, asked=asked)
@@ -83,7 +83,7 @@ def test_looks_only_where_the_answer_can_change_the_choice() -> None:
     assert asked == []
 
 
-def test_the_learned_order_that_was_asked_for_is_taken_without_a_call() -> None:
+def test_requested_learned_order_needs_no_call() -> None:
     def fail(*_: object) -> int:
         raise AssertionError(NEVER)
 
@@ -91,14 +91,14 @@ def test_the_learned_order_that_was_asked_for_is_taken_without_a_call() -> None:
     assert plan.name == "learned"
 
 
-def test_compare_that_was_asked_for_shows_its_cost() -> None:
+def test_requested_compare_shows_its_cost() -> None:
     plan = planned(100, total=5000, wanted="compare")
     assert (plan.name, plan.calls) == ("compare", 100 + 500 + 1)
     assert "5,000 contacts" in plan.why
 
 
-def test_the_forecast_of_auto_holds_in_a_simulation() -> None:
-    """What the plan promises is what its calls cost, within the error of the sample."""
+def test_forecast_of_auto_holds_in_a_simulation() -> None:
+    """The forecast equals the calls that the plan makes, within the error of the sample."""
     rng = random.Random(1)
     for _ in range(50):
         rows, h, u = rng.randint(1000, 20_000), rng.random(), rng.random()
@@ -108,7 +108,7 @@ def test_the_forecast_of_auto_holds_in_a_simulation() -> None:
         assert plan.calls == pytest.approx(cost, rel=0.08, abs=60)
 
 
-def test_pages() -> None:
+def test_number_of_pages() -> None:
     assert [pages_of(n) for n in (0, 1, 10, 11, 100_000)] == [1, 1, 1, 2, 10_000]
 
 

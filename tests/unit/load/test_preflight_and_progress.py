@@ -1,22 +1,24 @@
-"""The smaller parts of a load: options, the check before the first write, counts, rows in flight, texts for people."""
+"""The smaller parts of a load: options, the preflight check, counts, rows in flight, and texts for people."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.client.remote_contact import RemoteContact
+from crm_provider.load import preflight
 from crm_provider.load.kinds.remote import TrySetup
 from crm_provider.load.kinds.remote_contacts import RemoteContacts
 from crm_provider.load.options import ContactOptions, rejects_allowed
-from crm_provider.load.preflight import SHOWN_PROBLEMS, check
+from crm_provider.load.preflight import SHOWN_PROBLEMS, InputDigest, check
 from crm_provider.load.progress import (
     EVERY,
     INTERVAL,
@@ -55,7 +57,7 @@ from .fake_crm import FakeCrm, PlainMapper, Rows
         ({"errors_in_a_row": 0}, r"errors_in_a_row must be at least 1"),
     ],
 )
-def test_a_wrong_option_is_named(options: dict[str, Any], text: str) -> None:
+def test_wrong_option_is_named(options: dict[str, Any], text: str) -> None:
     with pytest.raises(SourceError, match=text):
         ContactOptions(**options)
 
@@ -74,7 +76,7 @@ def test_rejects_allowed(allowed: int | str, rows: int, count: int) -> None:
     assert rejects_allowed(allowed, rows) == count
 
 
-# -- the check and its table --------------------------------------------------------------------------------
+# -- the preflight check and its table ----------------------------------------------------------------------
 
 
 def fates(given_rows: list[str], **options: Any) -> list[RowStatus]:
@@ -86,7 +88,7 @@ def fates(given_rows: list[str], **options: Any) -> list[RowStatus]:
 
 
 @given(st.lists(st.sampled_from(["a@x", "A@x", "b@x", "c@x", "nobody"]), max_size=12))
-def test_every_email_has_at_most_one_row_that_is_sent(emails: list[str]) -> None:
+def test_each_email_has_at_most_one_row_that_is_sent(emails: list[str]) -> None:
     keys = [email.lower() for email in emails]
     for duplicates in ("last", "first", "reject"):
         found = fates(emails, duplicates=duplicates)
@@ -100,7 +102,7 @@ def test_every_email_has_at_most_one_row_that_is_sent(emails: list[str]) -> None
                 assert sent == [places[-1] if duplicates == "last" else places[0]]
 
 
-def test_the_fingerprint_of_the_input_knows_what_matters() -> None:
+def test_input_fingerprint_covers_what_matters() -> None:
     def fingerprint(rows: list[dict[str, Any]], **options: Any) -> str:
         return check(Rows(rows), PlainMapper(), ContactOptions(**options)).fingerprint
 
@@ -119,13 +121,66 @@ def test_the_fingerprint_of_the_input_knows_what_matters() -> None:
     assert len({same, *others}) == 7
 
 
+VALUES = st.sampled_from(
+    ["", "a", "\x1f", "a\x1fb", "1", 1, True, None, b"a", "2 rows: a", "('a',)", "columns ('a',)", "\ud800"]
+)
+NAMES = st.sampled_from([(), ("a",), ("b",), ("a", "b"), ("b", "a")])
+
+
+@st.composite
+def some_rows(draw: st.DrawFn) -> list[Row]:
+    return [
+        Row(1, {name: draw(VALUES) for name in draw(NAMES)}, draw(st.sampled_from([None, None, "ragged"])))
+        for _ in range(draw(st.integers(0, 5)))
+    ]
+
+
+def digest_of(rows: list[Row]) -> str:
+    digest = InputDigest(b"options")
+    for row in rows:
+        assert digest.add(row) == row
+    return digest.as_text()
+
+
+@pytest.mark.parametrize("at_once", [0, 3, 1 << 14])
+@given(one=some_rows(), other=some_rows())
+@example(one=[Row(1, {"a": "\x1f", "b": ""})], other=[Row(1, {"a": "", "b": "\x1f"})])
+@example(one=[Row(1, {"a": "a", "b": "a"})] * 2, other=[Row(1, {"a": "a\x1fa", "b": "a\x1fa"})])
+@example(one=[Row(1, {"a": 1})], other=[Row(1, {"a": "1"})])
+@example(one=[Row(1, {"a": "a"}, "ragged")], other=[Row(1, {"a": "a"})])
+@example(one=[Row(1, {"a": "a", "b": "b"})], other=[Row(1, {"b": "a", "a": "b"})])
+def test_only_equal_rows_have_the_same_fingerprint(at_once: int, one: list[Row], other: list[Row]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "_HASHED_AT_ONCE", at_once)
+        assert digest_of(one) == digest_of([row._replace(values=dict(row.values)) for row in one])
+        assert (digest_of(one) == digest_of(other)) == (repr(one) == repr(other))
+
+
+def test_the_fingerprint_of_the_input_is_the_same_in_each_process_and_version() -> None:
+    rows = [{"email": "a@x", "name": "A"}, {"email": "b@x", "name": "B"}, {"email": "c@x", "name": 5}]
+    hashed = b"optionscolumns ('email', 'name')2 rows: a@x\x1fA\x1fb@x\x1fB\x1f(None, 'c@x', 5)"
+    assert digest_of([Row(n, row) for n, row in enumerate(rows, 1)]) == hashlib.sha256(hashed).hexdigest()[:32]
+
+
+def test_texts_are_hashed_when_there_are_enough_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_HASHED_AT_ONCE", 3)
+    rows = [Row(n, {"a": text}) for n, text in enumerate(["ab", "cd", "ef"], 1)]
+    hashed = b"optionscolumns ('a',)2 rows: ab\x1fcd\x1f1 rows: ef\x1f"
+    assert digest_of(rows) == hashlib.sha256(hashed).hexdigest()[:32]
+
+
+def test_a_view_of_memory_counts_as_its_bytes() -> None:
+    row = InputDigest(b"").add(Row(1, {"picture": memoryview(b"p")}))
+    assert row == Row(1, {"picture": b"p"})
+
+
 def test_problems_are_counted_by_kind_and_shown_in_order() -> None:
     found = check(Rows([{"email": "nobody"}] * 3 + [{"email": "a@x"}]), PlainMapper(), ContactOptions())
     assert found.problem_lines() == ["3 rows: email: no email address; correct it"]
     assert (found.rows, found.counts[RowStatus.SEND], found.counts[RowStatus.INVALID]) == (4, 1, 3)
 
 
-def test_the_commonest_problems_are_shown_and_how_many_more_kinds_there_are() -> None:
+def test_most_common_problems_are_shown_with_the_number_of_other_kinds() -> None:
     class Picky(PlainMapper):
         def __call__(self, row: Row) -> Contact:
             raise InvalidRow(Problem(f"field {row.values['n']}", "n", "odd", f"see line {row.number}"))
@@ -138,7 +193,7 @@ def test_the_commonest_problems_are_shown_and_how_many_more_kinds_there_are() ->
     assert lines[-1] == "... and 3 more kinds of problems"
 
 
-def test_the_mapping_sees_the_columns_before_the_first_row() -> None:
+def test_mapping_sees_the_columns_before_the_first_row() -> None:
     class Strict(PlainMapper):
         def check_columns(self, columns: tuple[str, ...]) -> None:
             raise SourceError(f"no column of {columns} will do")
@@ -149,7 +204,7 @@ def test_the_mapping_sees_the_columns_before_the_first_row() -> None:
     assert source.read == 0
 
 
-def test_a_source_that_breaks_off_leaves_nothing_open() -> None:
+def test_source_that_fails_leaves_nothing_open() -> None:
     class Broken(Rows):
         def rows(self) -> Iterator[Row]:
             yield Row(1, {"email": "a@x"})
@@ -159,28 +214,28 @@ def test_a_source_that_breaks_off_leaves_nothing_open() -> None:
         check(Broken([]), PlainMapper(), ContactOptions())
 
 
-def test_the_table_gives_back_any_value() -> None:
+def test_table_returns_any_value_unchanged() -> None:
     from datetime import date
     from decimal import Decimal
 
     table, values = StagedRows(), {"d": date(2026, 1, 1), "n": Decimal("1.50"), "b": b"\x00", "x": None}
-    table.add(Row(1, values, "odd"), RowStatus.SEND, Contact("a@x"))
+    table.add(Row(1, values, "odd"), RowStatus.SEND, Contact("a@x", {}))
     (item,) = table.rows()
     assert item.row == Row(1, values, "odd")
 
 
-def test_a_sample_is_the_same_for_the_same_rows() -> None:
+def test_sample_is_the_same_for_the_same_rows() -> None:
     table = StagedRows()
     for n in range(1, 1001):
-        table.add(Row(n, {}), RowStatus.SEND if n % 2 else RowStatus.SAME, Contact(f"{n}@x"))
+        table.add(Row(n, {}), RowStatus.SEND if n % 2 else RowStatus.SAME, Contact(f"{n}@x", {}))
     picked = [item.row.number for item in table.mixed(seed=1000)][:20]
     assert picked == [item.row.number for item in table.mixed(seed=1000)][:20]
     assert len(set(picked)) == 20
     assert all(n % 2 for n in picked)
-    assert max(picked) - min(picked) > 300  # from all over the source
+    assert max(picked) - min(picked) > 300  # from the whole source
 
 
-# -- looking at the CRM -------------------------------------------------------------------------------------
+# -- sampling the CRM ---------------------------------------------------------------------------------------
 
 
 def sampler_of(
@@ -198,7 +253,7 @@ def sampler_of(
     return RemoteContacts(setup)
 
 
-def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
+def test_sampled_contacts_are_cached() -> None:
     crm = FakeCrm()
     crm.add("a@x", {"name": "A", "other": 1})
     crm.add("b@x", {"name": "old"})
@@ -214,7 +269,7 @@ def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
 
 
 @pytest.mark.parametrize(("path", "is_kept"), [("/contacts/{email}", True), ("/segments", False)])
-def test_a_look_that_only_a_status_answers_is_no_knowledge(path: str, is_kept: bool) -> None:
+def test_sampled_contact_is_unknown_after_a_bare_404(path: str, is_kept: bool) -> None:
     crm = FakeCrm(trouble=lambda call, email: e.CrmNotFoundError("odd", type="HTTP_404", status=404, path=path))
     found = sampler_of(crm, [{"email": "a@x"}])
     if is_kept:
@@ -225,14 +280,14 @@ def test_a_look_that_only_a_status_answers_is_no_knowledge(path: str, is_kept: b
             found.sample(1)
 
 
-def test_rows_that_are_done_are_not_looked_at() -> None:
+def test_done_rows_are_not_sampled() -> None:
     crm = FakeCrm()
     found = sampler_of(crm, [{"email": f"{c}@x"} for c in "abc"], done=DoneRows(1, [3]))
     assert found.rows == 1
     assert found.sample(10).rows == 1
 
 
-def test_looking_can_be_interrupted() -> None:
+def test_sampling_can_be_interrupted() -> None:
     crm, cancel_token = FakeCrm(), CancelToken()
     crm.add("a@x")
     cancel_token.set()
@@ -245,17 +300,17 @@ def test_looking_can_be_interrupted() -> None:
         check(Rows([{"email": "a@x"}]), PlainMapper(), ContactOptions(), cancel_token=cancel_token)
 
 
-# -- the books ----------------------------------------------------------------------------------------------
+# -- the counts ---------------------------------------------------------------------------------------------
 
 
-def test_a_row_is_entered_once() -> None:
+def test_row_is_counted_once() -> None:
     row_counts = RowCounts()
     row_counts.enter(1, Outcome.CREATED)
     with pytest.raises(ValueError, match="row 1 ended twice"):
         row_counts.enter(1, Outcome.UPDATED)
 
 
-def test_a_checkpoint_has_all_that_the_books_have() -> None:
+def test_checkpoint_holds_all_counts() -> None:
     row_counts = RowCounts()
     assert row_counts.checkpoint(epoch=1, fingerprint="f", calls=0, seconds=0.0) == Checkpoint(
         epoch=1, fingerprint="f", counts={"refused": 0}
@@ -271,7 +326,7 @@ def test_a_checkpoint_has_all_that_the_books_have() -> None:
     )  # fmt: skip
 
 
-def test_the_next_try_counts_on() -> None:
+def test_next_try_continues_the_counts() -> None:
     before = Checkpoint(
         epoch=1, fingerprint="f", done_upto=2, counts={"created": 2}, errors={"X": 1}, calls=4, seconds=1.5
     )
@@ -284,7 +339,7 @@ def test_the_next_try_counts_on() -> None:
     )  # fmt: skip
 
 
-def test_a_checkpoint_is_a_copy_of_the_books() -> None:
+def test_checkpoint_is_a_copy_of_the_counts() -> None:
     row_counts = RowCounts()
     row_counts.enter(1, Outcome.CREATED, sent=True)
     row_counts.enter(3, Outcome.REJECTED, error="INVALID_INPUT", sent=True)
@@ -298,15 +353,15 @@ def test_a_checkpoint_is_a_copy_of_the_books() -> None:
     assert saved.done_upto == 1
 
 
-def test_when_a_checkpoint_is_saved() -> None:
+def test_checkpoint_is_saved_after_enough_rows_or_seconds() -> None:
     clock, row_counts, saves = FakeClock(), RowCounts(), []
     saver = CheckpointTimer(lambda: saves.append(clock.now), every=lambda: EVERY, clock=clock)
     saver.tick(row_counts)
-    assert not saves  # nothing new
+    assert not saves  # no change
     for n in range(1, 101):
         row_counts.enter(n, Outcome.UNCHANGED)
         saver.tick(row_counts)
-    assert not saves  # rows without a call are read again in no time
+    assert not saves  # rows without a call are cheap to read again
     clock.now += EVERY
     saver.tick(row_counts)
     assert len(saves) == 1
@@ -317,7 +372,7 @@ def test_when_a_checkpoint_is_saved() -> None:
     assert len(saves) == 2
 
 
-def test_if_nothing_may_be_forgotten_each_sent_row_is_saved() -> None:
+def test_every_sent_row_is_saved_at_once_if_none_may_be_lost() -> None:
     clock, row_counts, saves = FakeClock(), RowCounts(), []
     saver = CheckpointTimer(lambda: saves.append(1), every=lambda: REMOTE_EVERY, clock=clock, at_once=True)
     row_counts.enter(1, Outcome.UNCHANGED)
@@ -330,25 +385,25 @@ def test_if_nothing_may_be_forgotten_each_sent_row_is_saved() -> None:
         assert len(saves) == n - 1
 
 
-def test_of_a_try_before_everything_is_known_that_its_checkpoint_says() -> None:
+def test_counts_continue_from_the_checkpoint_of_an_earlier_try() -> None:
     before = Checkpoint(epoch=1, fingerprint="f", done_upto=3, counts={"created": 2, "rejected": 1, "refused": 1})
     row_counts = RowCounts(before)
     assert (row_counts.rows, row_counts.refused, row_counts.resumed_at, row_counts.is_whole) == (3, 1, 3, True)
     row_counts.done.add(4)
-    assert not row_counts.is_whole, "an exception struck in the middle of an entry"
+    assert not row_counts.is_whole, "an exception was raised in the middle of an update"
     assert RowCounts().checkpoint(epoch=1, fingerprint="f", calls=0, seconds=0.0).counts == {"refused": 0}
 
 
 @pytest.mark.parametrize("outcome", Outcome)
 @pytest.mark.parametrize("sent", [True, False])
-def test_a_call_that_ended_a_row_without_success_is_counted(outcome: Outcome, sent: bool) -> None:
+def test_call_that_ended_a_row_without_success_is_counted(outcome: Outcome, sent: bool) -> None:
     row_counts = RowCounts()
     row_counts.enter(1, outcome, sent=sent)
     assert row_counts.refused == (sent and outcome in (Outcome.REJECTED, Outcome.SKIPPED))
     assert (row_counts.unsaved, row_counts.unsaved_sent, row_counts.errors) == (1, int(sent), {})
 
 
-def test_where_rejects_must_reach_a_store_first_checkpoints_are_seldom() -> None:
+def test_checkpoints_are_rare_if_rejects_must_reach_a_store_first() -> None:
     clock, row_counts, saves = FakeClock(), RowCounts(), []
     saver = CheckpointTimer(lambda: saves.append(clock.now), every=lambda: REMOTE_EVERY, clock=clock)
     for n in range(1, 3 * SENT_ROWS):
@@ -362,7 +417,7 @@ def test_where_rejects_must_reach_a_store_first_checkpoints_are_seldom() -> None
     assert (row_counts.unsaved, row_counts.unsaved_sent) == (0, 0)
 
 
-# -- what people read ---------------------------------------------------------------------------------------
+# -- texts for people ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -373,7 +428,7 @@ def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_line_of_progress() -> None:
+def test_progress_line() -> None:
     at = Position(done=50, rows=200, counts={Outcome.CREATED: 40, Outcome.REJECTED: 10}, calls=60, calls_left=900)
     assert line(at, 4.5, 5.0) == (
         "50 of 200 rows (25.0%): 40 created, 0 updated, 0 unchanged, 0 skipped, 10 rejected, 0 suppressed; "
@@ -384,7 +439,7 @@ def test_a_line_of_progress() -> None:
     assert line(replace(at, done=0, rows=0, counts={}), 0.0, 5.0).startswith("0 of 0 rows (100%): 0 created, ")
 
 
-def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged_at_a_steady_interval(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock, calls = FakeClock(), [0]
     progress = ProgressLog(5.0, clock)
@@ -395,7 +450,7 @@ def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture)
     assert [record.message.count("5.00 calls/s") for record in caplog.records] == [1, 1]
 
 
-def test_how_far_the_reading_is_said_at_the_same_interval(caplog: pytest.LogCaptureFixture) -> None:
+def test_reading_progress_is_logged_at_the_same_interval(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = FakeClock()
     progress = ProgressLog(5.0, clock)
@@ -406,6 +461,6 @@ def test_how_far_the_reading_is_said_at_the_same_interval(caplog: pytest.LogCapt
     assert caplog.messages == [f"Read {n} contacts of the CRM; {rate:.2f} calls/s." for n in (1500, 3000)]
 
 
-def test_the_summary_reads_well() -> None:
+def test_summary_text() -> None:
     summary = Summary(rows=3, counts={Outcome.CREATED: 2}, calls=4, calls_saved=1, seconds=100, left=1, budget_used=0.5)
     assert summary.line() == ("3 rows: 2 created, 1 left; 4 calls in 2 min (50% of the budget), 1 saved by the plan")

@@ -1,4 +1,4 @@
-"""On a machine with several users: what a load writes is for its user alone, and what others plant is refused."""
+"""On a shared machine: a load's files are private, and files planted by others are refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Write = Callable[[Path], object]
 
 @pytest.fixture
 def no_umask() -> Iterator[None]:
-    """As under a service manager that does not set one."""
+    """As under a service manager that sets no umask."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -65,7 +65,7 @@ def rejects(path: Path) -> None:
 
 
 def state(path: Path) -> None:
-    """Left open: its journal and its lock are beside it."""
+    """A file left open, with its journal and its lock beside it."""
     prints = Fingerprints(path, b"secret")
     prints.remember(Contact(email="ada@example.com", attributes={}))
     prints.sync()
@@ -91,7 +91,7 @@ WRITERS: dict[str, Write] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_files_are_private_whatever_the_umask(name: str, tmp_path: Path, no_umask: None) -> None:
+def test_files_are_private_with_any_umask(name: str, tmp_path: Path, no_umask: None) -> None:
     WRITERS[name](tmp_path / "new" / "folder" / "x.jsonl")
     made = [*(tmp_path / "new").rglob("*")]
     assert len(made) >= 2
@@ -100,7 +100,7 @@ def test_files_are_private_whatever_the_umask(name: str, tmp_path: Path, no_umas
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
-def test_the_tables_of_a_load_have_no_name_and_are_private(no_umask: None) -> None:
+def test_tables_of_a_load_have_no_name_and_are_private(no_umask: None) -> None:
     before = set(open_files())
     table = StagedRows()
     for number in range(1, 3001):  # more than SQLite keeps in memory
@@ -118,11 +118,11 @@ def open_files() -> Iterator[tuple[str, int]]:
             about = link.stat()
             if stat.S_ISREG(about.st_mode):
                 yield str(link.readlink()), stat.S_IMODE(about.st_mode)
-        except OSError:  # the one that lists them
+        except OSError:  # the descriptor that lists them
             continue
 
 
-# -- what others may have put there ------------------------------------------------------------------------------
+# -- files planted by others -------------------------------------------------------------------------------------
 
 OPENERS: dict[str, Write] = {
     "a file that grows": private_file,
@@ -137,7 +137,7 @@ MODES = {"sticky, as /tmp": 0o1777, "open to all": 0o777, "writable for others":
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", [*OPENERS, *WRITERS])
-def test_a_folder_that_others_can_write_to_is_refused(name: str, mode: str, shared: Path) -> None:
+def test_folder_that_others_can_write_to_is_refused(name: str, mode: str, shared: Path) -> None:
     shared.chmod(MODES[mode])
     (shared / "x").write_text("{}")
     before = sorted(shared.iterdir())
@@ -148,7 +148,7 @@ def test_a_folder_that_others_can_write_to_is_refused(name: str, mode: str, shar
     assert (shared / "x").read_text() == "{}"
 
 
-def test_a_folder_below_such_a_folder_can_be_moved_by_others(shared: Path) -> None:
+def test_private_folder_below_a_writable_folder_is_refused(shared: Path) -> None:
     mine = shared / "mine"
     mine.mkdir(mode=0o700)
     private_file(mine / "x").close()  # below a sticky folder nobody else can move it
@@ -171,20 +171,20 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fi
 
 @needs_root
 @pytest.mark.parametrize("name", OPENERS)
-def test_a_folder_of_another_user_is_refused(name: str, shared: Path) -> None:
+def test_folder_of_another_user_is_refused(name: str, shared: Path) -> None:
     shared.chmod(0o755)
     (shared / "x").write_text("{}")
     os.chown(shared, 12345, 12345)
     with pytest.raises(OSError, match="its folder belongs to another user"):
         OPENERS[name](shared / "x")
     os.chown(shared, 12345, os.getegid())
-    shared.chmod(0o775)  # shared with a group of ours
+    shared.chmod(0o775)  # shared with one of our groups
     OPENERS[name](shared / "x")
 
 
 @needs_root
 @pytest.mark.parametrize("name", OPENERS)
-def test_a_link_of_another_user_is_refused(name: str, tmp_path: Path) -> None:
+def test_link_of_another_user_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir(mode=0o700)
     (tmp_path / "mine" / "x").write_text("{}")
     (tmp_path / "link").symlink_to(tmp_path / "mine")
@@ -210,7 +210,7 @@ def group(tmp_path: Path) -> Path:
         pytest.param(Path.hardlink_to, NOT_OURS, id="second name"),
     ],
 )
-def test_what_leads_to_another_file_is_refused_in_a_folder_of_a_group(
+def test_link_to_another_file_is_refused_in_a_group_folder(
     name: str, plant: Callable[[Path, Path], None], reason: str, group: Path
 ) -> None:
     victim, path = group.parent / "victim", group / "x"
@@ -223,7 +223,7 @@ def test_what_leads_to_another_file_is_refused_in_a_folder_of_a_group(
 
 
 @needs_root
-def test_a_file_of_someone_outside_the_group_is_refused(group: Path) -> None:
+def test_file_of_a_user_outside_the_group_is_refused(group: Path) -> None:
     path = group / "x"
     path.write_text("{}")
     os.chown(path, 12345, 12345)
@@ -237,7 +237,7 @@ def test_a_file_of_someone_outside_the_group_is_refused(group: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OPENERS)
-def test_a_link_in_an_own_folder_is_the_users_business(name: str, tmp_path: Path) -> None:
+def test_link_in_an_own_folder_is_allowed(name: str, tmp_path: Path) -> None:
     (tmp_path / "x").symlink_to(tmp_path / "elsewhere")
     FileCheckpoints(tmp_path / "elsewhere").save(Checkpoint(epoch=0, fingerprint="x"))
     OPENERS[name](tmp_path / "x")
@@ -254,7 +254,7 @@ def device(path: Path) -> None:
 
 @pytest.mark.parametrize("name", OPENERS)
 @pytest.mark.parametrize("make", [pipe, device])
-def test_a_pipe_or_a_device_holds_nobody(name: str, make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_pipe_or_device_does_not_block(name: str, make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "x")
     with pytest.raises((PermissionError, CannotWrite), match=r"not an ordinary file|every user of the machine"):
         OPENERS[name](tmp_path / "x")
@@ -263,13 +263,13 @@ def test_a_pipe_or_a_device_holds_nobody(name: str, make: Callable[[Path], None]
 
 @pytest.mark.parametrize("make", [pipe, device])
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_a_pipe_in_place_of_a_source_holds_nobody(make: Callable[[Path], None], suffix: str, tmp_path: Path) -> None:
+def test_pipe_as_a_source_does_not_block(make: Callable[[Path], None], suffix: str, tmp_path: Path) -> None:
     make(tmp_path / f"leads.{suffix}")
     with pytest.raises(SourceError, match="is not an ordinary file but a pipe or a device; write a file first"):
         list(open_source(tmp_path / f"leads.{suffix}").rows())
 
 
-def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "LONGEST_LINE", 1000)
     monkeypatch.setattr(checkpoint, "LARGEST", 1000)
     path = tmp_path / "x.jsonl"
@@ -281,13 +281,13 @@ def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: py
     assert FileCheckpoints(path).load() is None
 
 
-def test_a_file_that_is_not_there_yet_can_be_written(group: Path) -> None:
+def test_missing_file_can_be_written(group: Path) -> None:
     assert unwritable(group / "x") is None
     private_file(group / "x").close()
     assert stat.S_IMODE((group / "x").stat().st_mode) == 0o600
 
 
-def test_what_others_put_beside_an_extract_is_left_to_them(group: Path) -> None:
+def test_foreign_files_beside_an_extract_are_kept(group: Path) -> None:
     name = f"x.part-{Owner(work='x').mark}-0"
     (group / name).symlink_to(group.parent / "victim")
     (group.parent / "victim").write_text('{"version": 1}\n')
@@ -297,7 +297,7 @@ def test_what_others_put_beside_an_extract_is_left_to_them(group: Path) -> None:
         list(PartialPages(group / "x", Owner(work="x")).pages())
 
 
-def test_what_others_have_put_there_is_named(group: Path) -> None:
+def test_error_names_the_planted_file(group: Path) -> None:
     (group / "x").symlink_to(group.parent / "victim")
     with pytest.raises(CannotRead, match=f"{group / 'x'} cannot be read: it is a symbolic link") as put_there:
         FileCheckpoints(group / "x").load()
@@ -305,7 +305,7 @@ def test_what_others_have_put_there_is_named(group: Path) -> None:
     assert (str(again), again.what) == (str(put_there.value), str(group / "x"))
 
 
-def test_a_page_that_cannot_be_read_is_not_reported_as_a_file_that_cannot_be_written(group: Path) -> None:
+def test_unreadable_page_is_not_reported_as_an_unwritable_file(group: Path) -> None:
     target = group / "contacts.csv"
     client = FakeClient(records(0, 12))
     made = Extractor(client, "contacts", target)  # type: ignore[arg-type]
@@ -318,8 +318,8 @@ def test_a_page_that_cannot_be_read_is_not_reported_as_a_file_that_cannot_be_wri
     assert not target.exists()
 
 
-def test_what_is_written_whole_takes_the_place_of_a_link(group: Path) -> None:
-    """The new file is made under a name that nobody can guess, and renamed."""
+def test_file_written_whole_replaces_a_link(group: Path) -> None:
+    """The new file is created under an unpredictable name and then renamed."""
     victim, path = group.parent / "victim", group / "x"
     victim.write_bytes(b"precious")
     path.symlink_to(victim)

@@ -1,4 +1,4 @@
-"""What hardly ever happens to a load, and what is said of it then."""
+"""Rare ends of a load, and what is reported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .fake_crm import FakeCrm, PlainMapper, Rows
 from .test_job import Setting, people
 
 
-def test_a_load_that_was_ended_says_how_far_it_got() -> None:
+def test_terminated_load_reports_its_progress() -> None:
     summary = Summary(rows=3, left=1)
     error = e.CrmForbiddenError("no", status=403)
     stopped = LoadStopped(error, Decision(Action.FAIL, DecidedBy.DEFAULT, "CrmAccessError"), summary)
@@ -43,7 +43,7 @@ def test_a_load_that_was_ended_says_how_far_it_got() -> None:
     assert str(LoadInterrupted(summary)) == f"The load was interrupted; {summary.line()}"
 
 
-def test_a_record_without_an_email_is_no_contact_that_is_known() -> None:
+def test_record_without_an_email_is_no_known_contact() -> None:
     crm = FakeCrm()
     crm.add("a@x")
     crm.contacts["odd"] = {"id": "odd", "email": None}
@@ -64,7 +64,7 @@ def test_a_record_without_an_email_is_no_contact_that_is_known() -> None:
 
 
 @pytest.mark.parametrize("how", ["done", "invalid rows", "too long", "no state file"])
-def test_a_load_leaves_no_table_open_however_it_ends(tmp_path: Path, how: str, databases: list[TempDatabase]) -> None:
+def test_load_leaves_no_table_open_however_it_ends(tmp_path: Path, how: str, databases: list[TempDatabase]) -> None:
     it = Setting(tmp_path, [*people(3), {"email": "nobody"}], on_invalid="stop" if how == "invalid rows" else "reject")
     it.state = tmp_path / "state"
     if how == "no state file":
@@ -80,7 +80,7 @@ def test_a_load_leaves_no_table_open_however_it_ends(tmp_path: Path, how: str, d
             database.execute("SELECT 1")
 
 
-def test_a_load_that_is_interrupted_while_it_reads_has_written_nothing(tmp_path: Path) -> None:
+def test_load_interrupted_while_reading_has_written_nothing(tmp_path: Path) -> None:
     it = Setting(tmp_path, people(30), plan="compare")
     it.crm.add("p1@x.org")
 
@@ -93,18 +93,18 @@ def test_a_load_that_is_interrupted_while_it_reads_has_written_nothing(tmp_path:
     assert set(it.crm.counts()) == {"page"}
 
 
-def test_books_that_do_not_add_up_are_a_bug_and_no_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_wrong_counts_are_a_bug_and_no_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Dispatcher, "run", lambda self: None)
     with pytest.raises(RuntimeError, match="the counts do not add up"):
         Setting(tmp_path, people(3)).run()
 
 
-def test_a_file_in_another_files_writing_is_named_itself() -> None:
+def test_error_names_the_inner_file_of_nested_writes() -> None:
     with pytest.raises(CannotWrite, match="inner"), writing(Path("outer")), writing(Path("inner")):
         raise OSError(28, "No space left on device")
 
 
-def test_what_cannot_be_written_is_reported_before_the_load(tmp_path: Path) -> None:
+def test_unwritable_path_is_reported_before_the_load(tmp_path: Path) -> None:
     assert unwritable(tmp_path) == "it is a folder"
     assert unwritable(UPath("memory://bucket/rejects.jsonl")) is None
     assert unwritable(tmp_path / "new" / "rejects.jsonl") is None
@@ -117,11 +117,11 @@ def test_what_cannot_be_written_is_reported_before_the_load(tmp_path: Path) -> N
     [
         ("s3", None, None),
         ("s3", FileNotFoundError(), "there is no bucket 'crm'"),
-        ("s3", PermissionError(), None),  # to ask, not to write
-        ("webdav", FileNotFoundError(), None),  # it creates what is missing
+        ("s3", PermissionError(), None),  # to probe, not to write
+        ("webdav", FileNotFoundError(), None),  # it creates missing folders
     ],
 )
-def test_a_missing_bucket(protocol: str, found: Exception | None, problem: str | None) -> None:
+def test_missing_bucket_is_reported(protocol: str, found: Exception | None, problem: str | None) -> None:
     class Store:
         def info(self, name: str) -> None:
             assert name == "crm"
@@ -132,13 +132,13 @@ def test_a_missing_bucket(protocol: str, found: Exception | None, problem: str |
     assert unwritable(path) == problem  # type: ignore[arg-type]
 
 
-def test_lines_of_a_file_that_comes_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_a_file_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "_BLOCK", 3)
     for text in (b"", b"\n", b"ab\ncdefghi\n\nj\rk\n", b"abc\nde"):
         assert list(paths.each_line(io.BytesIO(text), "s.txt")) == io.BytesIO(text).readlines()
 
 
-def test_a_lock_is_taken_once_and_a_file_that_cannot_be_locked_is_closed(
+def test_lock_is_taken_once_and_a_file_that_cannot_be_locked_is_closed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     opened: list[int] = []

@@ -1,4 +1,4 @@
-"""Samples of rejected rows: row, place and problem; never a value."""
+"""Samples of rejected rows: row, location, and problem, but never a value."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ PLACE = "in.csv, line 8 (row 7)"
         ({}, "other@example.com is blocked", None, (7, "[email] is blocked")),
     ],
 )
-def test_a_sample(values: Any, message: str, original: int | None, expected: tuple[int, str]) -> None:
+def test_sample_of_rejected_rows(values: Any, message: str, original: int | None, expected: tuple[int, str]) -> None:
     reject = Reject(7, values, "INVALID_INPUT", message, original=original)
     (sample,) = samples_of([reject], {7: PLACE}.__getitem__)
     assert sample == {"row": expected[0], "place": PLACE, "type": "INVALID_INPUT", "message": expected[1]}
 
 
-def test_a_source_without_places() -> None:
+def test_source_without_locations() -> None:
     (sample,) = samples_of([Reject(7, {}, "INVALID_INPUT", "A: b")], lambda number: "")
     assert (sample["place"], sample["message"]) == ("", "A: b")
 
@@ -48,7 +48,7 @@ def rejects(numbers: range) -> list[Reject]:
     return [Reject(number, {"email": "none"}, "INVALID_INPUT", "No.") for number in numbers]
 
 
-def test_a_resumed_load_has_the_samples_of_all_tries(tmp_path: Path) -> None:
+def test_resumed_load_has_the_samples_of_all_tries(tmp_path: Path) -> None:
     path = tmp_path / "rejects.jsonl"
     first = RejectsFile(path)
     first.start()
@@ -64,7 +64,7 @@ def test_a_resumed_load_has_the_samples_of_all_tries(tmp_path: Path) -> None:
     assert second.samples == []
 
 
-def test_a_load_without_a_rejects_file_has_those_of_its_try() -> None:
+def test_load_without_a_rejects_file_has_the_samples_of_its_try() -> None:
     handler = RowResultHandler(
         counts=RowCounts(),
         options=ContactOptions(),

@@ -1,4 +1,4 @@
-"""Several rejects files as one source: each row keeps its number, place and reason."""
+"""Several rejects files as one source: each row keeps its number, location, and reason."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def written(path: Path, *numbers: int, retryable: bool = True) -> Path:
     return path
 
 
-def test_rows_of_all_files_come_in_order_and_know_where_they_are_from(tmp_path: Path) -> None:
+def test_rows_of_all_files_come_in_order_with_their_locations(tmp_path: Path) -> None:
     paths = [written(tmp_path / "r.0.jsonl", 3, 5), written(tmp_path / "r.1.jsonl", 3)]
     source = read_rejects_of([paths[0], tmp_path / "none.jsonl", paths[1]])
     assert isinstance(source, RejectedFiles)
-    for _ in range(2):  # also when they are read again
+    for _ in range(2):  # also on a second read
         rows = list(source.rows())
         assert [(row.number, row.values["email"]) for row in rows] == [
             (1, "p3@x.org"), (2, "p5@x.org"), (3, "p3@x.org"),
@@ -36,7 +36,7 @@ def test_rows_of_all_files_come_in_order_and_know_where_they_are_from(tmp_path: 
     assert (source.name, source.header, source.left_out) == ("2 rejects files", None, 0)
 
 
-def test_a_file_without_rows_to_send_shifts_no_number(tmp_path: Path) -> None:
+def test_file_without_rows_to_send_shifts_no_number(tmp_path: Path) -> None:
     paths = [
         written(tmp_path / "a.csv", 1),
         written(tmp_path / "b.csv", 2, 3, retryable=False),
@@ -49,17 +49,17 @@ def test_a_file_without_rows_to_send_shifts_no_number(tmp_path: Path) -> None:
     assert source.header == ("email",)
 
 
-def test_one_file_is_read_as_before(tmp_path: Path) -> None:
+def test_single_file_is_read_as_before(tmp_path: Path) -> None:
     assert isinstance(read_rejects_of([written(tmp_path / "r.jsonl", 1)]), RejectedRows)
 
 
 @pytest.mark.parametrize("names", [[], ["a.jsonl"], ["a.jsonl", "b.jsonl"]])
-def test_without_a_file_there_is_nothing_to_send(tmp_path: Path, names: list[str]) -> None:
+def test_nothing_to_send_without_a_file(tmp_path: Path, names: list[str]) -> None:
     with pytest.raises(NoRejects):
         read_rejects_of([tmp_path / name for name in names])
 
 
-def test_a_pattern_finds_the_files_of_a_mapped_load_each_once(tmp_path: Path) -> None:
+def test_pattern_finds_each_file_of_a_mapped_load_once(tmp_path: Path) -> None:
     names = ("r.0.jsonl", "r.1.jsonl", "r.10.jsonl", "r.1.jsonl.report.md", "other.jsonl")
     for name in names:
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""Rows that were rejected for their form: rejected again until someone has corrected them; each names its place."""
+"""Malformed rejected rows are rejected again until someone corrects them, each with its location."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAPPINGS = [None, {"email": "email", "city": "city", "name": "name"}]
 
 
 def load(source: Any, rejects: Path, mapping: Any = None) -> list[tuple[str, dict[str, Any]]]:
-    """What a load does with rows that it never sends: it writes them to the rejects file.
+    """Write rows that a load never sends to the rejects file, as the load does.
 
     :return: the contacts that it would send
     """
@@ -57,7 +57,7 @@ CAIO = ("c@ex.co", {"name": "Caio", "city": "SP"})
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 @pytest.mark.parametrize("mapping", MAPPINGS)
-def test_uncorrected_rows_are_rejected_again_and_again(suffix: str, mapping: Any, tmp_path: Path) -> None:
+def test_uncorrected_rows_are_rejected_every_time(suffix: str, mapping: Any, tmp_path: Path) -> None:
     path = DATA / "ragged.csv"
     first = tmp_path / f"first.{suffix}"
     assert load(open_source(path), first, mapping) == [CAIO]
@@ -79,7 +79,7 @@ def test_uncorrected_rows_are_rejected_again_and_again(suffix: str, mapping: Any
 
 
 @pytest.mark.parametrize("mapping", MAPPINGS)
-def test_corrected_rows_of_json_lines_are_taken(mapping: Any, tmp_path: Path) -> None:
+def test_corrected_json_rows_are_loaded(mapping: Any, tmp_path: Path) -> None:
     first = tmp_path / "first.jsonl"
     load(open_source(DATA / "ragged.csv"), first, mapping)
     a, b = [json.loads(line) for line in first.read_text().splitlines()]
@@ -92,13 +92,13 @@ def test_corrected_rows_of_json_lines_are_taken(mapping: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("mapping", MAPPINGS)
-def test_corrected_rows_of_csv_are_taken(mapping: Any, tmp_path: Path) -> None:
+def test_corrected_csv_rows_are_loaded(mapping: Any, tmp_path: Path) -> None:
     first = tmp_path / "first.csv"
     load(open_source(DATA / "ragged.csv"), first, mapping)
     header, a, b = csv.reader(io.StringIO(first.read_text(), newline=""))
     column = {name: position for position, name in enumerate(header)}
     a[column["name"]], a[column["city"]], a[column["_cells"]] = "Silva, Ana", "BH", ""
-    b[column["city"]] = "RJ"  # in a spreadsheet; what _cells says stays
+    b[column["city"]] = "RJ"  # in a spreadsheet; the content of _cells stays
     with first.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, a, b])
     assert load(read_rejects(first), tmp_path / "second.jsonl", mapping) == [
@@ -106,7 +106,7 @@ def test_corrected_rows_of_csv_are_taken(mapping: Any, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_extra_fields_that_are_left_are_no_correction(tmp_path: Path) -> None:
+def test_remaining_extra_fields_are_not_a_correction(tmp_path: Path) -> None:
     first = tmp_path / "first.jsonl"
     load(open_source(DATA / "ragged.csv"), first)
     a = json.loads(first.read_text().splitlines()[0])
@@ -116,7 +116,7 @@ def test_extra_fields_that_are_left_are_no_correction(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
-def test_other_rows_that_could_not_be_read(suffix: str, tmp_path: Path) -> None:
+def test_other_unreadable_rows(suffix: str, tmp_path: Path) -> None:
     lines = tmp_path / "in.jsonl"
     lines.write_text('{"email": "a@ex.co", "n": 1.50}\n{"email": "b@ex.co"\n[1e30, 0.10]\n', encoding="utf-8")
     for source, sent in (
@@ -130,7 +130,7 @@ def test_other_rows_that_could_not_be_read(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
-def test_a_reject_names_file_line_and_row(suffix: str, tmp_path: Path) -> None:
+def test_reject_names_file_line_and_row(suffix: str, tmp_path: Path) -> None:
     for name, text in (("1.csv", "email,age\na@ex.co,1\n"), ("2.csv", "email,age\nb@ex.co,2\n\nc@ex.co,secret\n")):
         (tmp_path / name).write_text(text, encoding="utf-8")
     mapping = {"email": "email", "age": {"column": "age", "type": "integer"}}

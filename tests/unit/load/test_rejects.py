@@ -1,4 +1,4 @@
-"""The rejects file: every rejected row once, as given, whatever happens; and read again as a source."""
+"""The rejects file: each rejected row once, unchanged, after any failure; and its use as a source."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def folder(path: Any) -> list[str]:
     return sorted(p.name for p in path.parent.iterdir()) if path.parent.exists() else []
 
 
-# -- what is written ------------------------------------------------------------------------------------------
+# -- contents -------------------------------------------------------------------------------------------------
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_no_cell_is_a_formula(start: str, tmp_path: Path) -> None:
     assert values_of(path) == [{column: f"{start}1+1"}]
 
 
-def test_values_that_json_has_no_form_for(path: Any) -> None:
+def test_values_without_a_json_form(path: Any) -> None:
     when = datetime.datetime(2025, 1, 2, 3, 4, 5, 6, tzinfo=datetime.timezone.utc)
     uid = uuid.UUID(int=1)
     values = {
@@ -112,7 +112,7 @@ def test_values_that_json_has_no_form_for(path: Any) -> None:
     assert str(values_of(path)[0]["money"]) == "1.10"
 
 
-def test_a_row_nested_without_end_does_not_end_the_load(path: Any) -> None:
+def test_endlessly_nested_row_does_not_end_the_load(path: Any) -> None:
     deep: list[Any] = []
     for _ in range(5000):
         deep = [deep]
@@ -131,7 +131,9 @@ ROWS = st.lists(st.dictionaries(st.text(), st.text() | VALUES, max_size=4), min_
 @pytest.mark.parametrize("suffix", FORMATS)
 @given(rows=ROWS, text=st.text())
 @settings(suppress_health_check=[HealthCheck.too_slow])
-def test_round_trip(suffix: str, rows: list[dict[str, Any]], text: str, tmp_path_factory: Any) -> None:
+def test_rejects_survive_a_round_trip(
+    suffix: str, rows: list[dict[str, Any]], text: str, tmp_path_factory: Any
+) -> None:
     path = tmp_path_factory.mktemp("r") / f"r.{suffix}"
     written(path, *(Reject(n, values, text, text, text, text) for n, values in enumerate(rows, start=5)))
     source = read_rejects(path)
@@ -141,7 +143,7 @@ def test_round_trip(suffix: str, rows: list[dict[str, Any]], text: str, tmp_path
     assert [source.original(row.number) for row in found] == list(range(5, 5 + len(rows)))
 
 
-def test_columns_of_csv_are_those_of_the_source(tmp_path: Path) -> None:
+def test_csv_columns_are_those_of_the_source(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     rows = [{"b": "1"}, {"a": "2", "b": "3", "c": "4"}]
     written(path, *(reject(n, **row) for n, row in enumerate(rows, start=1)), columns=("a", "b"))
@@ -160,7 +162,7 @@ def test_no_file_without_rejects_and_a_stale_one_is_removed(path: Any) -> None:
     assert folder(path) == []
 
 
-def test_the_file_is_private(tmp_path: Path) -> None:
+def test_rejects_file_is_private(tmp_path: Path) -> None:
     path = tmp_path / "new" / "r.csv"
     written(path, reject(1))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -170,7 +172,7 @@ def test_the_file_is_private(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["id,email\n1,a@b.com\n", "{}", "x", '{"rows": 1}\n', b"\xff\xfe"])
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("way", ["start", "resume"])
-def test_another_file_is_never_overwritten(content: str | bytes, suffix: str, way: str, tmp_path: Path) -> None:
+def test_foreign_file_is_never_overwritten(content: str | bytes, suffix: str, way: str, tmp_path: Path) -> None:
     path = tmp_path / f"r.{suffix}"
     body = content if isinstance(content, bytes) else content.encode()
     path.write_bytes(body)
@@ -186,10 +188,10 @@ def test_another_file_is_never_overwritten(content: str | bytes, suffix: str, wa
     data=st.data(),
     suffix=st.sampled_from(FORMATS),
 )
-def test_killed_at_any_byte_and_resumed(
+def test_kill_at_any_byte_and_resume(
     rejected: list[int], saved: int, data: st.DataObject, suffix: str, tmp_path_factory: Any
 ) -> None:
-    """A checkpoint knows the first rows (synced before it was saved); a kill cuts the file anywhere after them."""
+    """A checkpoint covers the first rows, synced before it was saved. A kill truncates the file anywhere after them."""
     path = tmp_path_factory.mktemp("r") / f"r.{suffix}"
     known = set(rejected[:saved])
     first = RejectsFile(path)
@@ -221,7 +223,7 @@ def awkward(number: int) -> Reject:
     return reject(number, text=f'a "quoted"\n{{"row":,\r\n=ü{number}', empty=None)
 
 
-def test_a_store_keeps_what_was_synced(path: Any) -> None:
+def test_store_keeps_synced_rows(path: Any) -> None:
     first = RejectsFile(path)
     first.start()
     for number in (1, 2):
@@ -239,10 +241,10 @@ def test_a_store_keeps_what_was_synced(path: Any) -> None:
     assert folder(path) == [path.name]
 
 
-# -- read again -----------------------------------------------------------------------------------------------
+# -- reading rejects ------------------------------------------------------------------------------------------
 
 
-def test_only_what_may_succeed(path: Any) -> None:
+def test_retryable_only_reads_transient_errors(path: Any) -> None:
     written(path, *map(reject, range(1, 6)))
     source = read_rejects(path, retryable_only=True)
     assert [(row.number, row.values) for row in source.rows()] == [(1, {"email": "2@b.com"}), (2, {"email": "4@b.com"})]
@@ -266,7 +268,7 @@ def json_row(path: Any, n: int) -> int:
     return int(line.partition(",")[0]) if path.suffix == ".csv" else json.loads(line)["row"]
 
 
-def test_a_file_that_someone_has_edited(tmp_path: Path) -> None:
+def test_edited_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     written(path, reject(1, name="A", phone="+1"), reject(2, name="B", phone="+2"))
     edited = path.read_text().replace("'+2", "+22").replace("\n", "\r\n").rstrip()
@@ -278,7 +280,7 @@ def test_a_file_that_someone_has_edited(tmp_path: Path) -> None:
     assert values_of(path) == [{"email": "1@b.com"}, {"email": "2@b.com"}]
 
 
-def test_no_rejects(path: Any) -> None:
+def test_missing_rejects_file(path: Any) -> None:
     with pytest.raises(NoRejects, match=r"no rejects file r\."):
         read_rejects(path)
 
@@ -306,7 +308,7 @@ HEAD = "_row,email,_type,_message,_suggested_action,_request_id,_original_row,_c
         ("csv", [HEAD, f'1,"{SECRET}"x,T,M,A,,,,yes'], "row 2 .*no line of CSV"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(suffix: str, lines: list[str], said: str, tmp_path: Path) -> None:
+def test_error_names_the_line(suffix: str, lines: list[str], said: str, tmp_path: Path) -> None:
     path = tmp_path / f"r.{suffix}"
     path.write_text("\n".join(lines))
     with pytest.raises(SourceError, match=said) as caught:
@@ -314,7 +316,7 @@ def test_what_is_wrong_is_said_with_its_place(suffix: str, lines: list[str], sai
     assert SECRET not in str(caught.value)
 
 
-def test_not_utf_8(tmp_path: Path) -> None:
+def test_file_that_is_not_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_bytes(f"{HEAD}\n1,é,T,M,A,,,,yes\n".encode("latin-1"))
     with pytest.raises(SourceError, match="not UTF-8"):
@@ -322,14 +324,14 @@ def test_not_utf_8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "format_"), [("r.csv.gz", None), ("r.parquet", None), ("r.txt", "xml")])
-def test_formats_that_cannot_be(name: str, format_: Any, tmp_path: Path) -> None:
+def test_unsupported_formats(name: str, format_: Any, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="jsonl"):
         RejectsFile(tmp_path / name, format=format_)
     with pytest.raises(SourceError, match="jsonl"):
         read_rejects(tmp_path / name, format=format_)
 
 
-# -- two tries at once ----------------------------------------------------------------------------------------
+# -- two concurrent tries -------------------------------------------------------------------------------------
 
 
 def numbers_in(path: Any) -> list[int]:
@@ -345,8 +347,8 @@ def resumed(path: Any, *done: int) -> RejectsFile:
 
 @pytest.mark.parametrize("before", [0, 1])
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_try_that_was_given_up_and_lives_on_doubles_nothing(tmp_path: Path, suffix: str, before: int) -> None:
-    """As after the death of a scheduler: the next try starts while the last one has some seconds left."""
+def test_abandoned_try_that_still_runs_duplicates_nothing(tmp_path: Path, suffix: str, before: int) -> None:
+    """As after the death of a scheduler: the next try starts while the last one still runs for some seconds."""
     path = tmp_path / f"r.{suffix}"
     old = written(path, *[reject(1)] * before)
     new = resumed(path, 1)
@@ -360,7 +362,7 @@ def test_a_try_that_was_given_up_and_lives_on_doubles_nothing(tmp_path: Path, su
 
 @pytest.mark.parametrize("first_to_end", ["old", "new"])
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_the_end_of_one_try_loses_no_row_of_the_other(tmp_path: Path, suffix: str, first_to_end: str) -> None:
+def test_end_of_one_try_loses_no_row_of_the_other(tmp_path: Path, suffix: str, first_to_end: str) -> None:
     path = tmp_path / f"r.{suffix}"
     old = RejectsFile(path)
     old.start()
@@ -382,7 +384,7 @@ def test_the_end_of_one_try_loses_no_row_of_the_other(tmp_path: Path, suffix: st
     assert other.count == 6
 
 
-def test_doubled_lines_stay_if_the_other_try_writes_while_they_are_looked_for(
+def test_duplicate_lines_stay_if_the_other_try_writes_during_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "r.jsonl"
@@ -401,12 +403,12 @@ def test_doubled_lines_stay_if_the_other_try_writes_while_they_are_looked_for(
     new.finish()
     assert numbers_in(path) == [1, 1, 2]
     old.sync()
-    assert numbers_in(resumed(path, 1, 2).path) == [1, 2], "the next try takes each once"
+    assert numbers_in(resumed(path, 1, 2).path) == [1, 2], "the next try reads each once"
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("how", ["resumed by another try", "removed"])
-def test_a_row_in_a_file_that_was_replaced_is_never_called_safe(tmp_path: Path, suffix: str, how: str) -> None:
+def test_row_in_a_replaced_file_is_never_called_safe(tmp_path: Path, suffix: str, how: str) -> None:
     path = tmp_path / f"r.{suffix}"
     old = written(path, reject(1))
     old.write(reject(2))
@@ -421,8 +423,8 @@ def test_a_row_in_a_file_that_was_replaced_is_never_called_safe(tmp_path: Path, 
             old.sync()
 
 
-def test_rows_that_are_gone_are_reported_at_the_end(path: Any) -> None:
-    """By which rows they are: as many others may have come."""
+def test_lost_rows_are_reported_at_the_end(path: Any) -> None:
+    """Rows are compared by number: other rows may have been added."""
     file = RejectsFile(path)
     for number in (1, 2):
         file.write(reject(number))
@@ -437,15 +439,15 @@ def test_rows_that_are_gone_are_reported_at_the_end(path: Any) -> None:
     assert sorted(numbers_in(path)) == [3, 4]
 
 
-def test_rows_that_an_earlier_try_has_rejected_and_that_are_gone(path: Any) -> None:
+def test_lost_rows_of_an_earlier_try(path: Any) -> None:
     written(path, reject(1))
     with pytest.raises(RowsLost, match="1 rejected rows that were in it are gone"):
         resumed(path, 1, 2).finish(2)
     resumed(path, 1).finish(1)
 
 
-def test_a_line_that_is_no_row_is_left_as_it_is(tmp_path: Path) -> None:
-    """Beside rows that two tries have rejected, which are there once in the end."""
+def test_line_that_is_no_row_is_kept(tmp_path: Path) -> None:
+    """Rows that two tries rejected are in the file once in the end."""
     path = tmp_path / "r.jsonl"
     old, new = RejectsFile(path), RejectsFile(path)
     old.write(reject(1, by="old"))
@@ -461,7 +463,7 @@ def test_a_line_that_is_no_row_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
-def test_what_was_made_of_a_row_is_kept(suffix: str, tmp_path: Path) -> None:
+def test_earlier_creation_of_a_row_is_kept(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"r.{suffix}"
     since = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.timezone.utc)
     made, maybe = EarlierCreation(since, certain=True), EarlierCreation(None)
@@ -472,7 +474,7 @@ def test_what_was_made_of_a_row_is_kept(suffix: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_rows_of_a_deletion_are_not_loaded_as_contacts(suffix: str, tmp_path: Path) -> None:
-    """They would create again whom they should delete."""
+    """Such a load would create the contacts that were to be deleted."""
     path = tmp_path / f"rejects.{suffix}"
     written(path, Reject(3, {"email": "ann@ex.co"}, "TIMEOUT", "no response", retryable=True, kind="deletions"))
     assert [row.values for row in read_rejects(path, kind="deletions").rows()] == [{"email": "ann@ex.co"}]

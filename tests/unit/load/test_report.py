@@ -1,4 +1,4 @@
-"""The report: everything that someone must know, and no value."""
+"""The report: everything that the user must know, and no value."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_outcome_has_a_line() -> None:
         (DELETIONS, "delete", "| deleted | 0 | - | were there, and were deleted |"),
     ],
 )
-def test_each_kind_has_its_own_words(kind: Kind, plan: str, line: str) -> None:
+def test_each_kind_of_load_has_its_own_wording(kind: Kind, plan: str, line: str) -> None:
     options = kind.options
     summary = Summary(
         rows=0, kind=kind.name, outcomes=options.outcomes, plan=plan, plan_words=options.plan_words[plan]
@@ -57,7 +57,7 @@ def test_each_kind_has_its_own_words(kind: Kind, plan: str, line: str) -> None:
     assert data["plan"]["words"] == options.plan_words[plan]
 
 
-def test_errors_say_what_to_do_the_commonest_first() -> None:
+def test_errors_say_what_to_do_most_common_first() -> None:
     found = [line for line in lines() if line.startswith("| `") and line.count("|") == 4]
     assert found == [
         f"| `INVALID_VALUE` | 15 | {CORRECT} |",
@@ -66,7 +66,7 @@ def test_errors_say_what_to_do_the_commonest_first() -> None:
     ]
 
 
-def test_problems_and_calls() -> None:
+def test_problems_and_calls_in_the_report() -> None:
     found = lines()
     assert "| 15 | phone (column 'a\\|b'): no phone number; correct it |" in found
     assert "| Plan | `learned`: of 10 sampled rows, 8 exist |" in found
@@ -74,18 +74,18 @@ def test_problems_and_calls() -> None:
     assert "| Resumed | the last try went on after 400 rows |" in found
 
 
-def test_what_there_is_none_of_has_no_section() -> None:
+def test_empty_sections_are_omitted() -> None:
     text = "\n".join(lines(Summary(rows=0)))
     for absent in ("## Errors", "## Rows that cannot be sent", "## Send", "Resumed"):
         assert absent not in text
 
 
-def test_many_problems_are_summed_up() -> None:
+def test_many_problems_are_summarised() -> None:
     many = {f"field {number}: wrong; correct it": 1 for number in range(SHOWN_PROBLEMS + 7)}
     assert "| 7 | 7 more kinds of problems |" in lines(Summary(rows=100, problems=many))
 
 
-def test_a_load_that_stopped_early_and_a_dry_run_say_so() -> None:
+def test_stopped_load_and_dry_run_say_so() -> None:
     assert "| left | 90 | 90.0% | not sent yet |" in lines(Summary(rows=100, counts={Outcome.CREATED: 10}, left=90))
     checked = {"to send": 3, "cannot be sent": 1}
     dry = lines(Summary(rows=4, left=4, dry_run=True, checked=checked))
@@ -95,7 +95,7 @@ def test_a_load_that_stopped_early_and_a_dry_run_say_so() -> None:
     assert not [line for line in dry if line.startswith(("| rejected", "| left"))]
 
 
-def test_it_is_private_and_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_report_is_private_and_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "made" / "report.md"
     for text in ("first", "second"):
         write_report(path, text)
@@ -104,6 +104,6 @@ def test_it_is_private_and_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["report.md"]
 
 
-def test_too_many_rejects_have_the_result() -> None:
+def test_result_of_too_many_rejects() -> None:
     error = pickle.loads(pickle.dumps(TooManyRejects("1 of 2 rows was rejected.", {"rejected": 1}, "Correct it.")))
     assert (str(error), error.result) == ("1 of 2 rows was rejected. Correct it.", {"rejected": 1})

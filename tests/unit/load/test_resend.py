@@ -1,4 +1,4 @@
-"""The DAG that sends rejected rows again: which arguments it takes over, and what it never writes out."""
+"""The DAG that sends rejected rows again: the arguments it takes over, and those it never writes out."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ BROKEN_LINES = f"""\
 """
 
 
-def test_the_arguments_of_the_load_that_are_not_the_defaults() -> None:
+def test_arguments_that_differ_from_the_defaults_are_written() -> None:
     given = {
         "mapping": MAPPING, "mode": "create", "empty": "skip", "list_ids": ["one"], "only_from_stages": [],
         "max_rejects": "5%", "state_path": "/data/state.db", "suppression": "/data/do-not-contact.csv",
@@ -85,8 +85,8 @@ def test_arguments_that_need_several_lines() -> None:
     assert BROKEN_LINES in code
 
 
-def test_ruff_would_change_nothing() -> None:
-    """Neither of a short DAG nor of one with several lines for an argument, nor with a long path."""
+def test_ruff_leaves_the_dag_unchanged() -> None:
+    """A short DAG, one with several lines for an argument, and one with a long path."""
     far = Path("/data", "it's far" * 14, "rejects.jsonl")
     given = {"mapping": LONG, "list_ids": [STAGE, STAGE[::-1], "3" * 36], "suppression": ["ada@example.com"]}
     codes = [f"{resend_dag(path, some)}\n" for path, some in ((PATH, {}), (PATH, given), (far, given))]
@@ -106,7 +106,7 @@ def test_ruff_would_change_nothing() -> None:
          {'kind="deletions",', "max_deletes=7,", "every_spelling=False,"}),
     ],
 )  # fmt: skip
-def test_each_kind(kind: str, given: dict[str, Any], expected: set[str]) -> None:
+def test_dag_of_each_kind_of_load(kind: str, given: dict[str, Any], expected: set[str]) -> None:
     code = str(resend_dag(PATH, given, kind=kind))
     plain = str(resend_dag(PATH, {})).splitlines()
     assert {line.strip() for line in code.splitlines() if line not in plain} == expected
@@ -125,13 +125,13 @@ def test_each_kind(kind: str, given: dict[str, Any], expected: set[str]) -> None
         ({"mapping": {"email": object()}}, "mapping=...,  # give the mapping of the load", "object"),
     ],
 )  # fmt: skip
-def test_what_is_not_written_out(given: dict[str, Any], shown: str, hidden: str) -> None:
+def test_arguments_that_are_not_written_out(given: dict[str, Any], shown: str, hidden: str) -> None:
     code = str(resend_dag(PATH, given))
     assert shown in code and hidden not in code
     ast.parse(code)
 
 
-def test_a_code_that_is_too_long() -> None:
+def test_code_that_is_too_long() -> None:
     wide = {f"attributes.{n}": f"column {n}" for n in range(50)}
     code = str(resend_dag(PATH, {"mapping": wide}))
     assert '"attributes.49": "column 49",\n' in code
@@ -139,9 +139,9 @@ def test_a_code_that_is_too_long() -> None:
     assert len(code) <= LONGEST
 
 
-def test_the_id_is_one_that_airflow_takes() -> None:
+def test_dag_id_is_valid_in_airflow() -> None:
     assert resend_dag_id("crm_leads", "group.load") == "crm_leads__group.load__resend"
-    assert resend_dag_id("crm_leads__load__resend", "resend") == "crm_leads__load__resend", "it sends its own again"
+    assert resend_dag_id("crm_leads__load__resend", "resend") == "crm_leads__load__resend", "it resends its own rejects"
     assert resend_dag_id("crm_leads", "resend") == "crm_leads__resend__resend"
     assert len(resend_dag_id("d" * 250, "t" * 250)) == 110 + 2 + 110 + 2 + 12 + 2 + 6
 
@@ -156,6 +156,6 @@ def test_the_id_is_one_that_airflow_takes() -> None:
         (("leads", "t" * 250), ("leads", "t" * 249 + "u")),
     ],
 )
-def test_two_tasks_never_share_an_id(one: tuple[str, str], other: tuple[str, str]) -> None:
+def test_two_tasks_never_share_a_dag_id(one: tuple[str, str], other: tuple[str, str]) -> None:
     assert resend_dag_id(*one) != resend_dag_id(*other)
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,250}", resend_dag_id(*each)) for each in (one, other))

@@ -1,4 +1,4 @@
-"""The places of rows: each row's line is known, and rows at even distances take no memory of their own."""
+"""Row locations: each row's line is known, and evenly spaced rows take no memory of their own."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def test_each_row_is_found_at_its_line(lines: list[int]) -> None:
         pytest.param([*range(2, 900), *range(2, 900)], 2, id="two-files"),
     ],
 )
-def test_rows_at_even_distances_are_one_run(lines: list[int], runs: int) -> None:
+def test_evenly_spaced_rows_are_one_run(lines: list[int], runs: int) -> None:
     assert noted(lines).runs == runs
 
 
-def test_a_row_that_cannot_be_read_is_remembered() -> None:
+def test_unreadable_row_is_remembered() -> None:
     places = noted([2, 3])
     places.note(4, "ragged")
     assert [places.is_malformed(n) for n in (1, 2, 3, 4)] == [False, False, True, False]

@@ -1,4 +1,4 @@
-"""How rows end: what is entered, rejected, remembered and sent again, in which order, and what ends the run."""
+"""Results of rows: counted, rejected, remembered, or sent again, in which order, and what ends the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from crm_provider.load.workers import InFlightRow, RowResult, SentRow
 
 
 class Notes:
-    """In place of the rejects file and the fingerprints."""
+    """A stand-in for the rejects file and the fingerprints."""
 
     def __init__(self) -> None:
         self.rejects: list[Reject] = []
@@ -36,7 +36,7 @@ class Notes:
 
 
 class Scene:
-    """Endings over real books."""
+    """Row results with real counts."""
 
     def __init__(
         self, on_error: dict[str, str] | None = None, *, keeps: bool = True, mode: Mode = "upsert", **options: Any
@@ -53,7 +53,7 @@ class Scene:
     def launch(self, number: int) -> InFlightRow:
         row = Row(number, {"email": f"p{number}@x.org"})
         self.handler.launched += 1
-        return InFlightRow(row, Contact(row.values["email"]), None, order=self.handler.launched)
+        return InFlightRow(row, Contact(row.values["email"], {}), None, order=self.handler.launched)
 
     def send(self, number: int, came: Outcome | e.CrmError | None, *, called: bool = True) -> InFlightRow:
         in_flight = self.launch(number)
@@ -91,7 +91,7 @@ def invalid() -> e.CrmError:
 
 @pytest.mark.parametrize("outcome", [Outcome.CREATED, Outcome.UPDATED, Outcome.UNCHANGED])
 @pytest.mark.parametrize("called", [True, False])
-def test_what_is_in_the_crm_is_entered_and_remembered(outcome: Outcome, called: bool) -> None:
+def test_successful_row_is_counted_and_remembered(outcome: Outcome, called: bool) -> None:
     it = Scene()
     it.send(7, outcome, called=called)
     assert it.counts == {outcome.value: 1}
@@ -100,21 +100,21 @@ def test_what_is_in_the_crm_is_entered_and_remembered(outcome: Outcome, called: 
     assert it.notes.prints == [("+", "p7@x.org")]
 
 
-def test_a_suppressed_row_is_not_remembered_for_its_values_are_not_in_the_crm() -> None:
+def test_suppressed_row_is_not_remembered() -> None:
     it = Scene()
     it.send(1, Outcome.SUPPRESSED)
     assert it.counts == {"suppressed": 1}
     assert it.notes.prints == []
 
 
-def test_a_row_whose_sending_was_interrupted_stays_to_be_sent() -> None:
+def test_interrupted_row_stays_to_be_sent() -> None:
     it = Scene()
     it.send(1, None)
     assert it.counts == {} and it.notes.prints == [] and not it.handler.resend and it.handler.stop is None
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_a_rejected_row(keeps: bool) -> None:
+def test_rejected_row_is_counted_and_written(keeps: bool) -> None:
     it = Scene(keeps=keeps)
     it.send(3, invalid())
     assert it.counts == {"rejected": 1}
@@ -134,7 +134,7 @@ def test_a_rejected_row(keeps: bool) -> None:
         assert it.notes.prints == [("-", "p3@x.org")]
 
 
-def test_a_skipped_row() -> None:
+def test_skipped_row_is_counted() -> None:
     it = Scene({"INVALID_INPUT": "skip"})
     it.send(3, invalid())
     assert it.counts == {"skipped": 1}
@@ -144,19 +144,19 @@ def test_a_skipped_row() -> None:
 
 
 @pytest.mark.parametrize("status", [409, None])
-def test_a_contact_that_exists_is_no_error_of_a_create(status: int | None) -> None:
+def test_existing_contact_is_no_error_of_a_create(status: int | None) -> None:
     it = Scene(mode="create")
     it.send(1, e.CrmContactAlreadyExistsError("Contact already exists.", status=status))
     assert it.counts == {"unchanged": 1}
     assert it.row_counts.errors == {}
-    assert it.row_counts.unsaved_sent == (status is not None), "known without a call if there is no status"
+    assert it.row_counts.unsaved_sent == (status is not None), "without a status it is known without a call"
     assert it.notes.prints == [("+", "p1@x.org")]
 
 
 @pytest.mark.parametrize(
     "error", [e.CrmForbiddenError("no", status=403), e.CrmStageNotFoundError("Stage not found.", status=404)]
 )
-def test_an_error_of_the_run_ends_it_and_the_first_one_is_reported(error: e.CrmError) -> None:
+def test_error_of_the_run_ends_it_and_the_first_one_is_reported(error: e.CrmError) -> None:
     it = Scene()
     it.send(1, error)
     it.send(2, e.CrmForbiddenError("later", status=403))
@@ -169,7 +169,7 @@ def test_an_error_of_the_run_ends_it_and_the_first_one_is_reported(error: e.CrmE
 # -- sent again ---------------------------------------------------------------------------------------------
 
 
-def test_a_throttled_row_keeps_its_place_and_counts_its_sends() -> None:
+def test_throttled_row_keeps_its_order_and_counts_its_sends() -> None:
     it = Scene(errors_in_a_row=3)
     in_flight = it.send(1, throttled())
     assert list(it.handler.resend) == [in_flight]
@@ -183,18 +183,18 @@ def test_a_throttled_row_keeps_its_place_and_counts_its_sends() -> None:
     assert it.counts == {}
 
 
-@pytest.mark.parametrize("answer", [Outcome.CREATED, invalid(), "skipped"])
-def test_an_answer_ends_the_count_of_throttled_rows(answer: Any) -> None:
+@pytest.mark.parametrize("response", [Outcome.CREATED, invalid(), "skipped"])
+def test_response_resets_the_count_of_throttled_rows(response: Any) -> None:
     it = Scene({"CONTACT_ALREADY_EXISTS": "skip"}, errors_in_a_row=2)
     it.send(1, throttled())
-    it.send(2, e.CrmContactAlreadyExistsError("there", status=409) if answer == "skipped" else answer)
+    it.send(2, e.CrmContactAlreadyExistsError("there", status=409) if response == "skipped" else response)
     it.send(3, throttled())
     assert it.handler.stop is None
     it.send(4, throttled())
     assert it.handler.stop is not None
 
 
-def test_a_row_whose_error_is_to_be_retried_is_sent_three_times_and_does_not_count_as_throttled() -> None:
+def test_retried_row_is_sent_three_times_and_does_not_count_as_throttled() -> None:
     it = Scene({"CONTACT_NOT_FOUND": "retry"}, mode="update", errors_in_a_row=1)
     in_flight = it.launch(1)
     for _ in range(SENDS_OF_A_ROW - 1):
@@ -204,16 +204,16 @@ def test_a_row_whose_error_is_to_be_retried_is_sent_three_times_and_does_not_cou
     assert it.rejected == [1] and not it.handler.resend and it.handler.stop is None
 
 
-# -- the server is out of order -----------------------------------------------------------------------------
+# -- server errors ------------------------------------------------------------------------------------------
 
 
-def test_a_row_that_failed_for_the_servers_sake_is_held_until_one_that_left_later_is_answered() -> None:
+def test_row_with_a_server_error_is_held_until_a_later_one_gets_a_response() -> None:
     it = Scene()
     first = it.launch(1)
     assert not bool(it.handler.held)
     it.send(2, down())
     assert bool(it.handler.held)
-    it.land(first, Outcome.CREATED)  # was on its way before the other failed: says nothing about after
+    it.land(first, Outcome.CREATED)  # launched before the other failed: proves nothing about the time after
     assert it.rejected == [] and bool(it.handler.held)
     it.send(3, Outcome.CREATED)
     assert it.rejected == [2] and not bool(it.handler.held)
@@ -222,7 +222,7 @@ def test_a_row_that_failed_for_the_servers_sake_is_held_until_one_that_left_late
 
 
 @pytest.mark.parametrize("came", [Outcome.CREATED, invalid()])
-def test_an_answer_to_a_row_that_was_on_its_way_says_nothing_about_after(came: Any) -> None:
+def test_response_to_an_earlier_row_proves_nothing_about_later(came: Any) -> None:
     it = Scene()
     first, second = it.launch(1), it.launch(2)
     it.land(first, down())
@@ -230,14 +230,14 @@ def test_an_answer_to_a_row_that_was_on_its_way_says_nothing_about_after(came: A
     assert bool(it.handler.held) and 1 not in it.rejected
 
 
-def test_a_refusal_is_an_answer_too() -> None:
+def test_refusal_proves_that_the_server_works() -> None:
     it = Scene()
     it.send(1, down())
     it.send(2, invalid())
     assert it.rejected == [1, 2]
 
 
-def test_only_what_failed_before_the_answered_row_left_is_rejected() -> None:
+def test_only_rows_that_failed_before_the_proof_are_rejected() -> None:
     it = Scene()
     it.send(1, down())
     second = it.launch(2)
@@ -246,7 +246,7 @@ def test_only_what_failed_before_the_answered_row_left_is_rejected() -> None:
     assert it.rejected == [1] and bool(it.handler.held)
 
 
-def test_so_many_in_a_row_end_the_run_and_no_row_is_to_blame() -> None:
+def test_many_server_errors_in_a_row_end_the_run_and_blame_no_row() -> None:
     it = Scene(errors_in_a_row=3)
     errors = [down() for _ in range(4)]
     for number, error in enumerate(errors[:2], start=1):
@@ -262,7 +262,7 @@ def test_so_many_in_a_row_end_the_run_and_no_row_is_to_blame() -> None:
     assert it.rejected == [] and it.counts == {"created": 1}
 
 
-def test_at_the_end_of_the_source_those_that_are_held_are_rejected() -> None:
+def test_held_rows_are_rejected_at_the_end_of_the_source() -> None:
     it = Scene()
     it.send(1, down())
     it.send(2, down())
@@ -270,7 +270,7 @@ def test_at_the_end_of_the_source_those_that_are_held_are_rejected() -> None:
     assert it.rejected == [1, 2] and not bool(it.handler.held)
 
 
-def test_a_call_that_is_no_rows_and_fails_too_ends_the_run() -> None:
+def test_failed_probe_call_ends_the_run() -> None:
     it = Scene()
     it.send(1, down())
     last = down()
@@ -286,7 +286,7 @@ def test_a_call_that_is_no_rows_and_fails_too_ends_the_run() -> None:
 @pytest.mark.parametrize(
     ("known", "says"), [(True, "no response in time."), (False, f"no response in time. {WRITE_UNCERTAIN}")]
 )
-def test_the_rejects_file_says_if_a_write_may_have_happened(known: bool, says: str) -> None:
+def test_rejects_file_says_if_a_write_may_have_happened(known: bool, says: str) -> None:
     it = Scene()
     it.send(1, e.CrmTimeoutError("no response in time.", outcome_known=known))
     it.handler.reject_held()
@@ -314,7 +314,7 @@ def test_rows_that_need_no_call(status: RowStatus, outcome: str) -> None:
         (RowStatus.AMBIGUOUS, "DUPLICATE_ROW", "Several rows have this email (duplicates='reject')."),
     ],
 )
-def test_rows_that_cannot_be_sent(status: RowStatus, type_: str, message: str) -> None:
+def test_invalid_rows_are_rejected(status: RowStatus, type_: str, message: str) -> None:
     it = Scene()
     problem = message if status is RowStatus.INVALID else ""
     it.handler.without_call(StagedRow(Row(4, {"email": "nobody"}), status, problem=problem))

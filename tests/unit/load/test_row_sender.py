@@ -1,4 +1,4 @@
-"""Which calls a row costs, by mode, by what is known of its contact, and by what the CRM answers."""
+"""The calls of a row: by mode, by knowledge of its contact, and by the CRM's responses."""
 
 from __future__ import annotations
 
@@ -109,15 +109,15 @@ def test_calls_of_a_row(
         assert crm.contacts[ADA]["attributes"] == HAS
 
 
-def test_a_contact_that_has_gone_since_it_was_read_is_created() -> None:
+def test_contact_deleted_since_the_read_is_created() -> None:
     assert send(FakeCrm(), seen=seen(OLD)) == ("created", ["update", "create"])
 
 
-def test_a_contact_that_has_come_since_is_updated() -> None:
+def test_contact_created_since_the_read_is_updated() -> None:
     assert send(crm_with(OLD), seen=ABSENT) == ("updated", ["create", "update"])
 
 
-def test_a_contact_is_written_in_the_spelling_of_the_crm() -> None:
+def test_contact_is_written_with_the_spelling_of_the_crm() -> None:
     crm = FakeCrm()
     crm.add("Ada@x.org", OLD)
     known = RemoteContact.of(crm.contacts["Ada@x.org"], "Ada@x.org")
@@ -128,13 +128,13 @@ def test_a_contact_is_written_in_the_spelling_of_the_crm() -> None:
     ("mode", "there", "outcome", "calls"),
     [
         ("upsert", None, "created", ["create"]),
-        ("upsert", OLD, "unchanged", ["create"]),  # the conflict proves that it exists
+        ("upsert", OLD, "unchanged", ["create"]),  # the conflict proves that the contact exists
         ("update", OLD, "unchanged", ["get"]),
         ("update", None, "CONTACT_NOT_FOUND", ["get"]),
     ],
 )
-def test_a_row_without_attributes(mode: str, there: Any, outcome: str, calls: list[str]) -> None:
-    assert send(crm_with(there), contact=Contact(ADA), mode=mode, update_first=True) == (outcome, calls)
+def test_row_without_attributes(mode: str, there: Any, outcome: str, calls: list[str]) -> None:
+    assert send(crm_with(there), contact=Contact(ADA, {}), mode=mode, update_first=True) == (outcome, calls)
 
 
 @pytest.mark.parametrize(
@@ -144,17 +144,17 @@ def test_a_row_without_attributes(mode: str, there: Any, outcome: str, calls: li
         (OLD, False, False, "updated", ["create", "get", "update", "add"]),
         (HAS, False, True, "updated", ["get", "add"]),
         (None, False, True, "created", ["get", "create", "add"]),
-        (HAS, True, False, "updated", ["get", "add"]),  # the guard asks at the time of the write
+        (HAS, True, False, "updated", ["get", "add"]),  # the guard reads at the time of the write
     ],
 )
-def test_lists(there: Any, known: bool, update_first: bool, outcome: str, calls: list[str]) -> None:
+def test_calls_for_lists(there: Any, known: bool, update_first: bool, outcome: str, calls: list[str]) -> None:
     crm = crm_with(there)
     found = send(crm, seen=seen(there) if known else None, update_first=update_first, lists=(LIST,))
     assert found == (outcome, calls)
     assert crm.contacts[ADA]["segmentedListsIds"] == [LIST]
 
 
-def test_a_contact_that_is_in_the_lists_already_is_left_alone() -> None:
+def test_contact_already_in_the_lists_is_left_alone() -> None:
     crm = crm_with(HAS, segmentedListsIds=[LIST.upper()])
     assert send(crm, update_first=True, lists=(LIST,)) == ("unchanged", ["get"])
 
@@ -166,9 +166,7 @@ def test_a_contact_that_is_in_the_lists_already_is_left_alone() -> None:
 @pytest.mark.parametrize("mode", ["upsert", "update"])
 @pytest.mark.parametrize("update_first", [True, False])
 @pytest.mark.parametrize("known", [True, False])
-def test_nothing_is_written_of_a_row_whose_contact_is_unsubscribed(
-    sign: dict[str, str], mode: str, update_first: bool, known: bool
-) -> None:
+def test_unsubscribed_contact_is_not_written(sign: dict[str, str], mode: str, update_first: bool, known: bool) -> None:
     crm = crm_with(OLD, **sign)
     outcome, calls = send(
         crm, mode=mode, update_first=update_first, lists=(LIST,), seen=seen(OLD, **sign) if known else None
@@ -178,18 +176,18 @@ def test_nothing_is_written_of_a_row_whose_contact_is_unsubscribed(
     assert crm.contacts[ADA]["attributes"] == OLD
 
 
-def test_the_guard_can_be_lifted_and_does_not_touch_plain_updates() -> None:
+def test_guard_can_be_disabled_and_does_not_affect_plain_updates() -> None:
     crm = crm_with(OLD, status="unsubscribed")
     assert send(crm, lists=(LIST,), guard=False) == ("updated", ["create", "update", "add"])
     assert send(crm_with(OLD, status="unsubscribed")) == ("updated", ["create", "update"])
 
 
-def test_a_contact_that_a_listing_has_missed_is_looked_at_before_it_is_added_to_a_list() -> None:
+def test_contact_missed_by_a_listing_is_read_before_it_is_added_to_a_list() -> None:
     crm = crm_with(OLD, status="unsubscribed")
     assert send(crm, mode="update", seen=ABSENT, lists=(LIST,)) == ("suppressed", ["get"])
 
 
-def test_what_is_learned() -> None:
+def test_order_of_calls_is_learned() -> None:
     crm, order = FakeCrm(), LearnedOrder()
     sender = sender_of(crm, order=order)
     for _ in range(3):
@@ -198,7 +196,7 @@ def test_what_is_learned() -> None:
     assert order.share == pytest.approx(2 / 3)
 
 
-def test_an_error_that_is_no_matter_of_order_comes_out() -> None:
+def test_error_unrelated_to_the_order_is_raised() -> None:
     crm = crm_with(OLD)
     crm.trouble = lambda call, email: e.CrmForbiddenError("no", status=403)
     assert send(crm) == ("FORBIDDEN", ["create"])
@@ -207,7 +205,7 @@ def test_an_error_that_is_no_matter_of_order_comes_out() -> None:
 
 
 def by_status(call_: str, path: str) -> FakeCrm:
-    """A CRM that answers one call, the first time, with a 404 that says nothing more."""
+    """A CRM whose first response to one call is a bare 404."""
 
     def trouble(call: str, email: str) -> e.CrmError | None:
         if call != call_ or [name for name, _ in crm.calls].count(call_) > 1:
@@ -219,13 +217,13 @@ def by_status(call_: str, path: str) -> FakeCrm:
 
 
 @pytest.mark.parametrize("known", [None, seen(OLD)])
-def test_a_contact_that_only_a_status_says_is_missing_is_created(known: RemoteContact | None) -> None:
+def test_contact_missing_by_a_bare_404_is_created(known: RemoteContact | None) -> None:
     found = send(by_status("update", "/contacts/{email}"), update_first=True, seen=known)
     assert found == ("created", ["update", "create"])
 
 
 @pytest.mark.parametrize("mode", ["upsert", "update"])
-def test_what_only_a_status_says_of_a_list_is_not_said_of_the_contact(mode: str) -> None:
+def test_bare_404_of_a_list_is_not_about_the_contact(mode: str) -> None:
     crm = by_status("add", "/segments/add-contact/{email}")
     crm.add(ADA, HAS)
     assert send(crm, mode=mode, update_first=True, seen=seen(HAS), lists=(LIST,)) == ("HTTP_404", ["get", "add"])
@@ -233,7 +231,7 @@ def test_what_only_a_status_says_of_a_list_is_not_said_of_the_contact(mode: str)
     assert send(crm, mode=mode, update_first=True, lists=(LIST,)) == ("HTTP_404", ["get", "add"])
 
 
-def test_a_row_that_is_only_to_be_updated_ends_with_what_the_status_says() -> None:
+def test_update_only_row_ends_with_the_bare_404() -> None:
     assert send(by_status("update", "/contacts/{email}"), mode="update") == ("HTTP_404", ["update"])
 
 
@@ -253,7 +251,7 @@ def test_each_row_is_learned_from_once(update_first: bool, there: Any, learned: 
     assert seen_so_far == learned
 
 
-def test_what_only_a_status_says_is_learned_from_the_proof() -> None:
+def test_bare_404_is_learned_only_after_proof() -> None:
     class Order(LearnedOrder):
         def learn(self, *, existed: bool) -> None:
             seen_so_far.append(existed)
@@ -273,29 +271,29 @@ def raised(
     return caught.value
 
 
-def test_what_is_known_without_a_call_is_reported_as_the_crm_would() -> None:
+def test_error_known_without_a_call_equals_that_of_the_crm() -> None:
     exists = raised(NEW, "create", crm_with(OLD), seen(OLD))
     assert (exists.message, exists.method, exists.path) == ("Contact already exists.", "POST", "/contacts")
-    assert exists.status is None, "no call was answered"
+    assert exists.status is None, "no call was made"
     gone = raised(NEW, "update", FakeCrm(), None, lists=(LIST,))
     assert (gone.message, gone.method, gone.path) == ("Contact not found.", "GET", "/contacts/{email}")
     assert gone.status == 404
 
 
-def test_the_origin_goes_with_a_new_contact() -> None:
+def test_origin_is_sent_with_a_new_contact() -> None:
     crm = FakeCrm()
     assert send(crm, contact=Contact(ADA, HAS, origin="fair 2026"))[0] == "created"
     assert crm.contacts[ADA]["origin"] == "fair 2026"
 
 
 @pytest.mark.parametrize("known", [None, seen(OLD)])
-def test_a_row_that_needed_no_write_says_so(known: RemoteContact | None) -> None:
+def test_row_that_needed_no_write_is_unchanged(known: RemoteContact | None) -> None:
     sender = sender_of(crm_with(OLD), mode="update")
-    assert sender.send(row_in_flight(Contact(ADA), known)) == SentRow(Outcome.UNCHANGED, called=False)
+    assert sender.send(row_in_flight(Contact(ADA, {}), known)) == SentRow(Outcome.UNCHANGED, called=False)
     assert sender.send(row_in_flight()) == SentRow(Outcome.UPDATED, called=True)
 
 
-def test_a_contact_is_added_to_lists_in_the_spelling_of_the_crm_and_only_to_those_it_is_not_in() -> None:
+def test_contact_is_added_only_to_missing_lists_with_the_spelling_of_the_crm() -> None:
     upper = LIST.upper().replace("1", "A")
     crm = FakeCrm()
     crm.add("Ada@x.org", HAS, segmentedListsIds=[upper.lower()])
@@ -304,7 +302,7 @@ def test_a_contact_is_added_to_lists_in_the_spelling_of_the_crm_and_only_to_thos
     assert crm.contacts["Ada@x.org"]["segmentedListsIds"] == [upper.lower(), LIST]
 
 
-# -- what was made, and what was there before ----------------------------------------------------------------
+# -- created by this load, or there before -------------------------------------------------------------------
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 BEGAN = NOON
@@ -312,7 +310,7 @@ BEFORE, SINCE = "2026-02-01T00:00:00.000Z", "2026-03-01T12:00:05.000Z"
 
 
 class Losing(FakeCrm):
-    """The response to each creation is lost; what is read back was made, or was there before."""
+    """The response to each creation is lost. The contact that is read back was created by it, or existed before."""
 
     def create_or_find(self, email: str, *, attributes: Any = None, origin: Any = None) -> Creation:
         was_there = email in self.contacts
@@ -337,7 +335,7 @@ class Losing(FakeCrm):
         ("create", HAS, {}, (LIST,), "CONTACT_ALREADY_EXISTS", ["create"]),
     ],
 )
-def test_what_is_found_after_a_lost_creation_is_treated_as_what_was_read(
+def test_contact_found_after_a_lost_creation_is_treated_like_a_read_one(
     mode: str, there: Any, fields: dict[str, str], lists: tuple[str, ...], outcome: str, calls: list[str]
 ) -> None:
     crm = Losing()
@@ -348,7 +346,7 @@ def test_what_is_found_after_a_lost_creation_is_treated_as_what_was_read(
 
 
 @pytest.mark.parametrize("mode", ["upsert", "create"])
-def test_a_row_whose_lists_failed_goes_on_with_them(mode: str) -> None:
+def test_row_with_failed_lists_continues_with_them(mode: str) -> None:
     failures = [e.CrmTooManyRequestsError("slow down", status=429)]
     crm = FakeCrm(trouble=lambda call, email: failures.pop() if call == "add" and failures else None)
     sender, in_flight = sender_of(crm, mode=mode, lists=(LIST,)), row_in_flight()
@@ -359,7 +357,7 @@ def test_a_row_whose_lists_failed_goes_on_with_them(mode: str) -> None:
     assert [name for name, _ in crm.calls] == ["create", "add", "get", "add"]
 
 
-def test_a_contact_that_has_unsubscribed_before_its_lists_could_be_added_stays_out() -> None:
+def test_contact_unsubscribed_before_its_lists_were_added_stays_out() -> None:
     failures = [e.CrmTooManyRequestsError("slow down", status=429)]
     crm = FakeCrm(trouble=lambda call, email: failures.pop() if call == "add" and failures else None)
     sender, in_flight = sender_of(crm, lists=(LIST,)), row_in_flight()
@@ -373,21 +371,21 @@ def test_a_contact_that_has_unsubscribed_before_its_lists_could_be_added_stays_o
 @pytest.mark.parametrize(
     ("created_at", "attributes", "made", "outcome"),
     [
-        # an earlier try of this load has made it
+        # created by an earlier try of this load
         (SINCE, HAS, EarlierCreation(BEGAN), "created"),
         (SINCE, {**HAS, "name": "ADA"}, EarlierCreation(BEGAN), "created"),
         (None, HAS, EarlierCreation(BEGAN, certain=True), "created"),
-        # it was there before this load
+        # it existed before this load
         (BEFORE, HAS, EarlierCreation(BEGAN), "CONTACT_ALREADY_EXISTS"),
         (BEFORE, HAS, EarlierCreation(BEGAN, certain=True), "CONTACT_ALREADY_EXISTS"),
         (SINCE, HAS, None, "CONTACT_ALREADY_EXISTS"),  # no earlier attempt: another client has just created it
-        # nothing tells
+        # no way to know the creator
         (None, HAS, EarlierCreation(BEGAN), "CONTACT_ALREADY_EXISTS"),
         (SINCE, HAS, EarlierCreation(None), "CONTACT_ALREADY_EXISTS"),
     ],
 )
 @pytest.mark.parametrize("known", [False, True])
-def test_create_lists_what_this_load_has_made_and_leaves_others_alone(
+def test_create_counts_contacts_of_this_load_and_leaves_others_alone(
     created_at: str | None, attributes: dict[str, Any], made: EarlierCreation | None, outcome: str, known: bool
 ) -> None:
     fields = {} if created_at is None else {"createdAt": created_at}
@@ -403,7 +401,7 @@ def test_create_lists_what_this_load_has_made_and_leaves_others_alone(
     assert crm.contacts[ADA]["attributes"] == attributes
 
 
-def test_a_rejected_row_whose_contact_was_made_gets_its_lists_from_the_next_load() -> None:
+def test_rejected_row_with_a_created_contact_gets_its_lists_from_the_next_load() -> None:
     crm = crm_with(HAS, createdAt=SINCE)
     in_flight = InFlightRow(
         Row(1, {}, made=EarlierCreation(BEGAN, certain=True, earlier_load=True)),
@@ -415,27 +413,27 @@ def test_a_rejected_row_whose_contact_was_made_gets_its_lists_from_the_next_load
     assert sender.send(in_flight).outcome is Outcome.UPDATED
     assert crm.contacts[ADA]["segmentedListsIds"] == [LIST]
     assert sender.send(row_in_flight(made=EarlierCreation(BEGAN, certain=True))).outcome is Outcome.CREATED, (
-        "of this load"
+        "created by this load"
     )
 
 
-def test_a_creation_of_which_nothing_is_known_may_have_happened() -> None:
-    crm = FakeCrm(trouble=lambda call, email: e.CrmTimeoutError("no answer", outcome_known=False))
+def test_creation_with_unknown_result_may_have_happened() -> None:
+    crm = FakeCrm(trouble=lambda call, email: e.CrmTimeoutError("no response", outcome_known=False))
     in_flight = row_in_flight()
     with pytest.raises(e.CrmTimeoutError):
         sender_of(crm, mode="create", lists=(LIST,), began=BEGAN).send(in_flight)
     assert in_flight.made == EarlierCreation(BEGAN)
 
 
-def test_a_known_contact_is_read_again_before_it_is_written_to_under_the_guard() -> None:
-    crm = crm_with(OLD, status="unsubscribed")  # since it was read
+def test_guard_reads_a_known_contact_again_before_the_write() -> None:
+    crm = crm_with(OLD, status="unsubscribed")  # since the read
     assert send(crm, seen=seen(OLD), lists=(LIST,)) == ("suppressed", ["get"])
     assert crm.contacts[ADA]["attributes"] == OLD
     crm = crm_with(HAS, segmentedListsIds=[LIST])
     assert send(crm, seen=seen(HAS, segmentedListsIds=[LIST]), lists=(LIST,)) == ("unchanged", [])
 
 
-def test_something_else_that_is_missing_does_not_make_a_contact() -> None:
+def test_other_missing_record_does_not_cause_a_creation() -> None:
     crm = by_status("update", "/somewhere/else")
     crm.add(ADA, OLD)
     assert send(crm, seen=seen(OLD)) == ("HTTP_404", ["update"])

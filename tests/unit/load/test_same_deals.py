@@ -1,4 +1,4 @@
-"""Upserts in which one row names a deal by its id, and another one by its contact and pipeline."""
+"""Upserts in which one row names a deal by its id, and another by its contact and pipeline."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def loaded(
 
 
 class FakeCrm(FakeDeals):
-    """Also what a whole load asks for."""
+    """A CRM with the calls that a whole load needs."""
 
     def start_of_writes(self) -> datetime | None:
-        """The CRM shows no clock."""
+        """The CRM sends no clock."""
         return None
 
     def ping(self) -> None:
-        """It works."""
+        """No trouble."""
 
 
 WRITES = {"last": "by contact", "first": "by id", "reject": None}
@@ -71,7 +71,7 @@ WRITES = {"last": "by contact", "first": "by id", "reject": None}
 
 @pytest.mark.parametrize("mapping", [BY_ADDRESS, BY_CONTACT])
 @pytest.mark.parametrize("duplicates", list(WRITES))
-def test_both_rows_are_rows_of_one_deal(mapping: Any, duplicates: str) -> None:
+def test_rows_by_id_and_by_contact_are_rows_of_one_deal(mapping: Any, duplicates: str) -> None:
     crm = FakeCrm().add(stage=FIRST)
     crm.contacts["ada@x.org"] = CONTACT
     rows = [NAMED, found("ada@x.org" if mapping is BY_ADDRESS else CONTACT, stage=LAST)]
@@ -84,7 +84,7 @@ def test_both_rows_are_rows_of_one_deal(mapping: Any, duplicates: str) -> None:
 
 @pytest.mark.parametrize("duplicates", ["first", "last"])
 @pytest.mark.parametrize("mapping", [BY_ADDRESS, BY_CONTACT])
-def test_a_state_file_does_not_change_which_row_is_sent(tmp_path: Path, mapping: Any, duplicates: str) -> None:
+def test_state_file_does_not_change_which_row_is_sent(tmp_path: Path, mapping: Any, duplicates: str) -> None:
     crm = FakeCrm().add(stage=FIRST)
     crm.contacts["bob@x.org"] = OTHER
     written: list[Any] = []
@@ -97,7 +97,7 @@ def test_a_state_file_does_not_change_which_row_is_sent(tmp_path: Path, mapping:
     assert written == ["by contact"] * 3
 
 
-def test_the_row_that_was_not_sent_counts_as_new_when_it_comes_alone(tmp_path: Path) -> None:
+def test_unsent_duplicate_counts_as_new_in_the_next_load(tmp_path: Path) -> None:
     crm, state = FakeCrm().add(stage=FIRST), tmp_path / "state"
     alone, both = [found("ada@x.org", stage=LAST)], [found("ada@x.org", stage=LAST), NAMED]
     assert loaded(crm, alone, state=state) == {"updated": 1}
@@ -143,7 +143,7 @@ def test_only_rows_of_the_same_deal_are_duplicates(rows: list[dict[str, Any]], e
 
 
 @pytest.mark.parametrize("shown", [LETTERS, LETTERS.upper()])
-def test_the_case_of_an_id_does_not_matter(shown: str) -> None:
+def test_case_of_an_id_does_not_matter(shown: str) -> None:
     for given in (LETTERS, LETTERS.upper()):
         assert statuses(FakeDeals().add(shown), [found("ada@x.org"), {**NAMED, "d": given}]) == ["DUPLICATE", "SEND"]
 
@@ -152,7 +152,7 @@ def test_the_case_of_an_id_does_not_matter(shown: str) -> None:
     ("mode", "plan", "calls"),
     [("update", "compare", ["pages of deals"]), ("update", "auto", []), ("upsert", "auto", [])],
 )
-def test_loads_in_which_each_row_has_its_id_look_nobody_up(mode: str, plan: str, calls: list[str]) -> None:
+def test_no_address_is_looked_up_if_each_row_has_an_id(mode: str, plan: str, calls: list[str]) -> None:
     crm = FakeDeals().add()
     remote = remote_of(crm, [{**NAMED, "c": None}], {"deal_id": "d", "stage_id": "s"}, mode=mode, plan=plan)
     remote.make_plan(may_compare=True)
@@ -175,7 +175,7 @@ EARLIER = "a row that was sent before may be for the same deal"
         ([{**found("ada@x.org"), "s": None}, NAMED], 1, "upsert", "upsert", "fewer than 50 rows"),
     ],
 )
-def test_deals_are_read_if_a_row_that_is_done_may_be_for_the_same_deal(
+def test_deals_are_read_if_a_done_row_may_be_for_the_same_deal(
     rows: list[dict[str, Any]], done: int, mode: str, plan: str, why: str
 ) -> None:
     remote = remote_of(FakeDeals().add(), rows, BY_ADDRESS, mode=mode, resumed=True, done=DoneRows(done))
@@ -185,7 +185,7 @@ def test_deals_are_read_if_a_row_that_is_done_may_be_for_the_same_deal(
     remote.close()
 
 
-def test_the_addresses_of_rows_that_are_done_are_in_the_plan_and_looked_up() -> None:
+def test_addresses_of_done_rows_are_planned_and_looked_up() -> None:
     crm = FakeDeals().add()
     remote = remote_of(crm, [found("ada@x.org"), NAMED], BY_ADDRESS, mode="upsert", resumed=True, done=DoneRows(1))
     assert remote.make_plan(may_compare=True).calls == 1 + 1 + 1 + 1  # the row, a page, the total, the address
@@ -196,7 +196,7 @@ def test_the_addresses_of_rows_that_are_done_are_in_the_plan_and_looked_up() -> 
     remote.close()
 
 
-def test_only_addresses_that_are_sent_are_looked_up_if_no_row_with_an_id_is() -> None:
+def test_only_sent_addresses_are_looked_up_without_ids() -> None:
     crm = FakeDeals().add()
     crm.contacts["bob@x.org"] = OTHER
     rows = [NAMED, found("bob@x.org"), found("ada@x.org")]
@@ -208,7 +208,7 @@ def test_only_addresses_that_are_sent_are_looked_up_if_no_row_with_an_id_is() ->
     remote.close()
 
 
-def test_addresses_are_looked_up_several_at_once_and_cancelled_at_the_next() -> None:
+def test_addresses_are_looked_up_in_parallel_and_can_be_cancelled() -> None:
     crm, together = FakeDeals().add(), threading.Barrier(READ_AHEAD, timeout=30)
     get_contact = crm.get_contact
 
@@ -232,20 +232,20 @@ def test_addresses_are_looked_up_several_at_once_and_cancelled_at_the_next() -> 
     remote.close()
 
 
-def test_the_address_of_a_row_is_looked_up_once() -> None:
+def test_address_of_a_row_is_looked_up_once() -> None:
     crm = FakeDeals().add()
     assert statuses(crm, [found("ada@x.org"), found("ada@x.org", ELSEWHERE), NAMED]) == ["DUPLICATE", "SEND", "SEND"]
     assert crm.calls == ["pages of deals", "contact"]
 
 
-def test_a_contact_whose_id_is_not_shown_or_that_has_two_deals_is_left_to_its_row() -> None:
+def test_contact_without_an_id_or_with_two_deals_is_left_to_its_row() -> None:
     crm = FakeDeals().add()
     crm.contacts["ada@x.org"] = 7  # type: ignore[assignment]
     assert statuses(crm, [found("ada@x.org"), NAMED]) == ["SEND", "SEND"]
     assert statuses(FakeDeals().add().add(OTHER), [found("ada@x.org"), NAMED]) == ["SEND", "SEND"]
 
 
-def test_a_row_that_was_loaded_before_is_sent_if_another_one_may_have_changed_its_deal() -> None:
+def test_loaded_row_is_sent_if_another_one_may_have_changed_its_deal() -> None:
     options, mapper = DEALS.options_of({}), DEALS.mapper_of({"mapping": BY_ADDRESS})
     rows = open_source([NAMED, found("ada@x.org"), found("bob@x.org")])
     staged = check(rows, mapper, options, unchanged=lambda deal: deal.email is not None).staged
@@ -256,14 +256,14 @@ def test_a_row_that_was_loaded_before_is_sent_if_another_one_may_have_changed_it
     staged.close()
 
 
-def test_nothing_is_written_if_the_user_wants_all_rows_or_none() -> None:
+def test_all_or_nothing_writes_no_deal() -> None:
     crm = FakeCrm().add()
     with pytest.raises(SourceError, match=r"^1 deal is in several rows.*nothing was written"):
         loaded(crm, [NAMED, found("ada@x.org")], duplicates="reject", on_invalid="stop")
     assert "update" not in " ".join(crm.calls)
 
 
-def test_an_error_of_the_run_while_addresses_are_looked_up_ends_it() -> None:
+def test_error_while_looking_up_addresses_ends_the_run() -> None:
     crm = FakeCrm().add()
 
     def down(email: str) -> Any:
@@ -278,13 +278,13 @@ def test_an_error_of_the_run_while_addresses_are_looked_up_ends_it() -> None:
 
 
 class LostRejects(RejectsFile):
-    """Its rows are gone at the end."""
+    """A rejects file that has lost its rows at the end."""
 
     def finish(self, wanted: int = 0) -> None:
         raise self.lost(wanted)
 
 
-def test_a_load_whose_file_was_lost_at_its_end_knows_the_deals_that_it_has_made(tmp_path: Path) -> None:
+def test_load_with_a_lost_file_knows_the_deals_it_created(tmp_path: Path) -> None:
     crm, checkpoints = FakeCrm(), FileCheckpoints(tmp_path / "checkpoint")
     rows = [found("ada@x.org"), found("no address")]
     crm.start_of_writes = lambda: BEGAN  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What may be a source, which files it means, and what its options may say."""
+"""Valid sources, their files, and their options."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(folder: Path, **files: str) -> None:
 # -- rows in memory
 
 
-def test_a_list_of_rows_is_a_source() -> None:
+def test_list_of_rows_is_a_source() -> None:
     source = open_source([{"email": "a@x.io", "age": 3}, {"email": "b@x.io", "city": None}])
     assert list(source.rows()) == [
         Row(1, {"email": "a@x.io", "age": 3}),
@@ -41,13 +41,13 @@ def test_a_list_of_rows_is_a_source() -> None:
     assert list(source.rows()) == list(source.rows())
 
 
-def test_an_empty_list_has_no_rows_and_no_columns() -> None:
+def test_empty_list_has_no_rows_and_no_columns() -> None:
     for empty in ([], ()):
         source = open_source(empty)
         assert (list(source.rows()), source.columns) == ([], None)
 
 
-def test_items_that_are_no_rows_are_problems_of_their_own() -> None:
+def test_items_that_are_not_rows_are_separate_problems() -> None:
     rows = list(open_source([{"email": "a@x.io"}, ["secret"], {7: "secret"}, "secret"]).rows())
     assert [row.number for row in rows] == [1, 2, 3, 4]
     assert [row.problem for row in rows] == [
@@ -60,7 +60,7 @@ def test_items_that_are_no_rows_are_problems_of_their_own() -> None:
 
 
 class Query:
-    """A source of a kind of its own, which is costly to ask."""
+    """A custom source with expensive checks."""
 
     name = "a query"
 
@@ -72,13 +72,13 @@ class Query:
         yield Row(1, {"email": "a@x.io"})
 
 
-def test_what_has_rows_already_is_returned_as_it_is() -> None:
+def test_source_is_returned_unchanged() -> None:
     query = Query()
     assert open_source(query) is query
 
 
 class Frame:
-    """Looks a bit like a source, as data frames do."""
+    """Looks like a source, as data frames do."""
 
     columns = ("email",)
 
@@ -87,14 +87,14 @@ class Frame:
 
 
 @pytest.mark.parametrize("given", [None, 7, b"leads.csv", {"email": "a@x.io"}, iter([{"a": 1}]), Frame()])
-def test_what_is_no_source_is_refused_with_what_would_be(given: Any) -> None:
+def test_invalid_source_is_refused_with_a_hint(given: Any) -> None:
     with pytest.raises(SourceError, match=rf"source is of type {type(given).__name__}; give a list of mappings"):
         open_source(given)
 
 
 @pytest.mark.parametrize("arguments", [{"format": "csv"}, {"options": {"delimiter": ";"}}])
 @pytest.mark.parametrize("given", [[{"email": "a@x.io"}], Query()])
-def test_options_of_files_are_refused_for_rows(given: Any, arguments: Any) -> None:
+def test_file_options_are_refused_for_rows(given: Any, arguments: Any) -> None:
     with pytest.raises(SourceError, match=r"the source is no file|no meaning for a list of rows"):
         open_source(given, **arguments)
 
@@ -102,7 +102,7 @@ def test_options_of_files_are_refused_for_rows(given: Any, arguments: Any) -> No
 # -- files
 
 
-def test_a_file_by_text_or_path(tmp_path: Path) -> None:
+def test_file_by_text_or_path(tmp_path: Path) -> None:
     write(tmp_path, leads_csv="email\na@x.io\n")
     for given in (str(tmp_path / "leads.csv"), tmp_path / "leads.csv", f"file://{tmp_path}/leads.csv"):
         source = open_source(given)
@@ -114,7 +114,7 @@ def test_a_file_by_text_or_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["leads.csv", "leads.jsonl", "leads.parquet"])
-def test_a_missing_file_is_named_as_it_was_written(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_file_is_named_as_written(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for given in (f"./in/../{name}", f"file://{tmp_path}/{name}", tmp_path / name):
         source = open_source(given)
@@ -126,7 +126,7 @@ def test_a_missing_file_is_named_as_it_was_written(tmp_path: Path, name: str, mo
             )
 
 
-def test_a_file_that_goes_while_others_are_read_is_named(tmp_path: Path) -> None:
+def test_file_that_disappears_during_the_read_is_named(tmp_path: Path) -> None:
     write(tmp_path, leads_csv="email\na@x.io\n", leads2_csv="email\nb@x.io\n")
     rows = open_source(tmp_path / "leads*.csv").rows()
     assert next(rows).values == {"email": "a@x.io"}
@@ -156,7 +156,7 @@ def make_tree(root: Any) -> None:
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("store", ["disk", "relative", "memory"])
-def test_a_pattern_means_the_files_that_match(
+def test_pattern_selects_the_matching_files(
     store: str, pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root: Any = UPath(f"memory://bucket-{os.getpid()}/{tmp_path.name}") if store == "memory" else tmp_path
@@ -178,7 +178,7 @@ def test_files_come_in_the_order_of_their_names_and_of_the_list(tmp_path: Path) 
         assert (emails(source), source.name) == (found, f"{tmp_path}/{name}")
 
 
-def test_a_pattern_that_matches_no_file_is_an_error_at_once(tmp_path: Path) -> None:
+def test_pattern_without_a_match_is_an_error_at_once(tmp_path: Path) -> None:
     (tmp_path / "leads-folder.csv").mkdir()
     for given in (f"{tmp_path}/./leads-*.csv", tmp_path / "leads-*.csv"):
         with pytest.raises(NoSuchFile) as missing:
@@ -187,7 +187,7 @@ def test_a_pattern_that_matches_no_file_is_an_error_at_once(tmp_path: Path) -> N
         assert str(missing.value) == expected
 
 
-def test_a_name_with_wildcards_that_exists_means_itself(tmp_path: Path) -> None:
+def test_existing_name_with_wildcards_is_taken_literally(tmp_path: Path) -> None:
     for name, email in (("leads[1].csv", "right"), ("leads1.csv", "wrong")):
         (tmp_path / name).write_text(f"email\n{email}\n", encoding="utf-8")
     assert emails(open_source(tmp_path / "leads[1].csv")) == ["right"]
@@ -197,19 +197,12 @@ def test_a_name_with_wildcards_that_exists_means_itself(tmp_path: Path) -> None:
     ("given", "problem"),
     [("s3://bucket/leads.csv", "ObjectStoragePath"), (["leads.csv", {"email": "a@x.io"}], "its item 2 is none")],
 )
-def test_what_holds_no_paths_is_refused(given: Any, problem: str) -> None:
+def test_invalid_list_of_paths_is_refused(given: Any, problem: str) -> None:
     with pytest.raises(SourceError, match=problem):
         open_source(given)
 
 
-@pytest.mark.parametrize("name", ["leads.csv", "leads.jsonl", "leads.parquet", "leads.csv.gz"])
-def test_a_folder_is_no_file(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
-    with pytest.raises(SourceError, match=rf"{name} is a folder; give a pattern"):
-        list(open_source(tmp_path / name).rows())
-
-
-def test_a_file_is_closed_when_reading_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_closed_when_reading_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, leads_csv="email\na@x.io\nb@x.io\n")
     opened = []
     plain = text_lines.read_source
@@ -239,18 +232,18 @@ SAME = {
 
 
 @pytest.mark.parametrize("suffix", SAME)
-def test_the_suffix_decides_the_format_and_format_overrules_it(tmp_path: Path, suffix: str) -> None:
+def test_suffix_decides_the_format_and_format_overrides_it(tmp_path: Path, suffix: str) -> None:
     for name, arguments in ((f"x.{suffix}", {}), (f"X.{suffix.upper()}", {}), ("part-0000", {"format": suffix})):
         (tmp_path / name).write_text(SAME[suffix], encoding="utf-8")
         assert emails(open_source(tmp_path / name, **arguments)) == ["a@x.io"]
 
 
-def test_every_known_format_is_tried() -> None:
+def test_every_known_format_is_covered() -> None:
     assert {*SAME, "parquet"} == set(FORMATS)
 
 
 @pytest.mark.parametrize("name", ["leads.dat", "leads", "_SUCCESS", "csv"])
-def test_a_suffix_without_a_meaning_is_refused(tmp_path: Path, name: str) -> None:
+def test_unknown_suffix_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(SourceError, match=rf"{name} does not tell its format; set source_format"):
         open_source(tmp_path / name)
@@ -287,13 +280,13 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "text"), BAD_ARGUMENTS)
-def test_an_argument_without_sense_is_refused_before_any_file_is_read(arguments: dict[str, Any], text: str) -> None:
+def test_invalid_argument_is_refused_before_any_read(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(SourceError) as caught:
         open_source("not-there.csv", **arguments)
     assert text in str(caught.value)
 
 
-def test_an_option_that_is_none_is_left_out(tmp_path: Path) -> None:
+def test_option_that_is_none_is_left_out(tmp_path: Path) -> None:
     write(tmp_path, leads_tsv="email\tage\na@x.io\t3\n")
     assert open_source(tmp_path / "leads.tsv", options={"delimiter": None}).columns == ("email", "age")
 
@@ -302,14 +295,14 @@ def test_an_option_that_is_none_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("header", ["email,age", "known@x.io,2"])
-def test_a_file_without_its_header_is_not_quoted(header: str, tmp_path: Path) -> None:
+def test_file_without_its_header_is_not_quoted(header: str, tmp_path: Path) -> None:
     write(tmp_path, a_csv=f"{header}\na@x.io,1\n", b_csv="secret@x.io,2\nb@x.io,3\n")
     with pytest.raises(SourceError, match=r"b\.csv and .*a\.csv have no header line in common") as caught:
         list(open_source(tmp_path / "*.csv").rows())
     assert "secret" not in str(caught.value)
 
 
-def test_a_file_that_may_not_be_read_is_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_without_read_permission_has_its_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.csv"
     path.write_text("email\n")
 
@@ -321,12 +314,12 @@ def test_a_file_that_may_not_be_read_is_an_error_of_its_own(tmp_path: Path, monk
         list(open_source(str(path)).rows())
 
 
-def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
+def test_folder_read_as_a_file_is_explained(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is a folder; give a pattern"), files.explain_missing(tmp_path):
         raise FileNotFoundError(str(tmp_path))
 
 
-def test_names_that_stay_alike_are_refused() -> None:
+def test_duplicate_names_are_refused() -> None:
     assert unique_names(["a", "a", ""], "a.csv") == ("a (column 1)", "a (column 2)", "(column 3)")
     with pytest.raises(SourceError, match=r"a\.csv: several columns have the same name"):
         unique_names(["a", "a", "a (column 1)"], "a.csv")

@@ -1,4 +1,4 @@
-"""CSV: delimiters, quotes, ragged lines, line numbers, headers."""
+"""CSV: delimiters, quotes, ragged lines, line numbers, and headers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SPELLINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "tab": ("email\tname\na@x.io\tAda, L.\n", {}),
     "bar": ("email|name\na@x.io|Ada, L.\n", {}),
     "a delimiter in a quoted name": ('email;"name"\na@x.io;Ada, L.\n', {}),
-    "any delimiter, when told": ("email:name\na@x.io:Ada, L.\n", {"delimiter": ":"}),
+    "any delimiter, as an option": ("email:name\na@x.io:Ada, L.\n", {"delimiter": ":"}),
     "windows line ends": ('email,name\r\na@x.io,"Ada, L."\r\n', {}),
     "old line ends": ('email,name\ra@x.io,"Ada, L."\r', {}),
     "no line end at the end": ('email,name\na@x.io,"Ada, L."', {}),
@@ -47,21 +47,21 @@ SPELLINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_the_same_row_in_many_spellings(tmp_path: Path, spelling: str) -> None:
+def test_same_row_in_many_spellings(tmp_path: Path, spelling: str) -> None:
     text, options = SPELLINGS[spelling]
     assert values(tmp_path, text, **options) == [ADA]
 
 
-def test_quotes_may_have_no_meaning(tmp_path: Path) -> None:
+def test_quotes_can_be_disabled(tmp_path: Path) -> None:
     assert values(tmp_path, 'email,size\na@x.io,5"\n', quotechar="") == [{"email": "a@x.io", "size": '5"'}]
 
 
-def test_without_a_header_line_the_delimiter_is_the_one_that_gives_its_columns(tmp_path: Path) -> None:
+def test_delimiter_without_a_header_line_is_the_one_that_gives_the_columns(tmp_path: Path) -> None:
     row = {"email": "a@x.io", "notes": "a, b, c"}
     assert values(tmp_path, "a@x.io;a, b, c\n", header=["email", "notes"]) == [row]
 
 
-def test_values_stay_as_they_are_but_for_the_space_after_a_delimiter(tmp_path: Path) -> None:
+def test_values_are_unchanged_except_for_space_after_a_delimiter(tmp_path: Path) -> None:
     text = 'email,note\n  a@x.io ,"two\r\nlines, ""quoted"""\n,\n'
     assert values(tmp_path, text) == [
         {"email": "a@x.io ", "note": 'two\r\nlines, "quoted"'},
@@ -69,15 +69,15 @@ def test_values_stay_as_they_are_but_for_the_space_after_a_delimiter(tmp_path: P
     ]
 
 
-def test_one_column_has_no_delimiter(tmp_path: Path) -> None:
+def test_single_column_has_no_delimiter(tmp_path: Path) -> None:
     assert values(tmp_path, 'email\na@x.io\n\n""\n') == [{"email": "a@x.io"}, {"email": ""}]
 
 
-def test_a_tsv_row_of_empty_fields_is_a_row(tmp_path: Path) -> None:
+def test_tsv_row_of_empty_fields_is_a_row(tmp_path: Path) -> None:
     assert values(tmp_path, "\t\n", header=["a", "b"]) == [{"a": "", "b": ""}]
 
 
-def test_a_found_delimiter_is_logged_once_unless_it_is_a_comma(
+def test_detected_delimiter_is_logged_once_unless_it_is_a_comma(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -92,7 +92,7 @@ def test_a_found_delimiter_is_logged_once_unless_it_is_a_comma(
     assert len(caplog.messages) == 1
 
 
-# -- a line that does not fit is a row by itself
+# -- ragged lines ------------------------------
 
 GOOD = {"a": "1", "b": "2"}
 
@@ -123,20 +123,20 @@ RAGGED: dict[str, tuple[str, str, Any]] = {
 
 
 @pytest.mark.parametrize("case", RAGGED)
-def test_a_line_that_does_not_fit_is_a_row_with_a_problem(tmp_path: Path, case: str) -> None:
+def test_ragged_line_is_a_row_with_a_problem(tmp_path: Path, case: str) -> None:
     line, problem, shown = RAGGED[case]
     before, bad, after = rows(tmp_path, f"a,b\n1,2\n{line}1,2\n")
     assert (before, after) == (Row(1, GOOD), Row(3, GOOD))
     assert (bad.number, bad.problem, bad.values) == (2, f"{tmp_path}/leads.csv, {problem}", shown)
 
 
-def test_lines_are_counted_over_quoted_line_ends_and_blank_lines(tmp_path: Path) -> None:
+def test_lines_are_counted_across_quoted_line_ends_and_blank_lines(tmp_path: Path) -> None:
     text = '"a\n",b\n\n"1\r\n2\r3",2\n\n   \nx\n1,2\ny\n'
     problems = [row.problem for row in rows(tmp_path, text) if row.problem]
     assert problems == [f"{tmp_path}/leads.csv, line {number} has 1 field, the header has 2" for number in (9, 11)]
 
 
-# -- what makes the whole file unusable
+# -- errors of the whole file ---------
 
 HEADERS: dict[str, tuple[str, str]] = {
     "empty": ("", "leads.csv is empty, without a header line"),
@@ -149,7 +149,7 @@ HEADERS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("case", HEADERS)
-def test_a_header_that_does_not_name_the_columns_is_an_error(tmp_path: Path, case: str) -> None:
+def test_invalid_header_is_an_error(tmp_path: Path, case: str) -> None:
     text, message = HEADERS[case]
     (tmp_path / "leads.csv").write_text(text, encoding="utf-8")
     for read in (lambda source: source.columns, lambda source: list(source.rows())):
@@ -162,18 +162,18 @@ def test_names_that_differ_in_case_are_two_columns(tmp_path: Path) -> None:
     assert values(tmp_path, "Email,email\n1,2\n") == [{"Email": "1", "email": "2"}]
 
 
-def test_a_header_without_rows_is_no_error(tmp_path: Path) -> None:
+def test_header_without_rows_is_no_error(tmp_path: Path) -> None:
     assert values(tmp_path, "email,name\n") == []
     assert values(tmp_path, "", header=["email"]) == []
 
 
-def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
+def test_unclosed_quote_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"lines 3 to 5: a quote is not closed before the end of the file"):
         rows(tmp_path, 'a,b\n1,2\n"secret,2\n1,2\n1,2\n')
 
 
 @pytest.mark.parametrize("line", ["secret", "secret\n"], ids=["one line", "many lines"])
-def test_a_record_that_is_too_large(tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_record_is_an_error(tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "LONGEST_RECORD", 10**9)
     text = 'a,b\n1,2\n"' + line * (csv_files.LARGEST_ROW // len(line) + 9)
     with pytest.raises(SourceError, match=r"lines? 3( to \d+)?(:| is longer than 2097152 characters)") as caught:
@@ -181,18 +181,18 @@ def test_a_record_that_is_too_large(tmp_path: Path, line: str, monkeypatch: pyte
     assert "secret" not in str(caught.value)
 
 
-def test_too_many_columns(tmp_path: Path) -> None:
+def test_too_many_columns_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"line 1 has 10,001 columns; at most 10,000 are read"):
         rows(tmp_path, "a" + "," * 10_000 + "\n")
 
 
-def test_a_record_that_goes_on_and_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_record_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "LONGEST_RECORD", 20)
     with pytest.raises(SourceError, match=r"lines 2 to 22: one record has over 20 lines"):
         rows(tmp_path, 'a,b\n"' + '1\n","' * 30)
 
 
-def test_the_limit_of_the_csv_module_is_raised(tmp_path: Path) -> None:
+def test_limit_of_the_csv_module_is_raised(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("email\n" + "a" * 100 + "\n")
     before = csv.field_size_limit(50)
     try:
@@ -202,10 +202,10 @@ def test_the_limit_of_the_csv_module_is_raised(tmp_path: Path) -> None:
         csv.field_size_limit(before)
 
 
-def test_a_field_over_the_limit_of_the_csv_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_field_over_the_limit_of_the_csv_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.csv"
     path.write_text("email\nada@example.com\n")
-    set_limit = csv.field_size_limit  # it holds for the process, and another library may set it at any time
+    set_limit = csv.field_size_limit  # the limit is process-wide, and another library may set it at any time
     before = set_limit(8)
     monkeypatch.setattr(csv, "field_size_limit", lambda: 2**30)
     try:

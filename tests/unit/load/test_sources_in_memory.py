@@ -1,4 +1,4 @@
-"""Rows in memory as sources: tables that speak Arrow's C stream, and iterators, which can be read only once."""
+"""In-memory sources: tables with Arrow's C stream interface, and iterators, which can be read only once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOON = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
 
 
 class Frame:
-    """As much of a data frame as a load asks for."""
+    """The part of a data frame that a load uses."""
 
     def __init__(self, table: Any) -> None:
         self._table = table
@@ -82,7 +82,7 @@ def test_views_that_would_crash_the_process_are_refused(name: str, monkeypatch: 
         values(open_source(Frame(table(v=TYPES[name][0]))))
 
 
-def test_a_table_can_be_read_several_times_and_has_columns() -> None:
+def test_table_can_be_read_several_times_and_has_columns() -> None:
     source = open_source(Frame(table(email=["a@x", "b@x"], n=[1, 2])))
     assert (source.name, source.columns) == ("the Frame", ("email", "n"))
     wanted = [{"email": "a@x", "n": 1}, {"email": "b@x", "n": 2}]
@@ -90,12 +90,12 @@ def test_a_table_can_be_read_several_times_and_has_columns() -> None:
     assert [row.number for row in source.rows()] == [1, 2]
 
 
-def test_a_large_table_comes_in_pieces() -> None:
+def test_large_table_is_read_in_pieces() -> None:
     count = 2 * BATCH + 1
     assert [row.values["n"] for row in open_source(table(n=list(range(count)))).rows()] == list(range(count))
 
 
-def test_words_for_no_value() -> None:
+def test_null_words_in_tables() -> None:
     source = open_source(table(a=["x", "NULL"], s=[{"b": "NULL"}, None]), options={"null_values": ["NULL"]})
     assert values(source) == [{"a": "x", "s": {"b": None}}, {"a": None, "s": None}]
 
@@ -105,7 +105,7 @@ def test_columns_with_one_name_can_be_distinguished() -> None:
     assert values(source) == [{"a (column 1)": 1, "a (column 2)": 2}]
 
 
-def test_a_value_that_python_does_not_have_is_a_bad_row() -> None:
+def test_value_without_a_python_form_is_a_bad_row() -> None:
     column = pyarrow.array([2**60], pyarrow.timestamp("s"))
     source: Any = open_source(table(when=column, n=[1]))
     [row] = source.rows()
@@ -114,7 +114,7 @@ def test_a_value_that_python_does_not_have_is_a_bad_row() -> None:
     assert source.is_malformed(1)
 
 
-def test_a_stream_is_read_once_also_by_another_load(caplog: pytest.LogCaptureFixture) -> None:
+def test_stream_is_read_once_even_by_another_load(caplog: pytest.LogCaptureFixture) -> None:
     stream = table(n=[1, None], m=["-", "x"]).to_reader()
     source = ArrowSource(stream, null_values=["-"])
     assert source.columns == ("n", "m")
@@ -125,7 +125,7 @@ def test_a_stream_is_read_once_also_by_another_load(caplog: pytest.LogCaptureFix
     assert caplog.messages == []
 
 
-def test_a_stream_without_rows_may_have_been_read_before(caplog: pytest.LogCaptureFixture) -> None:
+def test_empty_stream_gets_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     half, all_ = (table(n=[1, 2]).to_reader(max_chunksize=1) for _ in range(2))
     half.read_next_batch()
     all_.read_all()
@@ -138,7 +138,7 @@ def test_a_stream_without_rows_may_have_been_read_before(caplog: pytest.LogCaptu
     ]
 
 
-def test_a_task_needs_a_table_that_can_be_read_again() -> None:
+def test_task_needs_a_table_that_can_be_read_again() -> None:
     with pytest.raises(
         SourceError, match=r"the RecordBatchReader can be read only once, but each try .* CrmHook.load_contacts"
     ):
@@ -146,7 +146,7 @@ def test_a_task_needs_a_table_that_can_be_read_again() -> None:
 
 
 class Slotted:
-    """A stream of a library whose class has no weak references."""
+    """A stream whose class does not support weak references."""
 
     __slots__ = ("_stream",)
 
@@ -163,18 +163,18 @@ class Slotted:
         return next(self._stream)
 
 
-def test_a_stream_that_cannot_be_remembered_is_read() -> None:
+def test_stream_that_cannot_be_remembered_is_read() -> None:
     assert values(ArrowSource(Slotted())) == [{"n": 1}]
 
 
 class Again:
-    """Gives a stream each time, but has no length: a query that runs again, or one that does not."""
+    """Returns a stream each time, but has no length: a query that runs again, or one that does not."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         return table(n=[1]).__arrow_c_stream__(requested_schema)
 
 
-def test_a_table_without_a_length_is_not_read_again() -> None:
+def test_table_without_a_length_is_not_read_again() -> None:
     source = open_source(Again())
     assert values(source) == [{"n": 1}]
     with pytest.raises(SourceError, match="the Again can be read only once"):
@@ -186,17 +186,17 @@ class Mixed:
         return pyarrow.array(["a", 1])
 
 
-def test_a_table_that_arrow_cannot_read() -> None:
+def test_table_that_arrow_cannot_read() -> None:
     with pytest.raises(SourceError, match=r"the Mixed cannot be read through Arrow \(Arrow\w+\); does a column have"):
         _ = open_source(Mixed()).columns
 
 
-def test_a_value_that_is_too_long_is_named() -> None:
+def test_too_long_value_is_named() -> None:
     with pytest.raises(SourceError, match="the Table, row 1 has over 8,388,608 bytes"):
         values(open_source(table(text=["x" * (9 << 20)])))
 
 
-def test_a_table_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ImportError(name)
 
@@ -213,7 +213,7 @@ def people() -> Iterator[Any]:
     yield "no mapping"
 
 
-def test_a_generator_is_read_once() -> None:
+def test_generator_is_read_once() -> None:
     source = IteratorSource(people(), null_values=["-"])
     found = list(source.rows())
     assert [(row.number, dict(row.values)) for row in found] == [
@@ -225,7 +225,7 @@ def test_a_generator_is_read_once() -> None:
         list(source.rows())
 
 
-def test_a_generator_that_was_read_is_refused_at_once() -> None:
+def test_used_generator_is_refused_at_once() -> None:
     for how_far in (1, 3):
         rows = people()
         for _ in zip(range(how_far), rows, strict=False):
@@ -234,11 +234,11 @@ def test_a_generator_that_was_read_is_refused_at_once() -> None:
             IteratorSource(rows)
 
 
-def test_any_iterator() -> None:
+def test_any_iterator_is_a_source() -> None:
     source = IteratorSource(map(dict, [[("email", "a@x")]]))
     assert (source.name, source.columns, values(source)) == ("the map", None, [{"email": "a@x"}])
 
 
-def test_a_task_needs_rows_that_can_be_read_again() -> None:
+def test_task_needs_rows_that_can_be_read_again() -> None:
     with pytest.raises(SourceError, match=r"source is of type generator; .* go to CrmHook.load_contacts in a task"):
         open_source(people())

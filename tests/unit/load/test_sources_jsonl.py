@@ -1,4 +1,4 @@
-"""JSON lines: exact numbers, and a line that is no object is a row by itself."""
+"""JSON lines: exact numbers, and a line that is not an object is a row with a problem."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ VALUES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("text", "value"), VALUES)
-def test_values_are_what_was_written(tmp_path: Path, text: str, value: Any) -> None:
+def test_values_are_read_as_written(tmp_path: Path, text: str, value: Any) -> None:
     (row,) = rows(tmp_path, f'{{"v": {text}}}\n')
     assert row == Row(1, {"v": value})
     assert type(row.values["v"]) is type(value)
     assert str(row.values["v"]) == str(value) or value == 1000
 
 
-def test_columns_are_not_known_before(tmp_path: Path) -> None:
+def test_columns_are_unknown_before_reading(tmp_path: Path) -> None:
     path = tmp_path / "leads.jsonl"
     path.write_text('{"a": 1}\n{"b": 2}\n', encoding="utf-8")
     source = open_source(path)
@@ -47,7 +47,7 @@ def test_columns_are_not_known_before(tmp_path: Path) -> None:
     assert list(source.rows()) == [Row(1, {"a": 1}), Row(2, {"b": 2})]
 
 
-def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
+def test_empty_file_has_no_rows(tmp_path: Path) -> None:
     assert rows(tmp_path, "") == rows(tmp_path, "\n \n\r\n") == []
 
 
@@ -75,7 +75,7 @@ BAD: list[tuple[str, str]] = [
 
 @pytest.mark.parametrize(("line", "problem"), BAD, ids=[f"{n}-{what}" for n, (_, what) in enumerate(BAD)])
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
-def test_a_bad_line_is_a_row_with_a_problem(tmp_path: Path, line: str, problem: str, end: str) -> None:
+def test_bad_line_is_a_row_with_a_problem(tmp_path: Path, line: str, problem: str, end: str) -> None:
     before, bad, after = rows(tmp_path, f'{{"v": 1}}{end}{end}{line}{end}{{"v": 3}}{end}')
     assert (before, after) == (Row(1, {"v": 1}), Row(3, {"v": 3}))
     assert (bad.number, bad.values) == (2, {"__line__": line})
@@ -83,7 +83,7 @@ def test_a_bad_line_is_a_row_with_a_problem(tmp_path: Path, line: str, problem: 
     assert "secret" not in (bad.problem or "")
 
 
-def test_a_file_cut_off_keeps_its_last_line_as_a_problem(tmp_path: Path) -> None:
+def test_truncated_file_keeps_its_last_line_as_a_problem(tmp_path: Path) -> None:
     good, cut = rows(tmp_path, '{"v": 1}\n{"v": 2')
     assert good.problem is None
     assert cut.problem == f"{tmp_path}/leads.jsonl, line 2 is not JSON from character 8 on"
@@ -91,7 +91,7 @@ def test_a_file_cut_off_keeps_its_last_line_as_a_problem(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", ['[\n{"v": 1}\n]\n', '[{"v": 1}]', '\n {\n"v": 1\n}\n'])
 @pytest.mark.parametrize("name", ["leads.json", "leads.jsonl"])
-def test_one_json_text_over_many_lines_is_refused_with_a_hint(tmp_path: Path, text: str, name: str) -> None:
+def test_json_text_over_many_lines_is_refused_with_a_hint(tmp_path: Path, text: str, name: str) -> None:
     with pytest.raises(
         SourceError, match=rf"{name}, line \d begins a JSON text of many lines.* write JSON lines instead"
     ):

@@ -1,4 +1,4 @@
-"""Parquet: Python values of each type, batches, and files that are none."""
+"""Parquet: Python values of each type, batches, and invalid files."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def test_values_keep_their_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "nanoseconds", "value"),
     [
-        (pa.timestamp("ns"), 1_500, datetime(1970, 1, 1, 0, 0, 0, 1)),  # noqa: DTZ001 - of no zone
+        (pa.timestamp("ns"), 1_500, datetime(1970, 1, 1, 0, 0, 0, 1)),  # noqa: DTZ001 - without a zone
         (pa.timestamp("ns", "UTC"), 1_500, datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=timezone.utc)),
         (pa.duration("ns"), 1_500, timedelta(microseconds=1)),
         (pa.time64("ns"), 1_500, time(microsecond=1)),
     ],
     ids=str,
 )
-def test_nanoseconds_are_cut_to_microseconds(tmp_path: Path, kind: Any, nanoseconds: int, value: Any) -> None:
+def test_nanoseconds_are_truncated_to_microseconds(tmp_path: Path, kind: Any, nanoseconds: int, value: Any) -> None:
     table = pa.table({"at": pa.array([nanoseconds, None], kind)})
     first, second = open_source(write(tmp_path / "leads.parquet", table)).rows()
     assert (first.values, second.values) == ({"at": value}, {"at": None})
     assert type(first.values["at"]) is type(value)
 
 
-def test_a_value_without_a_python_form_is_a_problem_of_its_row(tmp_path: Path) -> None:
+def test_value_without_a_python_form_is_a_problem_of_its_row(tmp_path: Path) -> None:
     far = pa.array([0, 253_402_300_800, 1], pa.timestamp("s"))  # the year 10000
     path = write(tmp_path / "leads.parquet", pa.table({"email": ["a", "b", "c"], "at": far}))
     rows = list(open_source(path).rows())
@@ -75,18 +75,18 @@ def test_a_value_without_a_python_form_is_a_problem_of_its_row(tmp_path: Path) -
         None,
     ]
     assert rows[1].values == {"email": "b"}
-    assert rows[2].values == {"email": "c", "at": datetime(1970, 1, 1, 0, 0, 1)}  # noqa: DTZ001 - of no zone
+    assert rows[2].values == {"email": "c", "at": datetime(1970, 1, 1, 0, 0, 1)}  # noqa: DTZ001 - without a zone
 
 
 @pytest.mark.parametrize("rows", [0, 1, 999, 1000, 2501])
-def test_batches_and_row_groups_leave_no_trace(tmp_path: Path, rows: int) -> None:
+def test_batches_and_row_groups_are_invisible(tmp_path: Path, rows: int) -> None:
     table = pa.table({"n": pa.array(range(rows), pa.int64())})
     for store in (tmp_path, UPath(f"memory://parquet/{tmp_path.name}")):
         source = open_source(write(store / f"leads-{rows}.parquet", table, row_group_size=700))
         assert list(source.rows()) == [Row(n + 1, {"n": n}) for n in range(rows)]
 
 
-def test_a_large_row_group_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_row_group_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = pa.array([f"{n * 7919 % 100_003}@{'example' * 6}.com" for n in range(100_000)])
     path = write(tmp_path / "leads.parquet", pa.table({"email": texts}), compression="none", use_dictionary=False)
     assert path.stat().st_size > 8 * parquet_files.READ_AHEAD
@@ -100,11 +100,11 @@ def test_a_large_row_group_is_not_read_whole(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(parquet_files, "read_source", Noted)
     assert sum(1 for _ in open_source(path).rows()) == 100_000
-    assert sum(sizes) >= path.stat().st_size // 2  # they were noted
-    assert max(sizes) <= 5 * parquet_files.READ_AHEAD  # pages, of 1 MB, are read whole
+    assert sum(sizes) >= path.stat().st_size // 2  # the check above noted them
+    assert max(sizes) <= 5 * parquet_files.READ_AHEAD  # pages of 1 MB are read whole
 
 
-# -- not Parquet
+# -- not Parquet --
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def good(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "cut", "middle", "pages"])
-def test_a_damaged_file_is_refused(good: Path, damage: str) -> None:
+def test_damaged_file_is_refused(good: Path, damage: str) -> None:
     whole = good.read_bytes()
     good.write_bytes(
         {
@@ -131,7 +131,7 @@ def test_a_damaged_file_is_refused(good: Path, damage: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_file_system_that_fails_is_not_taken_for_a_damaged_file(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_file_system_is_not_reported_as_a_damaged_file(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         closed = False
 
@@ -151,7 +151,7 @@ def test_a_file_system_that_fails_is_not_taken_for_a_damaged_file(good: Path, mo
         list(open_source(good).rows())
 
 
-def test_columns_of_one_name_and_without_a_name_are_distinguished(tmp_path: Path) -> None:
+def test_duplicate_and_empty_column_names_are_distinguished(tmp_path: Path) -> None:
     arrays = [pa.array([number]) for number in (1, 2, 3, 4)]
     path = write(tmp_path / "leads.parquet", pa.Table.from_arrays(arrays, names=["a", "b", "a", ""]))
     source = open_source(path)
@@ -159,7 +159,7 @@ def test_columns_of_one_name_and_without_a_name_are_distinguished(tmp_path: Path
     assert [row.values for row in source.rows()] == [{"a (column 1)": 1, "b": 2, "a (column 3)": 3, "(column 4)": 4}]
 
 
-def test_floats_of_32_bits_have_the_digits_that_were_written(tmp_path: Path) -> None:
+def test_float32_values_have_the_written_digits(tmp_path: Path) -> None:
     short = pa.float32()
     columns = {
         "plain": pa.array([0.1, 123456.79, None], short),
@@ -184,7 +184,7 @@ def test_floats_of_32_bits_have_the_digits_that_were_written(tmp_path: Path) -> 
 
 
 def peak_of(read: Callable[[], int]) -> tuple[int, int]:
-    """What was read, and the most bytes that Python held meanwhile."""
+    """The rows, and Python's peak memory in bytes."""
     tracemalloc.start()
     try:
         return read(), tracemalloc.get_traced_memory()[1]
@@ -208,7 +208,7 @@ LONG = "x" * 200_000
     ],
     ids=["text", "list", "struct", "binary", "fixed length", "long dictionary", "list of a fixed length"],
 )
-def test_a_long_value_in_every_row_is_never_there_a_thousand_times(values: Any, tmp_path: Path) -> None:
+def test_long_value_in_every_row_is_not_held_a_thousand_times(values: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "leads.parquet", pa.table({"email": ["a@x.io"] * 1000, "note": values}))
     assert path.stat().st_size < 1_000_000
     before = pa.total_allocated_bytes()
@@ -218,9 +218,7 @@ def test_a_long_value_in_every_row_is_never_there_a_thousand_times(values: Any, 
     assert pa.total_allocated_bytes() - before < 30_000_000
 
 
-def test_a_slice_of_lists_is_not_cast_with_all_that_it_was_cut_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cast_of_a_list_slice_does_not_copy_the_whole_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "leads.parquet", pa.table({"note": pa.array([[LONG]] * 1000, pa.list_(pa.string()))}))
     largest, exact = [0], parquet_files._exact
 
@@ -234,7 +232,7 @@ def test_a_slice_of_lists_is_not_cast_with_all_that_it_was_cut_from(
     assert max(largest) < 9_000_000
 
 
-def test_a_value_that_does_not_fit_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_oversized_value_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "leads.parquet"
     pq.write_table(pa.table({"email": ["a@x.io"], "note": ["x" * 70_000_000]}), path, compression="zstd")
     assert path.stat().st_size < 100_000
@@ -243,7 +241,7 @@ def test_a_value_that_does_not_fit_is_refused_before_it_is_unpacked(tmp_path: Pa
         open_source(path).columns  # noqa: B018
 
 
-def test_a_row_that_is_too_large_is_named(tmp_path: Path) -> None:
+def test_oversized_row_is_named(tmp_path: Path) -> None:
     notes = ["short"] * 7 + ["secret" * 2_000_000, "short"]
     path = write(tmp_path / "leads.parquet", pa.table({"note": notes}))
     with pytest.raises(SourceError) as caught:
@@ -251,7 +249,7 @@ def test_a_row_that_is_too_large_is_named(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}, row 8 has over 8,388,608 bytes; shorten it, or leave columns out"
 
 
-def test_a_map_is_a_list_of_pairs(tmp_path: Path) -> None:
+def test_map_is_a_list_of_pairs(tmp_path: Path) -> None:
     maps = pa.array([[("a", "b")], None, []], pa.map_(pa.string(), pa.string()))
     path = write(tmp_path / "leads.parquet", pa.table({"m": maps}))
     assert [row.values["m"] for row in open_source(path).rows()] == [[("a", "b")], None, []]
@@ -260,7 +258,7 @@ def test_a_map_is_a_list_of_pairs(tmp_path: Path) -> None:
 NO_PYARROW = r"^Parquet needs pyarrow: pip install 'airflow-provider-crm\[parquet\]'$"
 
 
-def test_without_pyarrow_the_extra_is_named(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pyarrow_names_the_extra(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(SourceError, match=NO_PYARROW):
         list(open_source(good).rows())
@@ -279,7 +277,7 @@ def test_without_pyarrow_the_extra_is_named(good: Path, monkeypatch: pytest.Monk
         (None, None, False),
     ],
 )
-def test_that_pyarrow_is_missing_is_known_when_the_dag_is_read(
+def test_missing_pyarrow_is_reported_when_the_dag_is_parsed(
     files: Any, form: str | None, needed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_pyarrow(files, form)
@@ -288,7 +286,7 @@ def test_that_pyarrow_is_missing_is_known_when_the_dag_is_read(
         check_pyarrow(files, form)
 
 
-def test_a_dictionary_of_numbers_has_no_lengths_to_count() -> None:
+def test_dictionary_of_numbers_has_no_lengths() -> None:
     numbers = pa.array([1, 2, 1]).dictionary_encode()
     texts = pa.array(["ab", "c", "ab"]).dictionary_encode()
     assert parquet_files._size([numbers]) == 0
@@ -296,7 +294,7 @@ def test_a_dictionary_of_numbers_has_no_lengths_to_count() -> None:
 
 
 def varint(value: int, width: int) -> bytes:
-    """A number as Parquet's headers hold it, in exactly so many bytes."""
+    """A number as in Parquet's headers, in exactly that many bytes."""
     value *= 2
     return bytes((value >> (7 * n) & 127) | (128 if n < width - 1 else 0) for n in range(width))
 
@@ -309,13 +307,13 @@ def varint(value: int, width: int) -> bytes:
         ("page", (1 << 27) - 1, r"leads\.parquet is not a valid Parquet file, or damaged"),
     ],
 )
-def test_a_file_that_lies_about_its_sizes_is_refused(where: str, claimed: int, said: str, tmp_path: Path) -> None:
+def test_file_with_false_sizes_is_refused(where: str, claimed: int, said: str, tmp_path: Path) -> None:
     path = tmp_path / "leads.parquet"
     table = pa.table({"email": ["a@x.io"], "name": ["x" * 9_000_000]})
     pq.write_table(table, path, compression="zstd", use_dictionary=False, write_statistics=False)
     chunk = pq.ParquetFile(path).metadata.row_group(0).column(1)
     content = path.read_bytes()
-    page_size = 9_000_000 + 4 + 6  # the value with its length, and its level
+    page_size = 9_000_000 + 4 + 6  # the value with its length and its level
     of_footer = content.rindex(varint(chunk.total_uncompressed_size, 4))
     at = of_footer if where == "footer" else content.index(varint(page_size, 4), chunk.data_page_offset)
     path.write_bytes(content[:at] + varint(claimed, 4) + content[at + 4 :])

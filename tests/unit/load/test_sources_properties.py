@@ -1,4 +1,4 @@
-"""Any bytes: rows or a SourceError, no value in a message; any rows: read as they were written; memory stays flat."""
+"""Any bytes give rows or a SourceError without values; any rows are read as written; memory use stays flat."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FIELD = st.one_of(TEXT, st.sampled_from(['"', "\r\n", "\n", "\r", ",", ";", '",\
     end=st.sampled_from(["\n", "\r\n", "\n\n", "\r"]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
-def test_records_of_csv_are_read_as_written_with_their_lines(
+def test_csv_records_are_read_as_written_with_their_lines(
     folder: Path, records: list[list[str]], delimiter: str, end: str, encoding: str
 ) -> None:
     text, expected = f"a{delimiter}b{delimiter}c{end}", []
@@ -62,7 +62,7 @@ def written(fields: list[str], delimiter: str, end: str) -> str:
 
 
 def lines_of(text: str) -> int:
-    """Line ends of any kind, counted without the help of what is tested."""
+    """Line ends of any kind, counted independently of the tested code."""
     return text.replace("\r\n", "\n").replace("\r", "\n").count("\n")
 
 
@@ -78,7 +78,7 @@ JSON_VALUE = st.recursive(
     bad=st.lists(st.tuples(st.integers(0, 8), st.sampled_from(["{", "7", "[]", '{"a": 1, "a": 1}', "x"])), max_size=3),
     plain=st.booleans(),
 )
-def test_objects_of_json_lines_are_read_as_written_around_bad_ones(
+def test_json_objects_are_read_as_written_around_bad_ones(
     folder: Path, objects: list[Any], bad: list[tuple[int, str]], plain: bool
 ) -> None:
     lines: list[Any] = [{"first": 1}, *objects]
@@ -120,7 +120,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str, head: str
 
 
 def peak(read: Callable[[], int]) -> int:
-    """Most bytes that Python held at once while all rows were read."""
+    """Python's peak memory in bytes while all rows were read."""
     tracemalloc.start()
     try:
         assert read() == ROWS

@@ -21,7 +21,7 @@ ROW = {"email": "a@x.io", "name": "José Ñ €"}
 ENCODINGS: dict[str, tuple[bytes, str, dict[str, str]]] = {
     "utf-8": (b"", "utf-8", {}),
     "utf-8 with a mark": (codecs.BOM_UTF8, "utf-8", {}),
-    "utf-8 with a mark, told otherwise": (codecs.BOM_UTF8, "utf-8", {"encoding": "cp1252"}),
+    "utf-8 with a mark and another option": (codecs.BOM_UTF8, "utf-8", {"encoding": "cp1252"}),
     "utf-16 with a mark": (codecs.BOM_UTF16_LE, "utf-16-le", {}),
     "utf-16 big endian with a mark": (codecs.BOM_UTF16_BE, "utf-16-be", {}),
     "utf-32 with a mark": (codecs.BOM_UTF32_LE, "utf-32-le", {}),
@@ -50,13 +50,13 @@ def test_encodings(tmp_path: Path, case: str, suffix: str, packed: bool) -> None
     ],
     ids=["no gzip", "cut off", "wrong sum"],
 )
-def test_a_damaged_gzip_file(tmp_path: Path, content: bytes, says: str) -> None:
+def test_damaged_gzip_file(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "leads.csv.gz").write_bytes(content)
     with pytest.raises(SourceError, match=says):
         list(open_source(tmp_path / "leads.csv.gz").rows())
 
 
-def test_a_file_of_another_file_system(tmp_path: Path) -> None:
+def test_file_of_another_file_system(tmp_path: Path) -> None:
     for name, content in (("a.csv", CSV.encode()), ("a.csv.gz", gzip.compress(CSV.encode()))):
         path = UPath(f"memory://texts/{tmp_path.name}/{name}")
         path.write_bytes(content)
@@ -64,7 +64,7 @@ def test_a_file_of_another_file_system(tmp_path: Path) -> None:
 
 
 class Meagre:
-    """A file with no more than ``read``, which hands out less than it is asked for."""
+    """A file with only ``read``, which returns less than requested."""
 
     def __init__(self, content: bytes) -> None:
         self.rest, self.closed = content, False
@@ -81,7 +81,7 @@ class Meagre:
 
 
 @pytest.mark.parametrize("content", [CSV.encode(), gzip.compress(CSV.encode())], ids=["plain", "gzip"])
-def test_a_file_object_needs_no_more_than_read(content: bytes) -> None:
+def test_file_object_needs_only_read(content: bytes) -> None:
     file = Meagre(content)
 
     class MeagrePath:
@@ -122,7 +122,7 @@ def refused(path: Path, **options: Any) -> str:
     ],
     ids=["latin-1", "NUL", "ascii", "shift_jis", "cut off"],
 )
-def test_what_is_no_text_is_refused_with_its_line(
+def test_non_text_is_refused_with_its_line(
     tmp_path: Path, encoding: str, bad: bytes, message: str, rows_before: int
 ) -> None:
     for suffix, head, good in (("csv", b"email\n", b"a@x.io\n"), ("jsonl", b"", b'{"email": "a@x.io"}\n')):
@@ -147,13 +147,13 @@ def test_utf_16_without_a_mark_is_recognised_by_its_nuls(tmp_path: Path) -> None
     )
 
 
-def test_an_encoding_that_gives_up_on_the_whole_file(tmp_path: Path) -> None:
+def test_encoding_that_rejects_the_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "leads.csv"
     path.write_bytes(b"email\na@x.io\n")
     assert "line 1 cannot be decoded" in refused(path, encoding="undefined")
 
 
-def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
+def test_line_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
     for suffix in ("csv", "jsonl"):
         path = tmp_path / f"leads.{suffix}"
         path.write_bytes(b"email\n" * (suffix == "csv") + b"secret" * (text_files.LONGEST_LINE // 6 + 2))
@@ -163,7 +163,7 @@ def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
 # -- gzip
 
 
-def test_gzip_in_several_members_and_without_the_suffix(tmp_path: Path) -> None:
+def test_gzip_with_several_members_and_without_the_suffix(tmp_path: Path) -> None:
     path = tmp_path / "leads.csv"
     path.write_bytes(gzip.compress(b"email\na@x.io\n") + gzip.compress(b"b@x.io\n"))
     assert [row.values["email"] for row in open_source(path).rows()] == ["a@x.io", "b@x.io"]

@@ -1,4 +1,4 @@
-"""The staged rows: what is put in comes out, each row has one status, and the table has a budget."""
+"""Staged rows: they come out unchanged, each row has one status, and the table has a budget."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ def test_rows_are_counted_by_status(table: StagedRows, status: RowStatus) -> Non
         ("reject", [RowStatus.AMBIGUOUS, RowStatus.SEND, RowStatus.AMBIGUOUS, RowStatus.AMBIGUOUS]),
     ],
 )
-def test_of_rows_with_one_key_one_is_sent_or_none(
-    table: StagedRows, duplicates: Any, expected: list[RowStatus]
-) -> None:
+def test_one_or_no_row_of_each_key_is_sent(table: StagedRows, duplicates: Any, expected: list[RowStatus]) -> None:
     for number, key in enumerate("abaa", start=1):
         table.add(row(number), RowStatus.SEND, contact(key))
     table.mark_duplicates(duplicates)
@@ -70,14 +68,14 @@ def test_of_rows_with_one_key_one_is_sent_or_none(
 
 
 @pytest.mark.parametrize("duplicates", ["last", "first", "reject"])
-def test_rows_without_a_key_are_nobodys_duplicates(table: StagedRows, duplicates: Any) -> None:
+def test_rows_without_a_key_are_no_duplicates(table: StagedRows, duplicates: Any) -> None:
     for number, status in enumerate((RowStatus.INVALID, RowStatus.SUPPRESSED, RowStatus.INVALID), start=1):
         table.add(row(number), status)
     table.mark_duplicates(duplicates)
     assert statuses(table) == [RowStatus.INVALID, RowStatus.SUPPRESSED, RowStatus.INVALID]
 
 
-def test_what_cannot_be_kept_is_named_by_its_kind_and_not_by_its_value(table: StagedRows) -> None:
+def test_unsupported_value_is_named_by_its_type_only(table: StagedRows) -> None:
     class Lock:
         def __reduce__(self) -> str:
             raise TypeError("cannot pickle p1@x.org")
@@ -89,10 +87,10 @@ def test_what_cannot_be_kept_is_named_by_its_kind_and_not_by_its_value(table: St
     assert len(table) == 0 and statuses(table) == []
 
 
-# -- what is sent -------------------------------------------------------------------------------------------
+# -- rows to send -------------------------------------------------------------------------------------------
 
 
-def test_the_contact_of_a_row_is_kept_with_its_exact_values(table: StagedRows) -> None:
+def test_contact_of_a_row_keeps_its_exact_values(table: StagedRows) -> None:
     attributes = {"n": Decimal("1.50"), "big": 12345678901234567, "list": [1, None], "on": True, "x": 0.1}
     table.add(row(1, n="1,5"), RowStatus.SEND, Contact("Ann@x.org", attributes))
     (staged,) = table.rows()
@@ -101,7 +99,7 @@ def test_the_contact_of_a_row_is_kept_with_its_exact_values(table: StagedRows) -
     assert table.attribute_names == set(attributes)
 
 
-def test_an_invalid_row_keeps_what_is_wrong_with_it(table: StagedRows) -> None:
+def test_invalid_row_keeps_its_problems(table: StagedRows) -> None:
     table.add(row(1, email="nobody"), RowStatus.INVALID, problem="email: no address")
     assert list(table.rows()) == [StagedRow(row(1, email="nobody"), RowStatus.INVALID, None, "email: no address")]
 
@@ -115,7 +113,7 @@ def test_rows_with_different_columns_keep_their_own(table: StagedRows, monkeypat
     assert [staged.record for staged in table.rows()] == [contact(one.number) for one in given]
 
 
-def test_rows_that_are_done_are_left_out(table: StagedRows) -> None:
+def test_done_rows_are_left_out(table: StagedRows) -> None:
     for number in range(1, 9):
         table.add(row(number), RowStatus.SEND if number != 4 else RowStatus.SAME, contact(number))
     assert [staged.row.number for staged in table.rows(after=2, without={5, 7})] == [3, 4, 6, 8]
@@ -123,15 +121,15 @@ def test_rows_that_are_done_are_left_out(table: StagedRows) -> None:
     assert table.count_to_send(after=2, without={5, 7}) == 3
 
 
-def test_the_names_of_columns_are_stored_once_for_all_rows() -> None:
-    """A header of ten thousand columns over rows that are nearly empty must not fill the disk."""
+def test_column_names_are_stored_once_for_all_rows() -> None:
+    """A header of ten thousand columns over nearly empty rows must not fill the disk."""
     columns = {f"a column with a long name, {n}": "" for n in range(10_000)}
     with closing(StagedRows(most_bytes=4_000_000)) as table:
         for number in range(1, 101):
             table.add(Row(number, columns), RowStatus.SEND, contact(number))
 
 
-def test_the_rows_have_a_budget_and_the_error_names_the_place() -> None:
+def test_rows_have_a_budget_and_the_error_names_the_location() -> None:
     with closing(StagedRows(most_bytes=3 << 20)) as table:
         for number in (1, 2):
             table.add(row(number, text=str(number) * (1 << 20)), RowStatus.SEND, contact(number))
@@ -148,7 +146,7 @@ def test_the_rows_have_a_budget_and_the_error_names_the_place() -> None:
 # -- a sample -----------------------------------------------------------------------------------------------
 
 
-def test_a_sample_is_of_the_rows_to_be_sent_as_they_were_given(table: StagedRows) -> None:
+def test_sample_has_rows_to_send_in_source_order(table: StagedRows) -> None:
     given = [Row(n, {"n": n}, "odd" if n == 5 else None) for n in range(1, 11)]
     for one in given:
         table.add(one, RowStatus.SEND if one.number % 2 else RowStatus.SAME, contact(one.number))
@@ -156,7 +154,7 @@ def test_a_sample_is_of_the_rows_to_be_sent_as_they_were_given(table: StagedRows
     assert mixed == [StagedRow(one, RowStatus.SEND, contact(one.number)) for one in given[::2]]
 
 
-def test_another_seed_begins_with_other_rows(table: StagedRows) -> None:
+def test_another_seed_starts_with_other_rows(table: StagedRows) -> None:
     for number in range(1, 1001):
         table.add(row(number), RowStatus.SEND)
     begin = [tuple(item.row.number for item in list(table.mixed(seed))[:20]) for seed in (1, 1, 4_000_000_000)]
@@ -167,18 +165,18 @@ def test_another_seed_begins_with_other_rows(table: StagedRows) -> None:
 
 
 @pytest.mark.parametrize("view", [memoryview(b"x"), bytearray(b"x")], ids=lambda view: type(view).__name__)
-def test_a_view_becomes_bytes_and_the_rest_stays(view: Any) -> None:
+def test_view_becomes_bytes_and_other_values_stay(view: Any) -> None:
     plain = without_views(Row(7, {"picture": view, "name": "Ann", "n": 5}, "odd"))
     assert plain == Row(7, {"picture": b"x", "name": "Ann", "n": 5}, "odd")
     assert type(plain.values["picture"]) is bytes
 
 
-def test_a_row_without_views_is_not_copied() -> None:
+def test_row_without_views_is_not_copied() -> None:
     plain = row(1, name="Ann")
     assert without_views(plain) is plain
 
 
-def test_rows_reach_the_database_many_at_a_time(table: StagedRows) -> None:
+def test_rows_are_inserted_in_batches(table: StagedRows) -> None:
     held = []
     for number in range(1, 501):
         table.add(row(number), RowStatus.SEND, contact(number))
@@ -189,8 +187,8 @@ def test_rows_reach_the_database_many_at_a_time(table: StagedRows) -> None:
     assert not table._waiting
 
 
-def test_wide_rows_do_not_wait_for_a_hundred(table: StagedRows) -> None:
-    """Rows of 400 KB: the third one makes more than 1 MiB."""
+def test_wide_rows_are_inserted_in_smaller_batches(table: StagedRows) -> None:
+    """Rows of 400 KB: the third one exceeds 1 MiB."""
     held = []
     for number in range(1, 8):
         table.add(row(number, text=str(number) * 400_000), RowStatus.SEND)
@@ -198,4 +196,4 @@ def test_wide_rows_do_not_wait_for_a_hundred(table: StagedRows) -> None:
     assert held == [1, 2, 0, 1, 2, 0, 1]
     assert [len(item.row.values["text"]) for item in table.rows()] == [400_000] * 7
     table.add(row(8, text="8" * 3_000_000), RowStatus.SEND)
-    assert not table._waiting, "a row of 3 MB does not wait at all"
+    assert not table._waiting, "a row of 3 MB is inserted at once"

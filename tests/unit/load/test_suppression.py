@@ -1,4 +1,4 @@
-"""The suppression list: everybody on it is found, and nothing on it is passed over."""
+"""The suppression list: every person on it is found, and no entry is ignored."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ BAD = "ann at secret.example"
         ("s.jsonl", f'{{"email": "{ANN}", "Email": "{ANN}"}}\n', "2 columns 'email'"),
     ],
 )
-def test_half_a_list_is_no_list(name: str, body: str, said: str, tmp_path: Path) -> None:
+def test_truncated_list_is_refused(name: str, body: str, said: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(body)
     with pytest.raises(SourceError, match=said) as caught:
         Suppression.read(tmp_path / name)
@@ -115,7 +115,7 @@ def test_entries_of_a_list(entry: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "missing.csv", "missing*.txt", "s3://bucket/x.txt"])
-def test_no_such_list(name: str, tmp_path: Path) -> None:
+def test_missing_list(name: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError):
         Suppression.read(name if "//" in name else str(tmp_path / name))
 
@@ -127,7 +127,7 @@ def test_the_name_of_a_file_may_look_like_an_address(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["s.txt", "s.csv"])
-def test_an_object_that_is_not_there(name: str) -> None:
+def test_missing_object(name: str) -> None:
     with pytest.raises(NoSuchFile, match=rf"^suppression list: there is no file memory://s/.*{name}; correct the path"):
         Suppression.read(UPath(f"memory://s/{uuid.uuid4().hex}/{name}"))
 
@@ -144,7 +144,7 @@ def test_an_object_that_is_not_there(name: str) -> None:
         ("https://x", "suppression list: a https:// URL must be given as a path object"),
     ],
 )
-def test_a_list_with_something_else_in_it(entries: Any, said: str) -> None:
+def test_list_with_other_content_is_refused(entries: Any, said: str) -> None:
     with pytest.raises(SourceError, match=f"^{re.escape(said)}"):
         Suppression.read(entries)
 
@@ -152,9 +152,7 @@ def test_a_list_with_something_else_in_it(entries: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content"), [("s.txt", "Zo\u00eb@x.org".encode("latin-1")), ("s.xlsx", b""), ("s.csv", b"a,b\n1,2\n")]
 )
-def test_what_is_wrong_with_its_file_is_said_of_the_list(
-    name: str, content: bytes, tmp_path: Path, databases: list[TempDatabase]
-) -> None:
+def test_file_errors_name_the_list(name: str, content: bytes, tmp_path: Path, databases: list[TempDatabase]) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match="suppression list"):
         Suppression.read(str(tmp_path / name))
@@ -162,13 +160,13 @@ def test_what_is_wrong_with_its_file_is_said_of_the_list(
         databases[0].execute("SELECT 1")
 
 
-def test_an_empty_list_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_empty_list_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert len(Suppression.read([])) == 0
     assert "no contact is left out" in caplog.text
 
 
-# -- whatever the spelling -------------------------------------------------------------------------------------
+# -- spellings -------------------------------------------------------------------------------------------------
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -197,7 +195,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_what_is_not_exactly_one_entry_ends_the_load(odd: str, tmp_path: Path) -> None:
+def test_entry_that_is_not_exactly_one_address_ends_the_load(odd: str, tmp_path: Path) -> None:
     quoted = odd.replace('"', '""')
     files = {
         "list.txt": (f"{ANN}\n{odd}\n", "line 2"),
@@ -217,7 +215,7 @@ def test_what_is_not_exactly_one_entry_ends_the_load(odd: str, tmp_path: Path) -
     "person",
     ["J\u00f6@B\u00fccher.de", "JO\u0308@BU\u0308CHER.DE", "j\u00f6@XN--bcher-kva.de", "<j\u00f6@b\u00fccher.de>;"],
 )
-def test_a_hash_of_any_form_finds_any_spelling(hashed: str, person: str) -> None:
+def test_hash_of_any_form_matches_any_spelling(hashed: str, person: str) -> None:
     found = Suppression.read([f' "{sha256(hashed).upper()}"; '])
     assert person in found
     assert "jo@b\u00fccher.de" not in found
@@ -256,7 +254,7 @@ def test_everybody_on_the_list_is_found(email: str, form: Any, around: str) -> N
 
 
 @pytest.mark.parametrize("text", ["w@ex.co", "w@ex.co, v@ex.co", "['w@ex.co', 'v@ex.co']"])
-def test_addresses_in_place_of_a_path_are_refused_without_showing_them(text: str) -> None:
+def test_addresses_instead_of_a_path_are_refused_without_showing_them(text: str) -> None:
     with pytest.raises(SourceError, match="give a list, or the path of a file") as refused:
         Suppression.read(text)
     assert "ex.co" not in str(refused.value)

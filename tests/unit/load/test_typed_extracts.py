@@ -1,4 +1,4 @@
-"""Parquet extracts with types: as other programs read them, and loaded back."""
+"""Typed Parquet extracts: as other programs read them, and loaded back."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def extracted(path: Path, records: list[dict[str, Any]], **options: Any) -> Path
     return path
 
 
-def test_types_are_those_of_the_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_types_follow_the_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         path = extracted(tmp_path / "c.parquet", RECORDS)
     table = pyarrow.parquet.read_table(path)
@@ -71,7 +71,7 @@ def test_types_are_those_of_the_values(tmp_path: Path, caplog: pytest.LogCapture
     assert "segmentedListsIds: list of text" in caplog.text
 
 
-def test_fields_are_columns_of_their_own(tmp_path: Path) -> None:
+def test_chosen_fields_are_separate_columns(tmp_path: Path) -> None:
     path = extracted(tmp_path / "c.parquet", RECORDS, fields=["attributes.score", "createdAt", "attributes.gone"])
     table = pyarrow.parquet.read_table(path)
     assert [str(kind) for kind in table.schema.types] == ["int64", "timestamp[us, tz=UTC]", "string"]
@@ -84,7 +84,7 @@ def test_changes_only_have_the_kind_of_change(tmp_path: Path) -> None:
     assert (str(table.schema.field(CHANGE).type), table.column(CHANGE).to_pylist()) == ("string", ["created"] * 2)
 
 
-def test_an_empty_listing_is_an_empty_table(tmp_path: Path) -> None:
+def test_empty_listing_is_an_empty_table(tmp_path: Path) -> None:
     assert pyarrow.parquet.read_schema(extracted(tmp_path / "c.parquet", [])).names == ["id"]
 
 
@@ -98,7 +98,7 @@ def test_only_parquet_has_types(tmp_path: Path) -> None:
 
 
 @given(attributes=st.lists(st.dictionaries(st.sampled_from("abc"), JSON_VALUES, max_size=3), min_size=1, max_size=4))
-def test_a_load_makes_the_same_contacts_of_it(attributes: list[dict[str, Any]], tmp_path_factory: Any) -> None:
+def test_load_gives_the_same_contacts(attributes: list[dict[str, Any]], tmp_path_factory: Any) -> None:
     records = [
         {"id": str(n), "email": f"p{n}@ex.co", "segmentedListsIds": [], "attributes": each}
         for n, each in enumerate(attributes)
@@ -110,7 +110,7 @@ def test_a_load_makes_the_same_contacts_of_it(attributes: list[dict[str, Any]], 
 
 
 def as_floats(value: Any) -> Any:
-    """Numbers as a table has them: a float if one is that number, else an integer if it is whole."""
+    """Numbers as a table holds them: a float if it is exact, otherwise an integer if it is whole."""
     if isinstance(value, Decimal):
         if Decimal(repr(float(value))) == value:
             return float(value)

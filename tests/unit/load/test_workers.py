@@ -1,4 +1,4 @@
-"""The workers: the number of rows in flight, the results, and the end of waits and threads."""
+"""The workers: the number of rows in flight, their results, and the end of waits and threads."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from crm_provider.load.workers import (
 )
 
 PATIENCE = 120.0
-"""Seconds until a thread of a test gives up; none takes as long if all is well."""
+"""Seconds until a thread of a test times out; no passing test takes this long."""
 
 
 class Gate:
-    """In place of the sending of a row: it ends when the gate is opened.
+    """A fake sender of rows that completes when the gate is opened.
 
-    :param shut: addresses whose sending waits at it, all if None
+    :param shut: addresses whose rows wait at the gate; None for all
     """
 
     def __init__(self, shut: set[str] | None = None) -> None:
@@ -64,7 +64,7 @@ class Gate:
 
 @pytest.fixture
 def open_later() -> Iterator[Callable[[Gate], Gate]]:
-    """Gates that are open at the end, whatever happens."""
+    """Gates that are always open at the end."""
     gates: list[Gate] = []
 
     def later(gate: Gate) -> Gate:
@@ -77,11 +77,11 @@ def open_later() -> Iterator[Callable[[Gate], Gate]]:
 
 
 def in_flight(number: int, seen: RemoteContact | None = None) -> InFlightRow:
-    return InFlightRow(Row(number, {}), Contact(f"p{number}@x"), seen)
+    return InFlightRow(Row(number, {}), Contact(f"p{number}@x", {}), seen)
 
 
 def results(workers: WorkerPool) -> list[int]:
-    """The numbers of all rows, as they come back."""
+    """The numbers of all rows in the order of completion."""
     numbers = []
     while workers.in_flight:
         numbers += [one.in_flight.row.number for one in workers.results(PATIENCE)]
@@ -92,7 +92,7 @@ def pool_of(send: Callable[[InFlightRow], SentRow], stats: RequestStats | None =
     return WorkerPool(send, 5.0, stats or RequestStats())
 
 
-# -- how many -----------------------------------------------------------------------------------------------
+# -- rows in flight -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_width(rate: float, latency: float, width: int) -> None:
     assert width >= rate * latency or width == MOST
 
 
-def test_the_width_follows_the_latency() -> None:
+def test_width_follows_the_latency() -> None:
     stats = RequestStats()
     workers = pool_of(Gate(), stats)
     assert workers.width() == LEAST
@@ -117,7 +117,7 @@ def call_of(seconds: float) -> RequestEvent:
     return RequestEvent(method="GET", route="/x", status=200, seconds=seconds, waited=0, error_type=None, attempt=1)
 
 
-def test_the_latency_is_an_average_of_the_last_calls() -> None:
+def test_latency_is_an_average_of_the_last_calls() -> None:
     stats = RequestStats()
     assert stats.latency == 0
     for _ in range(100):
@@ -129,7 +129,7 @@ def test_the_latency_is_an_average_of_the_last_calls() -> None:
     assert stats.calls == 150
 
 
-def test_the_latency_begins_with_the_first_call_and_follows_slowly() -> None:
+def test_latency_starts_with_the_first_call_and_follows_slowly() -> None:
     stats = RequestStats()
     stats(call_of(2.0))
     assert stats.latency == 2.0
@@ -161,10 +161,10 @@ def test_all_threads_work_at_once(open_later: Callable[[Gate], Gate]) -> None:
     workers.close()
 
 
-# -- what comes back ----------------------------------------------------------------------------------------
+# -- results ------------------------------------------------------------------------------------------------
 
 
-def test_a_row_is_sent_with_what_was_seen_of_its_contact() -> None:
+def test_row_is_sent_with_its_cached_contact() -> None:
     gate, seen = Gate(shut=set()), RemoteContact("P1@x", {"name": "Ann"})
     workers = pool_of(gate)
     sent = in_flight(1, seen)
@@ -176,20 +176,20 @@ def test_a_row_is_sent_with_what_was_seen_of_its_contact() -> None:
     workers.close()
 
 
-def test_the_first_row_that_is_back_is_not_kept_waiting_by_the_others(open_later: Callable[[Gate], Gate]) -> None:
+def test_first_result_does_not_wait_for_the_others(open_later: Callable[[Gate], Gate]) -> None:
     gate = open_later(Gate(shut={"p1@x", "p3@x"}))
     workers = pool_of(gate)
     for number in (1, 2, 3):
         workers.submit(in_flight(number))
     assert [one.in_flight.row.number for one in workers.results(PATIENCE)] == [2]
     assert len(workers.in_flight) == 2
-    assert gate.ended == ["p2@x"], "nobody has waited until a thread gave up"
+    assert gate.ended == ["p2@x"], "nobody waited until a thread timed out"
     gate.open()
     assert sorted(results(workers)) == [1, 3]
     workers.close()
 
 
-def test_a_row_that_is_not_taken_comes_again() -> None:
+def test_result_that_is_not_taken_is_returned_again() -> None:
     workers = pool_of(Gate(shut=set()))
     for number in (1, 2):
         workers.submit(in_flight(number))
@@ -200,14 +200,14 @@ def test_a_row_that_is_not_taken_comes_again() -> None:
     workers.close()
 
 
-def test_of_an_empty_workers_nothing_is_waited_for() -> None:
+def test_empty_workers_do_not_wait() -> None:
     workers = pool_of(lambda row: SentRow(Outcome.CREATED))
     assert list(workers.results(1e9)) == []
     workers.close()
 
 
 @pytest.mark.parametrize("raised", [Cancelled(), e.CrmForbiddenError("no"), KeyError("a bug")])
-def test_what_comes_back_from_a_worker(raised: Exception) -> None:
+def test_results_and_errors_of_a_worker(raised: Exception) -> None:
     def send(in_flight: InFlightRow) -> SentRow:
         raise raised
 
@@ -224,7 +224,7 @@ def test_what_comes_back_from_a_worker(raised: Exception) -> None:
     workers.close()
 
 
-def test_closing_waits_for_no_call_and_begins_none(
+def test_closing_waits_for_no_call_and_starts_none(
     monkeypatch: pytest.MonkeyPatch, open_later: Callable[[Gate], Gate]
 ) -> None:
     monkeypatch.setattr(module, "MOST", 1)
@@ -245,7 +245,7 @@ def test_closing_waits_for_no_call_and_begins_none(
 # -- a cancel token --------------------------------------------------------------------------------------------
 
 
-def test_a_cancel_ends_a_sleep() -> None:
+def test_cancel_ends_a_sleep() -> None:
     cancel_token = CancelToken()
     cancel_token.sleep(0)
     assert not cancel_token.is_set
@@ -255,7 +255,7 @@ def test_a_cancel_ends_a_sleep() -> None:
     assert cancel_token.is_set
 
 
-def test_after_a_cancel_nobody_begins_to_sleep() -> None:
+def test_no_sleep_starts_after_a_cancel() -> None:
     """Even before the thread that wakes the sleepers has run."""
     cancel_token = CancelToken()
     cancel_token._event.set = lambda: None  # type: ignore[method-assign]
@@ -264,20 +264,20 @@ def test_after_a_cancel_nobody_begins_to_sleep() -> None:
         cancel_token.sleep(PATIENCE)
 
 
-def test_a_signal_handler_that_interrupts_does_not_wait_for_the_thread_that_it_has_stopped() -> None:
-    """That thread holds the event's lock if it was just about to sleep."""
+def test_signal_handler_does_not_wait_for_the_thread_it_interrupted() -> None:
+    """That thread holds the event's lock if it was about to sleep."""
     cancel_token, before = CancelToken(), threading.enumerate()
     with cancel_token._event._cond:  # type: ignore[attr-defined]
         cancel_token.set()
         assert cancel_token.is_set
         (waker,) = (thread for thread in threading.enumerate() if thread not in before)
         assert waker.name == "crm-load-cancel"
-        assert waker.daemon, "else the process would not end while it waits"
+        assert waker.daemon, "otherwise the process would not end during the wait"
     waker.join(PATIENCE)
     assert cancel_token._event.is_set()
 
 
-def test_results_come_in_order_and_no_call_begins_after_an_error() -> None:
+def test_results_come_in_order_and_no_call_starts_after_an_error() -> None:
     begun: list[int] = []
 
     def call(item: int) -> int:

@@ -1,4 +1,4 @@
-"""Records as columns, as text and in files, which other libraries than ours read back without loss."""
+"""Records as columns, as text, and in files, which other libraries read back without loss."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_parquet() -> None:
     assert {str(field.type) for field in table.schema} == {"string"}
 
 
-def test_parquet_writes_row_groups_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_writes_row_groups_incrementally(monkeypatch: pytest.MonkeyPatch) -> None:
     from pyarrow import parquet
 
     monkeypatch.setattr(typed_parquet, "ROWS_AT_ONCE", 3)
@@ -76,7 +76,7 @@ def test_parquet_writes_row_groups_as_it_goes(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_no_record_at_all_is_a_file_that_can_be_read(kind: str) -> None:
+def test_empty_file_can_be_read(kind: str) -> None:
     from pyarrow import parquet
 
     content = written(kind, [], ["id"])
@@ -87,11 +87,11 @@ def test_no_record_at_all_is_a_file_that_can_be_read(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_half_a_character_does_not_end_an_extract(kind: str) -> None:
+def test_lone_surrogate_does_not_end_an_extract(kind: str) -> None:
     assert written(kind, [{"id": "a\ud83db"}], ["id"])
 
 
-def test_gzip_is_the_same_each_time_and_reveals_nothing() -> None:
+def test_gzip_is_reproducible_and_reveals_nothing() -> None:
     def packed() -> bytes:
         file = io.BytesIO()
         with gzipped(file) as inner, record_writer(inner, "csv", columns=COLUMNS) as add:
@@ -116,7 +116,7 @@ def test_gzip_is_the_same_each_time_and_reveals_nothing() -> None:
         ("a.csv", "parquet", ("parquet", False)),
     ],
 )
-def test_format_of(name: str, wanted: Any, expected: tuple[str, bool]) -> None:
+def test_format_of_a_path(name: str, wanted: Any, expected: tuple[str, bool]) -> None:
     assert format_of(name, wanted) == expected
 
 
@@ -129,7 +129,7 @@ def test_format_of(name: str, wanted: Any, expected: tuple[str, bool]) -> None:
         ("a.csv", "xlsx", "one of jsonl, csv, parquet"),
     ],
 )
-def test_no_format(name: str, wanted: Any, message: str) -> None:
+def test_unknown_format_is_refused(name: str, wanted: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         format_of(name, wanted)
 
@@ -155,7 +155,7 @@ def test_escape_formula(value: str | None, shown: str) -> None:
     assert escape_formula(value) == shown
 
 
-def test_the_guard_is_an_option_and_covers_the_names_of_columns() -> None:
+def test_formula_guard_is_an_option_and_covers_column_names() -> None:
     record = {"id": "1", "attributes": {"=x": "=1+1"}}
     assert written("csv", [record], ["id", "attributes.=x"]) == b"id,attributes.=x\r\n1,=1+1\r\n"
     assert written("csv", [{"=x": "=1"}], ["=x"], formula_guard=True) == b"'=x\r\n'=1\r\n"
@@ -167,8 +167,8 @@ def test_csv_holds_any_text(texts: list[str]) -> None:
     assert [row[0] for row in csv.reader(io.StringIO(content, newline=""))][1:] == texts
 
 
-def test_nul_and_half_a_character_in_csv() -> None:
-    """Python 3.10 takes no NUL by itself."""
+def test_nul_and_lone_surrogate_in_csv() -> None:
+    """The csv module of Python 3.10 does not accept NUL."""
     file = io.BytesIO()
     with record_writer(file, "csv", columns=["a\0", "b"]) as add:
         add({"a\0": "x\0y", "b": "\udcfe\0,"})
@@ -192,7 +192,7 @@ JSON = st.recursive(
 
 
 @given(value=JSON, ascii_only=st.booleans())
-def test_json_comes_back_as_it_was(value: Any, ascii_only: bool) -> None:
+def test_json_survives_a_round_trip(value: Any, ascii_only: bool) -> None:
     text = json_text(value, ascii_only=ascii_only)
     assert "\n" not in text
     assert text.encode("ascii" if ascii_only else "utf-8")
@@ -201,7 +201,7 @@ def test_json_comes_back_as_it_was(value: Any, ascii_only: bool) -> None:
 
 
 def normal(value: Any) -> Any:
-    """With numbers as they are written; a Decimal without a fraction is read as a whole number."""
+    """JSON with numbers as written; a Decimal without a fraction is read as an integer."""
     if isinstance(value, (Decimal, int)) and not isinstance(value, bool):
         return Decimal(str(value))
     if isinstance(value, list):
@@ -210,13 +210,13 @@ def normal(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("digits", ["1200.50", "0.10", "1E+5", "12345678901234567890.123456789", "-0.0", "1e400"])
-def test_a_number_keeps_its_digits(digits: str) -> None:
+def test_number_keeps_its_digits(digits: str) -> None:
     text = json_text(json_value(f'{{"n": [{digits}]}}'))
     assert json_value(text)["n"][0] == Decimal(digits)
     assert text.lower().replace("e+", "e") == f'{{"n": [{digits.lower().replace("e+", "e")}]}}'
 
 
-def test_half_a_character_is_escaped_because_no_encoding_has_it() -> None:
+def test_lone_surrogate_is_escaped() -> None:
     assert json.loads(json_text({"name": "\ud83d é"}).encode("utf-8")) == {"name": "\ud83d é"}
     assert json_text("é") == '"é"'
 
@@ -294,7 +294,7 @@ def test_columns(records: list[dict[str, Any]], expected: list[str]) -> None:
 
 @given(records=st.lists(st.dictionaries(st.sampled_from("abc"), st.none() | st.integers() | st.dictionaries(
     st.sampled_from("xy"), st.none() | st.integers(), max_size=2), max_size=3), max_size=5))  # fmt: skip
-def test_the_columns_hold_every_value(records: list[dict[str, Any]]) -> None:
+def test_columns_hold_every_value(records: list[dict[str, Any]]) -> None:
     names = columns(*records)
     for record in records:
         assert {n for n, value in flatten(record).items() if value is not None} <= set(names)
@@ -302,11 +302,11 @@ def test_the_columns_hold_every_value(records: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("fields", ["email", [], [""], [1], ["id", "id"]], ids=str)
-def test_a_projection_that_makes_no_sense(fields: Any) -> None:
+def test_invalid_projection_is_refused(fields: Any) -> None:
     with pytest.raises(ValueError, match=r"fields"):
         checked_fields(fields)
 
 
-def test_a_projection() -> None:
+def test_projection_of_records() -> None:
     assert checked_fields(None) is None
     assert checked_fields(["email", "attributes.name"]) == ("email", "attributes.name")

@@ -1,7 +1,7 @@
-"""The load engine under the model: the only file here that imports the package.
+"""Runs the load engine for the model. This is the only file here that imports the package.
 
-The client sends its requests to the stand-in, and time passes only there. Rows that are on their way together are
-worked on one after the other, in the order in which they left, so that a scenario goes the same way each time.
+The client sends its requests to the fake CRM, and time passes only there. Rows in flight together are
+processed one after the other, in launch order, so that a scenario is deterministic.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ from .fake_crm import Clock, FakeCrm, Http, Lost, Refused, TimedOut
 from .scenario import LoadSpec
 
 POOLS = ("concurrent.futures.ThreadPoolExecutor", "crm_provider.client.pagination.ThreadPoolExecutor")
-"""Where the engine gets its threads from."""
+"""Modules from which the engine takes its threads."""
 
 
 class Killed(BaseException):
-    """The process ends here: nothing that is done after it counts."""
+    """The process ends here: nothing after it has an effect."""
 
 
 Server = Callable[[str, str, Mapping[str, str], Any], Http]
-"""Method, path, query and body of a request to its response."""
+"""Maps method, path, query, and body of a request to its response."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How one try ended.
+    """The end of one try.
 
     :param how: ``done``, ``stopped`` (by an error of the run) or ``interrupted``
     :param error: type of the error of the run
@@ -78,7 +78,7 @@ class Files:
     """The files of a load.
 
     :param state: None for no state file
-    :param source: a rejects file that is loaded again, None for the rows of the specification
+    :param source: a rejects file to load again, or None for the rows of the specification
     """
 
     checkpoint: Path
@@ -92,7 +92,7 @@ class Files:
 
 
 class _Inline(concurrent.futures.Executor):
-    """Does at once what it is given."""
+    """Runs each task immediately."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self._given = 0
@@ -107,11 +107,11 @@ class _Inline(concurrent.futures.Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Nothing is left to be done."""
+        """Nothing is left to do."""
 
 
 class _Numbered(concurrent.futures.Future):  # type: ignore[type-arg]
-    """One of several that come out of a set in the order in which they went in."""
+    """A collection that returns its items in insertion order."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _Numbered(concurrent.futures.Future):  # type: ignore[type-arg]
 
 
 class _Adapter(BaseAdapter):
-    """Takes the place of the network under a session of ``requests``."""
+    """Replaces the network under a ``requests`` session."""
 
     def __init__(self, server: Server, started: Callable[[bool], None]) -> None:
         super().__init__()
@@ -136,29 +136,29 @@ class _Adapter(BaseAdapter):
         body = json.loads(request.body) if request.body else None
         self._started(True)
         try:
-            answer = self._server(str(request.method), url.path.removeprefix("/v2"), dict(parse_qsl(url.query)), body)
+            response = self._server(str(request.method), url.path.removeprefix("/v2"), dict(parse_qsl(url.query)), body)
         except Refused:
             self._started(False)
             raise requests.ConnectionError(ConnectionRefusedError(111, "Connection refused")) from None
         except Lost:
             raise requests.ConnectionError(ConnectionResetError(104, "Connection reset by peer")) from None
         except TimedOut:
-            raise requests.ReadTimeout("no answer") from None
-        return _response(request, answer)
+            raise requests.ReadTimeout("no response") from None
+        return _response(request, response)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """No connection is open."""
 
 
-def _response(request: requests.PreparedRequest, answer: Http) -> requests.Response:
+def _response(request: requests.PreparedRequest, response: Http) -> requests.Response:
     made = requests.Response()
-    length = len(answer.body) + (10 if answer.cut else 0)
-    headers = {**answer.headers, "Content-Length": str(length)}
-    made.status_code, made.request, made.url = answer.status, request, str(request.url)
+    length = len(response.body) + (10 if response.cut else 0)
+    headers = {**response.headers, "Content-Length": str(length)}
+    made.status_code, made.request, made.url = response.status, request, str(request.url)
     made.headers.update(headers)
     made.raw = urllib3.HTTPResponse(
-        io.BytesIO(answer.body),
-        status=answer.status,
+        io.BytesIO(response.body),
+        status=response.status,
         headers=headers,
         preload_content=False,
         enforce_content_length=True,
@@ -167,13 +167,13 @@ def _response(request: requests.PreparedRequest, answer: Http) -> requests.Respo
 
 
 class _Unlimited:
-    """Gives each slot at once."""
+    """Grants each slot at once."""
 
     def acquire(self, max_wait: float) -> float:
         return 0.0
 
     def pause(self, seconds: float) -> None:
-        """Nobody else draws on this budget."""
+        """Nobody else uses this budget."""
 
 
 @dataclass
@@ -188,7 +188,7 @@ class _Rows:
 
 
 class _Checkpoints(FileCheckpoints):
-    """Tells of each save, before and after."""
+    """Reports each save, before and after."""
 
     def __init__(self, path: Path, on_save: Callable[[str], None]) -> None:
         super().__init__(path)
@@ -204,7 +204,7 @@ class _Checkpoints(FileCheckpoints):
 def client_of(
     server: Server, clock: Clock, cancel_token: CancelToken | None = None, stats: RequestStats | None = None
 ) -> Iterator[Any]:
-    """A client whose requests go to the stand-in."""
+    """A client whose requests go to the fake CRM."""
 
     def sleep(seconds: float) -> None:
         clock.advance(seconds)
@@ -236,10 +236,10 @@ def attempt(
 ) -> Ended:
     """One try of a load.
 
-    :param on_outcome: is told of each row how it ended, as it happens
-    :param on_save: is told ``before`` and ``after`` each save of a checkpoint
-    :param with_interrupt: is given what interrupts the load
-    :raises Killed: whatever was written after it is to be taken back
+    :param on_outcome: receives the outcome of each row as it happens
+    :param on_save: receives ``before`` and ``after`` for each save of a checkpoint
+    :param with_interrupt: receives the function that interrupts the load
+    :raises Killed: the caller must undo any write after it
     """
     cancel_token, stats = CancelToken(), RequestStats()
     with_interrupt(cancel_token.set)
@@ -307,7 +307,7 @@ def attempt_deals(
 ) -> Ended:
     """One try of a load of deals.
 
-    :raises Killed: whatever was written after it is to be taken back
+    :raises Killed: the caller must undo any write after it
     """
     cancel_token, stats = CancelToken(), RequestStats()
     given = {
@@ -346,7 +346,7 @@ def attempt_deals(
 
 
 def _operator(mode: str) -> str:
-    """As the operator names itself to the policy."""
+    """As the operator identifies itself to the policy."""
     return "CrmLoadContactsOperator" if mode == "upsert" else f"CrmLoadContactsOperator(mode={mode!r})"
 
 
@@ -374,7 +374,7 @@ def rejects_of(path: Path) -> dict[int, dict[str, Any]]:
     """
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     found = {line["row"]: line for line in lines}
-    assert len(found) == len(lines), "a row is in the rejects file twice"
+    assert len(found) == len(lines), "the rejects file contains a row twice"
     return found
 
 
@@ -387,7 +387,7 @@ def outcomes_of(path: Path) -> list[tuple[int, str, str | None]]:
 def create_deal(client: Any, contact_id: str, fields: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
     """Create a deal.
 
-    :return: its id; or the type of the error, and whether the error says that it is known what happened
+    :return: its id, or the type of the error and whether the error says that the outcome is known
     """
     try:
         deal = client.create_deal(
@@ -402,5 +402,5 @@ def create_deal(client: Any, contact_id: str, fields: Mapping[str, Any]) -> tupl
 
 
 def forget_checkpoint(path: Path) -> None:
-    """As the operator does when a load is done."""
+    """As the operator does after a complete load."""
     FileCheckpoints(path).clear()

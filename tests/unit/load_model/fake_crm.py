@@ -1,7 +1,7 @@
-"""A small CRM in memory, written from the API's reference alone. It speaks HTTP: requests in, responses out.
+"""A small in-memory CRM, written from the API reference alone. It handles HTTP requests and responses.
 
-It folds case and composes Unicode in addresses, shows a membership at once, and keeps a log of all that was done to
-its contacts, by the load and beside it.
+It folds case and composes Unicode in addresses, and shows a membership at once. It logs every change of its
+contacts by the load and by other clients.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from urllib.parse import unquote
 from .scenario import LISTS, Beside, Person
 
 EPOCH = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
-"""What time it is when our clock shows 0."""
+"""The time when our clock shows 0."""
 
 CALL_SECONDS = 0.13
-"""What one call takes."""
+"""Seconds of one call."""
 
 AGE = timedelta(days=40)
-"""How old the contacts of the beginning are."""
+"""The age of the initial contacts."""
 
 REFUSED_KEY = "User is not authorized to access this resource with an explicit deny in an identity-based policy."
 
@@ -43,7 +43,7 @@ ERROR_BODIES: Mapping[str, Callable[[str, str], Any]] = {
     "text": lambda type_, text: {"message": text},
     "bare": lambda type_, text: {},
 }
-"""How an error is worded: with its type, with its text, or not at all."""
+"""The body of an error: with its type, with its text, or neither."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Http:
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
-    """Whether the connection ends before the length that was announced."""
+    """Whether the connection ends before the announced length."""
 
 
 class Refused(Exception):
@@ -71,23 +71,23 @@ class TimedOut(Exception):
 
 @dataclass(frozen=True)
 class FaultKind:
-    """What goes wrong with a call.
+    """A fault of a call.
 
-    :param handled: whether the CRM does what it was asked to
-    :param answer: what comes back, in place of the CRM's own response
-    :param lasts: whether it goes on until the try ends
+    :param handled: whether the CRM processes the request
+    :param response: the response, which replaces the CRM's own
+    :param lasts: whether the fault lasts until the try ends
     """
 
     handled: bool
-    answer: Callable[[Http | None], Http]
+    response: Callable[[Http | None], Http]
     lasts: bool = False
 
 
 def _raise(error: type[Exception]) -> Callable[[Http | None], Http]:
-    def answer(_: Http | None) -> Http:
+    def response(_: Http | None) -> Http:
         raise error
 
-    return answer
+    return response
 
 
 def _gateway(status: int, text: str, kind: str = "") -> Callable[[Http | None], Http]:
@@ -136,7 +136,7 @@ def key_of(email: str) -> str:
 
 @dataclass
 class Clock:
-    """Our monotonic clock; nobody waits for it."""
+    """Our monotonic clock. Nobody waits for it."""
 
     now: float = 0.0
 
@@ -151,8 +151,8 @@ class Clock:
 class Entry:
     """A contact of the CRM.
 
-    :param chain: the load (with its resent rejects) in whose time it was made, -1 for before all
-    :param ours: whether that load made it itself
+    :param chain: the load (with its resent rejects) during which it was created, -1 for before all loads
+    :param ours: whether that load created it
     """
 
     id: str
@@ -186,16 +186,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened, in the order of time.
+    """An event, in the order of time.
 
     :param actor: ``us`` or ``beside``
-    :param what: ``create``, ``update``, ``add``, ``get``, ``page``, ``other``, or what was done beside us
+    :param what: ``create``, ``update``, ``add``, ``get``, ``page``, ``other``, or the change of another client
     :param key: of the contact, "" for none
     :param status: of the CRM's own response, None if it did not handle it
-    :param fault: what went wrong
+    :param fault: the fault, if any
     :param unwanted: whether the contact was unsubscribed or blacklisted just before
     :param chain: of the contact just before, None if there was none
-    :param effect: whether the CRM did what it was asked to
+    :param effect: whether the CRM processed the request
     :param attempt: number of the try
     """
 
@@ -253,7 +253,7 @@ class FakeCrm:
         return EPOCH + timedelta(seconds=self.clock.now) + self.skew
 
     def seed(self, person: Person) -> None:
-        """A contact that is there before all."""
+        """A contact that exists before all loads."""
         entry = self._make(person.email, dict(person.attributes), self.now - AGE, ours=False)
         entry.consent, entry.lists = person.consent, [LISTS[place] for place in person.lists]
 
@@ -261,7 +261,7 @@ class FakeCrm:
         """A copy of all contacts."""
         return deepcopy(self.contacts)
 
-    # -- beside us -------------------------------------------------------------------------------------------
+    # -- other clients ---------------------------------------------------------------------------------------
 
     def change(self, change: Beside) -> None:
         """Another client changes a contact; invalid values change nothing."""
@@ -286,8 +286,8 @@ class FakeCrm:
 
     # -- HTTP ------------------------------------------------------------------------------------------------
 
-    def answer(self, method: str, path: str, query: Mapping[str, str], body: Any, fault: str | None) -> Http:
-        """Answer a request.
+    def response(self, method: str, path: str, query: Mapping[str, str], body: Any, fault: str | None) -> Http:
+        """Respond to a request.
 
         :raises Refused: as the fault says; also :class:`Lost`, :class:`TimedOut`
         """
@@ -296,22 +296,22 @@ class FakeCrm:
         what, key = _what(method, path)
         key = key_of(body["email"]) if what == "create" else key
         found = self.contacts.get(key)
-        answer = self._handle(what, key, query, body) if kind is None or kind.handled else None
+        response = self._handle(what, key, query, body) if kind is None or kind.handled else None
         self.log.append(
             Event(
-                "us", what, key, status=answer.status if answer else None, fault=fault, body=body,
+                "us", what, key, status=response.status if response else None, fault=fault, body=body,
                 unwanted=found is not None and found.unwanted, chain=found.chain if found else None,
-                effect=answer is not None and answer.status < 300, attempt=self.attempt,
+                effect=response is not None and response.status < 300, attempt=self.attempt,
             )
         )  # fmt: skip
         self.clock.advance(30.0 if fault == "timeout after" else CALL_SECONDS)
         if kind is not None:
-            answer = kind.answer(answer)
-        assert answer is not None
-        headers = {"Content-Type": "application/json", **answer.headers}
+            response = kind.response(response)
+        assert response is not None
+        headers = {"Content-Type": "application/json", **response.headers}
         if self._dates != "no Date":
             headers["Date"] = format_datetime(self.now.replace(microsecond=0), usegmt=True)
-        return Http(answer.status, answer.body, headers, answer.cut)
+        return Http(response.status, response.body, headers, response.cut)
 
     def _handle(self, what: str, key: str, query: Mapping[str, str], body: Any) -> Http:
         if what == "create":
@@ -411,7 +411,7 @@ def _json(status: int, value: Any) -> Http:
 
 
 def _what(method: str, path: str) -> tuple[str, str]:
-    """Which call it is, and of which contact."""
+    """The call, and its contact."""
     head, _, last = path.rpartition("/")
     if (method, path) == ("POST", "/contacts"):
         return "create", ""
@@ -424,5 +424,5 @@ def _what(method: str, path: str) -> tuple[str, str]:
     known = {("GET", "/contacts"): "get", ("PUT", "/contacts"): "update", ("POST", "/segments/add-contact"): "add"}
     if (method, head) in known:
         return known[method, head], key_of(unquote(last))
-    assert (method, path) == ("GET", "/segments"), f"the API has no {method} {path}"
+    assert (method, path) == ("GET", "/segments"), f"the API has no endpoint {method} {path}"
     return "other", ""

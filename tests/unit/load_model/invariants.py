@@ -1,4 +1,4 @@
-"""What holds after every load, whatever went wrong meanwhile: each rule is a function that raises with its own text."""
+"""Invariants of every load, whatever goes wrong. Each rule is a function that raises an error with its own text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Broken(AssertionError):
 
 
 class Facts:
-    """A load that has ended, and what can be said about each of its rows."""
+    """A finished load, and the known facts about each of its rows."""
 
     def __init__(self, reported: Reported) -> None:
         self.reported, self.spec = reported, reported.spec
@@ -27,7 +27,7 @@ class Facts:
         self.ours = [event for event in reported.log if event.actor == "us"]
         self.beside = {event.key for event in reported.log if event.actor == "beside"}
         self.made_beside = {e.key for e in reported.log if e.actor == "beside" and e.what == "create"}
-        """In the same second with the same values as ours: then nobody can tell."""
+        """Contacts created in the same second with the same values as ours: their creator is unknown."""
         self.guards = bool(self.spec.lists) and not self.spec.resubscribe
         self.is_one_try = len(reported.tries) == 1 and not reported.is_resent
         self.faults = any(event.fault for event in reported.log)
@@ -36,12 +36,12 @@ class Facts:
         return self.reported.outcomes[row.number]
 
     def decided(self) -> Iterator[tuple[Wanted, str]]:
-        """The rows that were to be sent, each with its outcome."""
+        """The rows to be sent, each with its outcome."""
         for row in self.sent.values():
             yield row, self.outcome(row)
 
     def done(self, key: str) -> list[Event]:
-        """What we have done to a contact."""
+        """Our calls about a contact."""
         return [event for event in self.ours if event.key == key and event.what in WRITES and event.effect]
 
     def is_unclear(self, key: str) -> bool:
@@ -51,8 +51,13 @@ class Facts:
         lost = any(e.key == key and e.what == "create" and is_lost(e) for e in self.reported.history)
         return lost or not self.is_one_try
 
+    def touched_by_others(self, key: str) -> bool:
+        """Whether another client changed the contact; for resent rejects, since the load that rejected them."""
+        since = self.reported.history if self.reported.is_resent else self.reported.log
+        return any(event.actor == "beside" and event.key == key for event in since)
+
     def made(self, key: str) -> bool:
-        """Whether this load (or the one whose rejects it loads) has made the contact."""
+        """Whether this load (or the load of its rejects) created the contact."""
         since = self.reported.history if self.reported.is_resent else self.reported.log
         return any(
             event.actor == "us" and event.what == "create" and event.effect and event.key == key
@@ -72,7 +77,7 @@ class Facts:
 
 
 def is_lost(event: Event) -> bool:
-    """Whether we cannot know if a call was handled."""
+    """Whether it is unknown if a call was processed."""
     return event.fault not in (None, "429", "quota", "refused", "key revoked")
 
 
@@ -81,7 +86,7 @@ def require(holds: bool, text: str) -> None:
         raise Broken(text)
 
 
-# -- the books ----------------------------------------------------------------------------------------------------
+# -- counts -------------------------------------------------------------------------------------------------------
 
 
 def each_row_has_one_outcome(facts: Facts) -> None:
@@ -93,7 +98,7 @@ def each_row_has_one_outcome(facts: Facts) -> None:
         sum(reported.ended.counts.values()) == reported.ended.rows == len(reported.rows),
         "the counts do not add up to the rows",
     )
-    require(reported.ended.left == 0, "rows are left")
+    require(reported.ended.left == 0, "rows are not finished")
 
 
 def rejects_file_holds_the_rejected_rows(facts: Facts) -> None:
@@ -129,10 +134,10 @@ def calls_stay_within_the_forecast(facts: Facts) -> None:
         )
 
 
-# -- what is decided without a call -------------------------------------------------------------------------------
+# -- decisions without a call -------------------------------------------------------------------------------------
 
 
-def rows_that_are_not_sent_end_as_documented(facts: Facts) -> None:
+def unsent_rows_end_as_documented(facts: Facts) -> None:
     right = {"invalid": "rejected", "ambiguous": "rejected", "duplicate": "skipped", "suppressed": "suppressed"}
     types = {"invalid": "INVALID_VALUE", "ambiguous": "DUPLICATE_ROW"}
     for row in facts.rows.values():
@@ -151,13 +156,13 @@ def only_the_contacts_of_rows_are_written(facts: Facts) -> None:
         if event.what not in WRITES:
             continue
         row = facts.sent.get(event.key)
-        require(row is not None, f"a contact was written whose row is not to be sent: {event}")
+        require(row is not None, f"the contact of an unsent row was written: {event}")
         assert row is not None
         given = event.body if event.what == "update" else (event.body or {}).get("attributes") or {}
         extra = {} if event.what == "add" else {n: v for n, v in given.items() if n not in row.attributes}
-        require(not extra, f"values were written that the row does not have: {event}")
+        require(not extra, f"values missing in the row were written: {event}")
         values = {} if event.what == "add" else given
-        require(has_values(row.attributes, values), f"other values were written than those of the row: {event}")
+        require(has_values(row.attributes, values), f"the written values differ from the row: {event}")
 
 
 def nobody_on_the_suppression_list_is_written(facts: Facts) -> None:
@@ -169,8 +174,8 @@ def nobody_on_the_suppression_list_is_written(facts: Facts) -> None:
 # -- consent ------------------------------------------------------------------------------------------------------
 
 
-def nobody_unwanted_is_listed(facts: Facts) -> None:
-    """The guard looks at the time of the write: since then there were calls about the same contact at most."""
+def nobody_without_consent_is_listed(facts: Facts) -> None:
+    """The guard reads at the time of the write, so only calls about the same contact came in between."""
     if not facts.guards:
         return
     for place, event in enumerate(facts.reported.log):
@@ -182,7 +187,7 @@ def nobody_unwanted_is_listed(facts: Facts) -> None:
 
 
 def _since_it_became_unwanted(log: list[Event], key: str) -> list[Event] | None:
-    """What happened since then; None if that was before the load."""
+    """The events since then; None if that was before the load."""
     for place in range(len(log) - 1, -1, -1):
         event = log[place]
         if event.actor == "beside" and event.key == key and event.what in UNWANTED:
@@ -194,19 +199,19 @@ def suppressed_means_unwanted(facts: Facts) -> None:
     for row, outcome in facts.decided():
         if outcome == "suppressed":
             is_right = facts.guards and facts.unwanted_at_some_time(row.key)
-            require(is_right, f"row {row.number} is suppressed, but nobody said no")
+            require(is_right, f"row {row.number} is suppressed, but the person gave consent")
         before = facts.reported.start.get(row.key)
         if _may_be_left_out(facts, row):
             continue
         if facts.guards and before is not None and before.unwanted and row.key not in facts.beside:
             allowed = {"suppressed", "rejected"} | ({"unchanged"} if facts.spec.mode == "create" else set())
-            require(outcome in allowed, f"row {row.number} is of an unsubscribed person and ended as {outcome}")
+            require(outcome in allowed, f"row {row.number} has an unsubscribed contact and ended as {outcome}")
 
 
 # -- modes --------------------------------------------------------------------------------------------------------
 
 
-def create_changes_nothing_that_was_there(facts: Facts) -> None:
+def create_leaves_existing_contacts_unchanged(facts: Facts) -> None:
     if facts.spec.mode != "create":
         return
     for event in facts.ours:
@@ -214,37 +219,39 @@ def create_changes_nothing_that_was_there(facts: Facts) -> None:
             was_there = event.chain is not None and event.chain != facts.reported.chain
             require(
                 not was_there or facts.is_unclear(event.key),
-                f"mode create changed a contact that was there before the load: {event}",
+                f"mode create changed a contact that existed before the load: {event}",
             )
 
 
-def create_lists_what_it_made(facts: Facts) -> None:
+def create_adds_its_contacts_to_the_lists(facts: Facts) -> None:
     if facts.spec.mode != "create" or not facts.spec.lists:
         return
     for row, outcome in facts.decided():
         is_ours = facts.made(row.key) and not facts.is_unclear(row.key) and row.key not in facts.beside
         if outcome in ("created", "updated", "unchanged") and is_ours:
             missing = set(facts.spec.list_ids) - set(facts.reported.end[row.key].lists)
-            require(not missing, f"row {row.number} is {outcome}: the load made its contact, which is not in its lists")
+            require(
+                not missing, f"row {row.number} is {outcome}: the load created its contact, which is not in its lists"
+            )
 
 
 def update_creates_nothing(facts: Facts) -> None:
     if facts.spec.mode == "update":
         made = [event for event in facts.ours if event.what == "create"]
-        require(not made, f"mode update has sent a creation: {made[:1]}")
+        require(not made, f"mode update sent a creation: {made[:1]}")
 
 
 # -- outcomes and the CRM -----------------------------------------------------------------------------------------
 
 
-def created_means_made_by_this_load(facts: Facts) -> None:
+def created_means_created_by_this_load(facts: Facts) -> None:
     for row, outcome in facts.decided():
         if facts.is_unclear(row.key):
             continue
         made = [e for e in facts.ours if e.key == row.key and e.what == "create" and e.effect]
         if outcome == "created":
             was_made = bool(made) or (facts.reported.is_resent and facts.made(row.key)) or row.key in facts.made_beside
-            require(was_made, f"row {row.number} counts as created, but this load has made no such contact")
+            require(was_made, f"row {row.number} counts as created, but this load did not create its contact")
             if row.key not in facts.beside:
                 require(
                     row.key in facts.reported.end,
@@ -265,7 +272,7 @@ def updated_means_written(facts: Facts) -> None:
             require(not written, f"row {row.number} counts as unchanged, but it was written")
 
 
-def the_crm_has_what_the_outcomes_say(facts: Facts) -> None:
+def crm_agrees_with_the_outcomes(facts: Facts) -> None:
     for row, outcome in facts.decided():
         if outcome not in ("created", "updated", "unchanged") or row.key in facts.beside:
             continue
@@ -275,13 +282,15 @@ def the_crm_has_what_the_outcomes_say(facts: Facts) -> None:
         require(found is not None, f"row {row.number} is {outcome}, but the CRM has no such contact")
         assert found is not None
         if facts.spec.mode == "create" and (facts.is_unclear(row.key) or not facts.made(row.key)):
-            continue  # left alone
-        require(has_values(found.attributes, row.attributes), f"row {row.number} is {outcome}, but the CRM has others")
+            continue  # unchanged
+        require(
+            has_values(found.attributes, row.attributes), f"row {row.number} is {outcome}, but the CRM has other values"
+        )
         missing = set(facts.spec.list_ids) - set(found.lists)
         require(not missing, f"row {row.number} is {outcome}, but its contact is not in all lists")
 
 
-def untouched_contacts_are_as_they_were(facts: Facts) -> None:
+def untouched_contacts_are_unchanged(facts: Facts) -> None:
     if facts.reported.is_resent:
         return
     for key, before in facts.reported.start.items():
@@ -289,29 +298,29 @@ def untouched_contacts_are_as_they_were(facts: Facts) -> None:
             require(facts.reported.end.get(key) == before, f"{key} changed, but nobody changed it")
 
 
-def a_row_left_out_is_in_the_crm(facts: Facts) -> None:
-    """No call was made about it: because of the state file, and rightly so."""
+def skipped_row_is_in_the_crm(facts: Facts) -> None:
+    """No call was made about it, because the state file rightly says that it is loaded."""
     for row, outcome in facts.decided():
         if not _may_be_left_out(facts, row):
             has_looked = any(event.key == row.key or event.what == "page" for event in facts.ours)
-            require(outcome != "unchanged" or has_looked, f"row {row.number} is unchanged, but nobody has looked")
+            require(outcome != "unchanged" or has_looked, f"row {row.number} is unchanged, but the load read nothing")
             continue
-        if _changed_beside_since_our_last_call(facts, row.key):
+        if _changed_by_others_since_our_last_call(facts, row.key):
             continue
         found = facts.reported.end.get(row.key)
-        require(found is not None, f"row {row.number} was left out as loaded before, but the CRM has no such contact")
+        require(found is not None, f"row {row.number} was skipped as loaded before, but the CRM has no such contact")
         assert found is not None
         if facts.spec.mode == "create" and not found.ours:
             continue
         require(
             facts.spec.mode == "create"
             or (has_values(found.attributes, row.attributes) and set(facts.spec.list_ids) <= set(found.lists)),
-            f"row {row.number} was left out as loaded before, but the CRM has other values or lists",
+            f"row {row.number} was skipped as loaded before, but the CRM has other values or lists",
         )  # fmt: skip
 
 
-def what_was_loaded_before_costs_no_call(facts: Facts) -> None:
-    """The same row in two loads that follow each other: the second one leaves it out."""
+def rows_loaded_before_cost_no_call(facts: Facts) -> None:
+    """The same row in two consecutive loads: the second one skips it."""
     reported, last = facts.reported, facts.reported.last
     if last is None or reported.is_resent or not reported.has_state or facts.spec.full_refresh:
         return
@@ -329,7 +338,7 @@ def what_was_loaded_before_costs_no_call(facts: Facts) -> None:
 
 
 def _effect(reported: Reported) -> tuple[bool, list[int]]:
-    """What else than its values decides what a row does."""
+    """Everything besides its values that decides the effect of a row."""
     return reported.spec.mode == "create", sorted(reported.spec.lists)
 
 
@@ -338,12 +347,12 @@ def _is_same_row(one: Wanted, other: Wanted) -> bool:
 
 
 def _may_be_left_out(facts: Facts, row: Wanted) -> bool:
-    """Whether the state file may have said that the row was loaded before."""
+    """Whether the state file may say that the row was loaded before."""
     remembers = facts.reported.has_state and not facts.spec.full_refresh
     return remembers and facts.outcome(row) == "unchanged" and not any(e.key == row.key for e in facts.ours)
 
 
-def _changed_beside_since_our_last_call(facts: Facts, key: str) -> bool:
+def _changed_by_others_since_our_last_call(facts: Facts, key: str) -> bool:
     for event in reversed(facts.reported.history):
         if event.key == key and event.actor == "beside":
             return True
@@ -355,16 +364,22 @@ def _changed_beside_since_our_last_call(facts: Facts, key: str) -> bool:
 def rejected_for_a_reason(facts: Facts) -> None:
     for row, outcome in facts.decided():
         if outcome != "rejected":
-            absent = facts.spec.mode == "update" and row.key not in facts.reported.start and row.key not in facts.beside
-            require(not absent, f"row {row.number}: mode update, no such contact, and it counts as {outcome}")
+            absent = facts.spec.mode == "update" and row.key not in facts.reported.start
+            require(
+                not absent or facts.touched_by_others(row.key),
+                f"row {row.number}: mode update, no such contact, and it counts as {outcome}",
+            )
             continue
         type_ = facts.reported.rejects[row.number]["type"]
         if type_ in ("CONTACT_NOT_FOUND", "HTTP_404"):
             gone = facts.spec.mode == "update" and row.key not in facts.reported.start
-            require(gone or row.key in facts.beside, f"row {row.number} was rejected as {type_}, but it is there")
+            require(
+                gone or facts.touched_by_others(row.key),
+                f"row {row.number} was rejected as {type_}, but its contact exists",
+            )
         else:
             require(type_ in REJECTS, f"row {row.number} was rejected as {type_}")
-            require(facts.faults, f"row {row.number} was rejected as {type_}, but nothing went wrong")
+            require(facts.faults, f"row {row.number} was rejected as {type_}, but no fault occurred")
 
 
 REJECTS = frozenset(
@@ -372,10 +387,10 @@ REJECTS = frozenset(
 )
 
 
-# -- lost answers -------------------------------------------------------------------------------------------------
+# -- lost responses -----------------------------------------------------------------------------------------------
 
 
-def a_lost_creation_is_read_before_it_is_sent_again(facts: Facts) -> None:
+def lost_creation_is_read_before_it_is_sent_again(facts: Facts) -> None:
     unknown: dict[str, int] = {}
     for event in facts.ours:
         if event.what == "get":
@@ -383,7 +398,7 @@ def a_lost_creation_is_read_before_it_is_sent_again(facts: Facts) -> None:
         if event.what != "create":
             continue
         is_again = unknown.get(event.key) == event.attempt
-        require(not is_again, f"a creation whose answer was lost was sent again without a look: {event}")
+        require(not is_again, f"a creation with a lost response was sent again without a read: {event}")
         if is_lost(event):
             unknown[event.key] = event.attempt
 
@@ -392,30 +407,30 @@ INVARIANTS: tuple[Callable[[Facts], None], ...] = (
     each_row_has_one_outcome,
     rejects_file_holds_the_rejected_rows,
     outcomes_file_holds_every_row_once,
-    rows_that_are_not_sent_end_as_documented,
+    unsent_rows_end_as_documented,
     nobody_on_the_suppression_list_is_written,
     only_the_contacts_of_rows_are_written,
-    nobody_unwanted_is_listed,
+    nobody_without_consent_is_listed,
     suppressed_means_unwanted,
-    create_changes_nothing_that_was_there,
-    create_lists_what_it_made,
+    create_leaves_existing_contacts_unchanged,
+    create_adds_its_contacts_to_the_lists,
     update_creates_nothing,
     rejected_for_a_reason,
-    created_means_made_by_this_load,
+    created_means_created_by_this_load,
     updated_means_written,
-    the_crm_has_what_the_outcomes_say,
-    a_row_left_out_is_in_the_crm,
-    what_was_loaded_before_costs_no_call,
-    untouched_contacts_are_as_they_were,
-    a_lost_creation_is_read_before_it_is_sent_again,
+    crm_agrees_with_the_outcomes,
+    skipped_row_is_in_the_crm,
+    rows_loaded_before_cost_no_call,
+    untouched_contacts_are_unchanged,
+    lost_creation_is_read_before_it_is_sent_again,
     calls_are_counted,
     calls_stay_within_the_forecast,
 )
-"""All of them."""
+"""All invariants."""
 
 
 def broken(reported: Reported) -> dict[str, str]:
-    """The invariants that do not hold, by their names, and why."""
+    """The names of the broken invariants, and the reasons."""
     facts = Facts(reported)
     found = {}
     for invariant in INVARIANTS:

@@ -1,6 +1,6 @@
-"""What a load must do, said as simply as possible: what each row asks for, and what may come of it.
+"""The simplest description of a correct load: what each row asks for, and its possible results.
 
-Nothing here knows the engine. The rules are those of the documentation; what is open there is left open here.
+This module does not know the engine. Its rules are those of the documentation, and leave open what that leaves open.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ LEFT_OUT = object()
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a row asks for.
+    """The request of a row.
 
-    :param email: as it is sent
+    :param email: the address as sent
     :param status: ``send``, ``invalid``, ``suppressed``, ``duplicate`` or ``ambiguous``
     """
 
@@ -34,7 +34,7 @@ class Wanted:
 
 
 def wanted_of(rows: Mapping[int, Mapping[str, Any]], spec: LoadSpec) -> dict[int, Wanted]:
-    """What each row asks for, by its number."""
+    """The request of each row, by its number."""
     keys = {number: _key(values.get("email")) for number, values in rows.items()}
     people = {_hash(entry) for entry in spec.suppression}
     suppressed = {number for number, key in keys.items() if key and _hash(key) in people}
@@ -71,7 +71,7 @@ def _key(email: Any) -> str:
 
 
 def _spelled(email: Any) -> str:
-    """The address in its own case, as it is sent."""
+    """The address as sent, in its own case."""
     return unicodedata.normalize("NFC", email.strip()) if isinstance(email, str) else ""
 
 
@@ -91,7 +91,7 @@ def _cell(value: Any, empty: str) -> Any:
 
 
 def same(found: Any, wanted: Any) -> bool:
-    """Whether a value of the CRM is the one that is wanted. A number and its text are; a boolean is nothing else."""
+    """Whether a value of the CRM equals the wanted one. A number equals its text; a boolean equals nothing else."""
     if isinstance(found, (list, tuple)) and isinstance(wanted, (list, tuple)):
         return len(found) == len(wanted) and all(map(_exactly, found, wanted))
     if isinstance(found, bool) or isinstance(wanted, bool):

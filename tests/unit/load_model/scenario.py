@@ -1,4 +1,4 @@
-"""A story of loads as data: what a failing test prints, and what a person can write down."""
+"""A story of loads as data: a failing test prints it, and a person can write it down."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LISTS = ("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222
 
 @dataclass(frozen=True)
 class Person:
-    """A contact that the CRM has before the first load.
+    """A contact that exists in the CRM before the first load.
 
     :param consent: ``active``, ``unsubscribed``, ``blacklisted`` (by its status), or ``unsubscribedAt`` (by that field)
     :param lists: places in :data:`LISTS`
@@ -25,7 +25,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong with calls.
+    """A fault of some calls.
 
     :param at: number of the first call, from 0, counted over all tries of the load
     :param kind: a key of ``fake_crm.FAULTS``, ``interrupt``, ``kill before`` or ``kill after``
@@ -39,7 +39,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Beside:
-    """A change of the CRM that is not ours.
+    """A change of the CRM by another client.
 
     :param what: ``set`` (an attribute), ``create``, ``delete``, ``unsubscribe``, ``blacklist``, ``resubscribe``,
         ``list`` or ``unlist``
@@ -58,9 +58,9 @@ class LoadSpec:
 
     :param lists: places in :data:`LISTS`
     :param kills: checkpoint saves (from 0) around which the process is killed: ``(number, "before" or "after")``
-    :param abandon: whether the load is given up after its first try that does not end well
+    :param abandon: whether the load is abandoned after its first failed try
     :param resend: whether its rejects are loaded afterwards
-    :param resend_faults: for that
+    :param resend_faults: the faults of that load
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -85,13 +85,13 @@ class LoadSpec:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing goes wrong, and nobody else changes the CRM while it runs."""
+        """Whether no fault occurs, and nobody else changes the CRM during the load."""
         return not (self.faults or self.kills or any(change.at is not None for change in self.beside))
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Loads one after the other.
+    """Consecutive loads.
 
     :param state: whether they share a state file
     :param skew: seconds that the CRM's clock is ahead of ours

@@ -1,4 +1,4 @@
-"""Plays a scenario: loads and their tries, with faults, kills and changes beside them."""
+"""Plays a scenario: loads and their tries, with faults, kills, and changes by other clients."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from .fake_crm import FAULTS, Clock, Entry, Event, FakeCrm, Http
 from .scenario import Fault, LoadSpec, Scenario
 
 MOST_TRIES = 9
-"""Tries of a load after which nothing goes wrong any more."""
+"""Tries of a load after which no more faults occur."""
 
 BETWEEN_TRIES, BETWEEN_LOADS = 600.0, 86_400.0
 """Seconds."""
 
 MEMORY = "/dev/shm"
-"""Where files cost little, if there is such a place."""
+"""A folder in memory, if available."""
 
 
 @dataclass
 class Reported:
-    """What is known of a load that has ended.
+    """The known facts about a finished load.
 
     :param start: the CRM before it; for resent rejects, before the load that rejected them
-    :param log: what happened to the CRM meanwhile; the log of all loads together up to its end is ``history``
+    :param log: the CRM's events during the load; ``history`` is the log of all loads up to its end
     :param outcomes: of the rows, by number
-    :param calls: that the CRM got, as far as a try could tell of them
+    :param calls: the calls that the CRM received, as far as a try could report them
     :param tries: how each ended: as in :class:`Ended`, or ``killed``
-    :param has_dates: whether the CRM shows when a contact was made, and what time it is
-    :param has_clear_errors: whether an error says what it is by more than its status
+    :param has_dates: whether the CRM shows its time, and when a contact was created
+    :param has_clear_errors: whether an error carries more than its status
     :param last: the load just before it, None if there was none or it was abandoned
     """
 
@@ -47,7 +47,7 @@ class Reported:
     outcomes: dict[int, str]
     rejects: dict[int, dict[str, Any]]
     written: list[tuple[int, str, str | None]]
-    """Number, outcome and error of each line of the outcomes file."""
+    """Number, outcome, and error of each line of the outcomes file."""
     ended: Ended
     calls: int
     tries: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Reported:
 
 
 class Story:
-    """A scenario that is played load by load."""
+    """Plays a scenario load by load."""
 
     def __init__(self, scenario: Scenario, folder: Path) -> None:
         self.scenario, self.folder = scenario, folder
@@ -76,9 +76,9 @@ class Story:
         self.last: Reported | None = None
 
     def play(self, spec: LoadSpec, place: int) -> list[Reported]:
-        """One load, and that of its rejects.
+        """One load and the load of its rejects.
 
-        :return: what is known of the two; nothing of one that was abandoned
+        :return: the facts about both; nothing about an abandoned load
         """
         self.clock.advance(BETWEEN_LOADS)
         for change in spec.beside:
@@ -187,7 +187,7 @@ class _Run:
             has_dates=self.story.scenario.dates == "both",
         )
 
-    # -- what the engine does --------------------------------------------------------------------------------
+    # -- callbacks of the engine -----------------------------------------------------------------------------
 
     def _serve(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Http:
         if self.snapshot is not None:
@@ -203,10 +203,10 @@ class _Run:
                 self.crm.change(change)
         if kind == "interrupt":
             self.interrupt()
-        answer = self.crm.answer(method, path, query, body, kind if kind in FAULTS else None)
+        response = self.crm.response(method, path, query, body, kind if kind in FAULTS else None)
         if kind == "kill after":
             self._kill()
-        return answer
+        return response
 
     def _fault_at(self, number: int) -> str | None:
         if self.lasting is not None:
@@ -237,7 +237,7 @@ class _Run:
     # -- kills -----------------------------------------------------------------------------------------------
 
     def _kill(self) -> None:
-        """Keep what is on the disk now: an ending of ours that still runs must not change it."""
+        """Keep the current files: later writes of our own code must not change them."""
         self.faults = [fault for fault in self.faults if not fault.kind.startswith("kill") or fault.at > self.calls]
         self.snapshot = {path: path.read_bytes() for path in self.story.folder.iterdir()}
         raise Killed
@@ -254,12 +254,12 @@ class _Run:
 
 
 def folder() -> tempfile.TemporaryDirectory[str]:
-    """For the files of one scenario."""
+    """The files of one scenario."""
     return tempfile.TemporaryDirectory(dir=MEMORY if Path(MEMORY).is_dir() else None)
 
 
 def summary_of(reported: Reported) -> str:
-    """A load as text, to find a mistake."""
+    """A load as text, for debugging."""
     rows = [f"  row {n}: {reported.outcomes.get(n, '?'):10} {dict(values)}" for n, values in reported.rows.items()]
     log = [f"  {event}" for event in reported.log]
     rejects = [f"  row {n}: {line['type']}" for n, line in reported.rejects.items()]

@@ -1,8 +1,8 @@
-"""Scenarios by chance: few people and few values, so that rows and contacts overlap.
+"""Random scenarios: few people and few values, so that rows and contacts overlap.
 
-A scenario is read out of one piece of bytes that has a fixed place for everything. So hypothesis makes each example
-anew (of many small draws it would make five of six out of the one before), and shrinks fast: a zero says "left out" or
-the simplest choice there is.
+A scenario is decoded from one byte string with a fixed position for everything. So hypothesis creates each example
+anew (with many small draws it would derive five of six from the one before), and shrinks fast: a zero is "left out" or
+the simplest choice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ADDRESSES = (*PEOPLE[:6], "new1@x.org", "new2@x.org", "n\u00fc3@x.org")
 """Addresses of rows."""
 
 SPELLINGS: dict[str, Callable[[str], str]] = {
-    "as it is": lambda email: email,
+    "unchanged": lambda email: email,
     "in upper case": lambda email: email.upper(),
     "decomposed": lambda email: email.replace("\u00e9", "e\u0301").replace("\u00fc", "u\u0308"),
 }
@@ -45,7 +45,7 @@ NO_EMAIL = ("nobody", "", None)
 CONSENTS = ("active", "active", "active", "unsubscribed", "blacklisted", "unsubscribedAt")
 LISTS = ((), (0,), (1,), (0, 1))
 PLACES = (*range(9), *range(9), *range(9), *range(9, 41))
-"""Calls at which something happens: most loads take some twenty."""
+"""Calls at which faults occur: most loads take about twenty."""
 
 KINDS = (
     "lost before", "lost before", "lost before", "lost after", "lost after", "429", "429", "quota", "quota", *FAULTS,
@@ -69,24 +69,24 @@ MOST_ROWS, MOST_LOADS, MOST_FAULTS, MOST_CHANGES = 15, 3, 4, 3
 
 
 class Dice:
-    """Choices, a byte for each."""
+    """Choices, one byte each."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self.used = data, 0
 
     def pick(self, choices: Sequence[T]) -> T:
-        """One of several; the first one is the simplest."""
+        """One of several. The first one is the simplest."""
         self.used += 1
         return choices[self._data[self.used - 1] % len(choices)]
 
     def chance(self, share: float) -> bool:
-        """Yes in a share of the cases; no is the simplest."""
+        """True in a share of the cases. False is the simplest."""
         self.used += 1
         return self._data[self.used - 1] >= 256 * (1 - share)
 
 
 def scenario_of(data: bytes) -> Scenario:
-    """The scenario that is written in some bytes."""
+    """The scenario encoded in some bytes."""
     return _scenario(Dice(data))
 
 
@@ -151,7 +151,7 @@ def _load(
 
 
 def _row(dice: Dice, before: dict[str, Any] | None, *, is_first: bool) -> dict[str, Any] | None:
-    """A row; in a later load mostly that of the load before."""
+    """A row. In a later load mostly that of the load before."""
     is_new, is_there = dice.chance(0.3), dice.chance(0.55)
     address, spelling = dice.pick(ADDRESSES), dice.pick([*SPELLINGS])
     is_invalid, invalid = dice.chance(0.05), dice.pick(NO_EMAIL)
@@ -184,7 +184,7 @@ def _kills(dice: Dice) -> tuple[tuple[int, str], ...]:
 
 
 def _size() -> int:
-    """Bytes of a scenario."""
+    """The bytes of a scenario."""
     dice = Dice(bytes(10_000))
     _scenario(dice)
     return dice.used

@@ -1,4 +1,4 @@
-"""Loads of deals against the same CRM: each row has one outcome, the CRM agrees, and no row makes two deals."""
+"""Deal loads into one CRM: each row has one outcome, the CRM agrees, and no row creates two deals."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRIES = 40
 
 @dataclass(frozen=True)
 class There:
-    """A deal that is there before: the places of its contact and its stage, and its name."""
+    """An existing deal: the indexes of its contact and its stage, and its name."""
 
     person: int
     stage: int
@@ -43,9 +43,9 @@ class There:
 
 @dataclass(frozen=True)
 class Wish:
-    """A row: the place of a contact (its deal, where the mode asks for an id), a stage, a name.
+    """A row: the index of a contact (its deal, where the mode asks for an id), a stage, and a name.
 
-    :param person: -1 for one that the CRM does not have
+    :param person: -1 for a person who is not in the CRM
     """
 
     person: int
@@ -57,9 +57,9 @@ class Wish:
 class Story:
     """A load of deals.
 
-    :param guarded: whether deals may leave the first stage only
-    :param faults: of calls, ``kill`` included
-    :param fillers: deals of others, so that the listing has several pages
+    :param guarded: whether deals may leave only the first stage
+    :param faults: faults of calls, including ``kill``
+    :param fillers: deals of other contacts, so that the listing has several pages
     """
 
     mode: str
@@ -75,7 +75,7 @@ class Story:
 
 @dataclass
 class Replay:
-    """What has happened."""
+    """The results."""
 
     story: Story
     before: dict[str, dict[str, Any]]
@@ -128,8 +128,8 @@ def play(story: Story, folder: Path) -> Replay:
         number, calls = calls, calls + 1
         fault = next((f.kind for f in story.faults if f.at <= number < f.at + f.count), None)
         if fault != KILL:
-            return crm.answer(method, path, query, body, fault)
-        crm.answer(method, path, query, body, None)  # the CRM has done it, and nobody hears of it
+            return crm.response(method, path, query, body, fault)
+        crm.response(method, path, query, body, None)  # the CRM has processed it, and nobody is notified
         keep(folder, saved)
         raise engine.Killed
 
@@ -145,7 +145,7 @@ def play(story: Story, folder: Path) -> Replay:
         finally:
             clock.advance(60)
         outcomes |= heard
-    assert last is not None and last.how == "done", f"it does not end: {last}"
+    assert last is not None and last.how == "done", f"it never ends: {last}"
     return Replay(
         story, {deal["id"]: deal for deal in before}, {deal["id"]: deal for deal in crm.deals},
         outcomes_of(last, outcomes), engine.rejects_of(files.rejects), last, calls, attempt, people, deals,
@@ -154,9 +154,9 @@ def play(story: Story, folder: Path) -> Replay:
 
 
 def outcomes_of(last: engine.Ended, heard: dict[int, str]) -> dict[int, str]:
-    """Rows that a killed try has ended are in the counts, but nobody has heard of them."""
+    """Rows that a killed try completed are counted, but their outcomes were not reported."""
     missing = Counter(last.counts) - Counter(heard.values())
-    assert sum(missing.values()) + len(heard) == last.rows, f"a row has no outcome, or two: {last} {heard}"
+    assert sum(missing.values()) + len(heard) == last.rows, f"a row has no outcome or two outcomes: {last} {heard}"
     return heard
 
 
@@ -183,7 +183,7 @@ def shows(deal: dict[str, Any], story: Story, wish: Wish) -> bool:
 
 
 def sent(story: Story) -> dict[int, Wish]:
-    """The rows that are sent: of several for one deal the last."""
+    """The rows that are sent: the last of several for one deal."""
     last = {
         (wish.person if wish.person >= 0 else f"unknown {wish.person}"): number
         for number, wish in enumerate(story.wishes, 1)
@@ -192,7 +192,7 @@ def sent(story: Story) -> dict[int, Wish]:
 
 
 def expected(story: Story) -> dict[int, str]:
-    """What comes of each row if nothing goes wrong; a rule for each mode."""
+    """The result of each row without faults; one rule per mode."""
     there = {deal.person: deal for deal in story.there}
     found = dict.fromkeys(range(1, len(story.wishes) + 1), "skipped")
     for number, wish in sent(story).items():
@@ -231,9 +231,9 @@ def check(story: Story) -> Replay:
         holds_for(replay, number, wish, about)
     if not story.faults:
         assert replay.outcomes == expected(story), about
-        assert replay.calls == replay.last.calls <= replay.last.forecast, f"dearer than the forecast: {about}"
+        assert replay.calls == replay.last.calls <= replay.last.forecast, f"more calls than the forecast: {about}"
     for event in replay.writes:
-        assert event.fault or event.effect or event.status in (404, 409), f"a senseless write: {event} {about}"
+        assert event.fault or event.effect or event.status in (404, 409), f"an unnecessary write: {event} {about}"
     return replay
 
 
@@ -242,21 +242,21 @@ def was_killed(story: Story) -> bool:
 
 
 def holds_for(replay: Replay, number: int, wish: Wish, about: str) -> None:
-    """The CRM's state is what the outcome of a row says."""
+    """The CRM's state agrees with the outcome of a row."""
     story, outcome = replay.story, replay.outcomes.get(number)
     contact = replay.people.get(wish.person, "")
     old, new = of_contact(replay.before, contact), of_contact(replay.after, contact)
-    assert len(new) - len(old) <= 1, f"row {number} has made two deals: {about}"
+    assert len(new) - len(old) <= 1, f"row {number} created two deals: {about}"
     if outcome == "created":
         assert any(shows(deal, story, wish) for deal in new if deal not in old), f"row {number} made nothing: {about}"
     if outcome == "updated":
         assert any(shows(deal, story, wish) for deal in new), f"row {number} is not in the CRM: {about}"
     if outcome == "skipped":
-        assert old == new, f"row {number} was left alone and has changed: {about}"
+        assert old == new, f"row {number} was left alone but has changed: {about}"
     if outcome == "unchanged" and story.mode != "create":
         assert any(shows(deal, story, wish) for deal in new), f"row {number} is not in the CRM: {about}"
     if outcome == "rejected" and replay.rejects[number]["type"].endswith("_NOT_FOUND"):
-        assert old == new, f"row {number} was rejected and has changed something: {about}"
+        assert old == new, f"row {number} was rejected but has changed something: {about}"
     if story.guarded and not story.faults:
         for deal in old:
             if deal["stageId"] not in (STAGE_IDS[0], wish.stage):
@@ -298,18 +298,18 @@ stories = st.builds(
     suppress_health_check=list(HealthCheck),
 )
 @given(stories)
-def test_a_load_of_deals_keeps_its_promises(story: Story) -> None:
+def test_deal_load_keeps_its_invariants(story: Story) -> None:
     check(story)
 
 
-def test_the_forecast_has_the_call_that_asks_for_the_crms_clock() -> None:
+def test_forecast_includes_the_call_for_the_crms_clock() -> None:
     check(Story("upsert", (), (Wish(0, STAGE_IDS[0], "New"),), dates="no Date"))
 
 
 @pytest.mark.parametrize("mode", ["create", "upsert"])
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("at", range(1, 9))
-def test_a_kill_after_a_creation_makes_no_second_deal(mode: str, several: bool, at: int) -> None:
+def test_kill_after_a_creation_creates_no_second_deal(mode: str, several: bool, at: int) -> None:
     story = Story(
         mode, (), tuple(Wish(n, STAGE_IDS[0]) for n in range(4)), faults=(Fault(at, KILL),), several=several, fillers=3
     )

@@ -1,4 +1,4 @@
-"""Deals against the same CRM: whatever gets lost, one creation makes one deal at most, and only its own comes back."""
+"""Deals in one CRM: after any lost call, one creation creates at most one deal, and returns only its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DAY = 86_400.0
 class Deal:
     """A deal of the contact.
 
-    :param pipeline: place in :data:`PIPELINES`, as ``stage`` in :data:`STAGES`
+    :param pipeline: index in :data:`PIPELINES`, like ``stage`` in :data:`STAGES`
     """
 
     pipeline: int = 0
@@ -42,9 +42,9 @@ class Deal:
 
 @dataclass(frozen=True)
 class Deals:
-    """Creations of deals for one contact, a day between two.
+    """Creations of deals for one contact, one day apart.
 
-    :param before: the deals of somebody else
+    :param before: the deals of another client
     :param several: whether the CRM allows more than one deal for a contact
     :param fillers: deals of other contacts, so that the listing has several pages
     """
@@ -60,10 +60,10 @@ class Deals:
 
 @dataclass(frozen=True)
 class Came:
-    """What came of one creation.
+    """The result of one creation.
 
-    :param made: ids of the deals that the CRM has made for it
-    :param creations: how often it was sent, and was handled without a response before
+    :param made: ids of the deals that the CRM created for it
+    :param creations: how often it was sent, and processed without a response before
     """
 
     made: tuple[str, ...]
@@ -88,7 +88,7 @@ def play(deals: Deals) -> list[Came]:
         nonlocal calls
         number, calls = calls, calls + 1
         fault = next((f.kind for f in deals.faults if f.at <= number < f.at + f.count), None)
-        return crm.answer(method, path, query, body, fault)
+        return crm.response(method, path, query, body, fault)
 
     came = []
     with engine.client_of(serve, clock) as client:
@@ -110,21 +110,21 @@ def check_no_blind_repeat(log: list[Any]) -> None:
         if event.what == "deals":
             is_unknown = False
         elif event.what == "deal":
-            assert not is_unknown, "a creation whose answer was lost was sent again without a look"
+            assert not is_unknown, "a creation with a lost response was sent again without a read"
             is_unknown = is_lost(event)
 
 
 def check(deals: Deals) -> None:
     for came in play(deals):
         about = f"{came}\n{deals}"
-        assert len(came.made) <= 1, f"one creation has made two deals: {about}"
+        assert len(came.made) <= 1, f"one creation created two deals: {about}"
         if came.returned is not None:
-            assert (came.returned,) == came.made, f"what came back is not the deal that was made: {about}"
+            assert (came.returned,) == came.made, f"the returned deal is not the created one: {about}"
         elif came.error == "CONTACT_ASSOCIATED_WITH_A_DEAL":
-            assert came.had_one and not came.made, f"the conflict is with the own deal: {about}"
+            assert came.had_one and not came.made, f"the conflict is with its own deal: {about}"
         else:
-            assert deals.faults, f"it failed, though nothing went wrong: {about}"
-            assert not (came.outcome_known and came.made), f"the error says that nothing was made: {about}"
+            assert deals.faults, f"it failed without a fault: {about}"
+            assert not (came.outcome_known and came.made), f"the error says that nothing was created: {about}"
 
 
 deal = st.builds(
@@ -155,7 +155,7 @@ scenarios = st.builds(
     suppress_health_check=list(HealthCheck),
 )
 @given(scenarios)
-def test_one_creation_makes_one_deal_at_most(deals: Deals) -> None:
+def test_one_creation_creates_at_most_one_deal(deals: Deals) -> None:
     check(deals)
 
 
@@ -168,17 +168,17 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
     [
         pytest.param(Deals((), (Deal(),)), [None], [1], id="no deal yet"),
         pytest.param(Deals((Deal(),), (Deal(),)), [CONFLICT], [0], id="there is one"),
-        pytest.param(Deals((Deal(),), (Deal(),), LOST), [CONFLICT], [0], id="there is one, and the answer is lost"),
+        pytest.param(Deals((Deal(),), (Deal(),), LOST), [CONFLICT], [0], id="there is one, and the response is lost"),
         pytest.param(
             Deals((Deal(attributes=()),), (Deal(),), LOST), [CONFLICT], [0],
-            id="there is one without attributes, and the answer is lost",
+            id="there is one without attributes, and the response is lost",
         ),
         pytest.param(
             Deals((Deal(),), (Deal(),), (Fault(0, "500 after"),)), [CONFLICT], [0],
             id="there is one, and a server error hides the conflict",
         ),
-        pytest.param(Deals((), (Deal(),), (Fault(0, "lost after"),)), [None], [1], id="made, and the answer is lost"),
-        pytest.param(Deals((), (Deal(),), LOST), [None], [1], id="not made, and the answer is lost"),
+        pytest.param(Deals((), (Deal(),), (Fault(0, "lost after"),)), [None], [1], id="created, but response lost"),
+        pytest.param(Deals((), (Deal(),), LOST), [None], [1], id="not created, response lost"),
         pytest.param(
             Deals((Deal(),), (Deal(),), LOST, several=True), [None], [1],
             id="the CRM allows several: another's deal is not taken for it",
@@ -189,7 +189,7 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
         ),
     ],
 )  # fmt: skip
-def test_what_comes_of_a_creation(deals: Deals, errors: list[str | None], made: list[int]) -> None:
+def test_result_of_each_creation(deals: Deals, errors: list[str | None], made: list[int]) -> None:
     came = play(deals)
     assert [one.error for one in came] == errors
     assert [len(one.made) for one in came] == made

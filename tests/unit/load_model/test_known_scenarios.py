@@ -1,4 +1,4 @@
-"""Scenarios in which loads went wrong once, with what is right, written by hand."""
+"""Scenarios that once went wrong, with the correct results written by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .scenario import LISTS, Beside, Fault, LoadSpec, Person, Scenario
 from .story import Reported, Story, folder, summary_of
 
 LOST = (Fault(0, "lost before"),)
-"""The first call of a load that creates first: it never arrives, and no response comes."""
+"""The first call of a load that creates first: it never arrives and gets no response."""
 
 ADA = {"email": "ada@x.org", "a": "new", "b": "same"}
 NEW = {"a": "new", "b": "same"}
@@ -26,11 +26,11 @@ FOLLOWING = tuple({"email": f"next{n}@x.org", "a": "x"} for n in range(3))
 
 @dataclass(frozen=True)
 class Known:
-    """A scenario and what is right.
+    """A scenario and its correct results.
 
-    :param outcomes: of the rows, for each load (and each load of rejects) that ended
+    :param outcomes: outcomes of the rows, for each finished load (and each load of rejects)
     :param ada: attributes and lists (places) of her contact in the end, None if there is none
-    :param most_calls: of the last load
+    :param most_calls: most calls of the last load
     """
 
     scenario: Scenario
@@ -47,26 +47,26 @@ WRITTEN = ({"a": "new", "b": "same", "c": "kept"}, ())
 AS_BEFORE = ({"a": "old", "b": "same", "c": "kept"}, ())
 
 KNOWN: dict[str, Known] = {
-    # -- the response to a creation is lost, and the contact was there before ------------------------------------
+    # -- the response to a creation is lost, and the contact existed before --------------------------------------
     "lost creation of a contact that exists: written": Known(
         one(OLD, LoadSpec((ADA,), plan="learned", faults=LOST)), ["updated"], WRITTEN
     ),
-    "the same, remembered rightly": Known(
+    "the same, remembered correctly": Known(
         one(OLD, LoadSpec((ADA,), faults=LOST), LoadSpec((ADA,))), ["updated", "unchanged"], WRITTEN, most_calls=0
     ),
-    "the same, server error before it was handled": Known(
+    "the same, server error before it was processed": Known(
         one(OLD, LoadSpec((ADA,), faults=(Fault(0, "500 before"),))), ["updated"], WRITTEN
     ),
-    "the same, the server's conflict was lost": Known(
+    "the same, the conflict response was lost": Known(
         one(OLD, LoadSpec((ADA,), faults=(Fault(0, "504 after"),))), ["updated"], WRITTEN
     ),
-    "the same, and no answer for half a minute": Known(
+    "the same, and no response for half a minute": Known(
         one(OLD, LoadSpec((ADA,), faults=(Fault(0, "timeout after"),))), ["updated"], WRITTEN
     ),
     "the same, with lists": Known(
         one(OLD, LoadSpec((ADA,), lists=(0,), faults=LOST)), ["updated"], ({"a": "new", "b": "same", "c": "kept"}, (0,))
     ),
-    "the same, created beside us after all were read": Known(
+    "the same, created by another client after the read": Known(
         one(
             None,
             LoadSpec((*FOLLOWING, ADA), plan="compare", faults=(Fault(5, "lost before"),),
@@ -76,7 +76,7 @@ KNOWN: dict[str, Known] = {
         ["created"] * 3 + ["updated", "unchanged"],
         (NEW, ()),
     ),
-    "lost creation, and the contact has all values: nothing is written": Known(
+    "lost creation, and the contact has all values: no write": Known(
         one(Person("ada@x.org", NEW), LoadSpec((ADA,), faults=LOST)), ["unchanged"], (NEW, ())
     ),
     "lost creation, and the contact has none of the attributes": Known(
@@ -89,10 +89,10 @@ KNOWN: dict[str, Known] = {
         ["updated"],
         ({"c": "kept"}, (0,)),
     ),
-    "lost creation of somebody who is unsubscribed: in no list": Known(
+    "lost creation of an unsubscribed contact: in no list": Known(
         one(NO, LoadSpec((ADA,), lists=(0,), faults=LOST)), ["suppressed"], ({"a": "old", "b": "same"}, ())
     ),
-    "lost creation of somebody who is unsubscribed, with resubscribe": Known(
+    "lost creation of an unsubscribed contact, with resubscribe": Known(
         one(NO, LoadSpec((ADA,), lists=(0,), resubscribe=True, faults=LOST)), ["updated"], (NEW, (0,))
     ),
     "lost creation in mode create: left alone": Known(
@@ -103,19 +103,19 @@ KNOWN: dict[str, Known] = {
         ["unchanged"],
         (NEW, ()),
     ),
-    "lost creation that was handled: ours": Known(
+    "lost creation that was processed: ours": Known(
         one(None, LoadSpec((ADA,), lists=(0, 1), faults=(Fault(0, "lost after"),))), ["created"], (NEW, (0, 1))
     ),
-    "lost creation that was not handled: sent again": Known(
+    "lost creation that was not processed: sent again": Known(
         one(None, LoadSpec((ADA,), lists=(0,), faults=LOST)), ["created"], (NEW, (0,))
     ),
-    "lost creation that was handled, the CRM's clock is behind": Known(
+    "lost creation that was processed, the CRM's clock is behind": Known(
         one(None, LoadSpec((ADA,), mode="create", lists=(0,), faults=(Fault(0, "lost after"),)), skew=-90.0),
         ["created"],
         (NEW, (0,)),
     ),
     # -- mode update -------------------------------------------------------------------------------------------
-    "update without values of a contact that does not exist": Known(
+    "update of a missing contact without values": Known(
         one(None, LoadSpec(({"email": "ada@x.org"},), mode="update"), LoadSpec(({"email": "ada@x.org"},))),
         ["rejected", "created"],
         ({}, ()),
@@ -137,13 +137,13 @@ KNOWN: dict[str, Known] = {
     **{
         f"create makes a contact, killed {what} the list, plan {plan}": Known(
             one(None, LoadSpec((ADA,), mode="create", plan=plan, lists=(0,), faults=(Fault(at + pages, kind),))),
-            [],  # its creator is no longer known
+            [],  # its creator is unknown now
             (NEW, (0,)),
         )
         for plan, pages in (("auto", 0), ("compare", 2))
         for what, kind, at in (("before", "kill before", 1), ("after its creation,", "kill after", 0))
     },
-    "create makes a contact, its list fails, the rejects are loaded again": Known(
+    "create succeeds, the list fails, the rejects are loaded again": Known(
         one(
             None,
             LoadSpec((ADA, *FOLLOWING), mode="create", lists=(0,), faults=(Fault(1, "500 before", 10),), resend=True),
@@ -151,13 +151,13 @@ KNOWN: dict[str, Known] = {
         [],
         (NEW, (0,)),
     ),
-    "create with lists leaves alone who was there with equal values": Known(
+    "create with lists leaves an equal contact alone": Known(
         one(Person("ada@x.org", NEW), LoadSpec((ADA,), mode="create", lists=(0,))), ["unchanged"], (NEW, ())
     ),
-    "a contact made and then throttled at its list was created": Known(
+    "a contact throttled at its list was created": Known(
         one(None, LoadSpec((ADA,), lists=(0,), faults=(Fault(1, "429", 6),))), ["created"], (NEW, (0,))
     ),
-    # -- people who said no ------------------------------------------------------------------------------------
+    # -- people without consent --------------------------------------------------------------------------------
     "a suppression entry in decomposed Unicode": Known(
         one(
             Person("zo\u00e9@x.org"),
@@ -170,7 +170,7 @@ KNOWN: dict[str, Known] = {
         None,
         most_calls=0,
     ),
-    "unsubscribed after all were read": Known(
+    "unsubscribed after the read": Known(
         one(
             Person("ada@x.org", {"a": "old"}),
             LoadSpec((*FOLLOWING, ADA), plan="compare", lists=(0,), beside=(Beside("unsubscribe", "ada@x.org", at=4),)),
@@ -179,13 +179,13 @@ KNOWN: dict[str, Known] = {
         ({"a": "old"}, ()),
     ),
     # -- counts and values -------------------------------------------------------------------------------------
-    "calls of a try that failed while it planned": Known(
+    "calls of a try that failed while planning": Known(
         one(OLD, LoadSpec((ADA,), plan="compare", faults=(Fault(1, "key revoked"),))), ["updated"], WRITTEN
     ),
     "nothing to send, in mode create with lists: no call": Known(
         one(None, LoadSpec(({"email": "nobody"},), mode="create", lists=(0,))), ["rejected"], None, most_calls=0
     ),
-    "a nested boolean is no number": Known(
+    "a nested boolean is not a number": Known(
         one(Person("ada@x.org", {"a": [1]}), LoadSpec(({"email": "ada@x.org", "a": [True]},), plan="compare")),
         ["updated"],
         ({"a": [True]}, ()),
@@ -210,7 +210,7 @@ KNOWN: dict[str, Known] = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_what_went_wrong_once(name: str) -> None:
+def test_known_scenarios_have_the_correct_result(name: str) -> None:
     known = KNOWN[name]
     with folder() as path:
         story = Story(known.scenario, Path(path))
@@ -230,7 +230,7 @@ def test_what_went_wrong_once(name: str) -> None:
 
 
 def as_json(attributes: dict[str, Any]) -> str:
-    """To compare: 1 and True are equal to Python."""
+    """Comparable values: Python considers 1 and True equal."""
     return json.dumps(attributes, sort_keys=True)
 
 
@@ -238,5 +238,5 @@ def outcomes_of(reported: list[Reported]) -> list[str]:
     return [load.outcomes[number] for load in reported for number in sorted(load.outcomes)]
 
 
-def test_addresses_fold() -> None:
+def test_addresses_are_case_folded() -> None:
     assert key_of(" ZOE\u0301@x.org ") == "zo\u00e9@x.org"

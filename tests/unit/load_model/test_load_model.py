@@ -1,4 +1,4 @@
-"""Loads of any kind against a model, with whatever goes wrong: see ``invariants.py`` for what must hold."""
+"""Loads of any kind, with any faults, against the model. See ``invariants.py`` for the rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .scenario import Scenario
 from .story import Story, folder, summary_of
 
 FUZZ = "CRM_FUZZ_EXAMPLES"
-"""How many examples ``make fuzz`` asks for; this test takes ten times as many, for one takes some milliseconds."""
+"""Number of examples of ``make fuzz``. This test runs ten times as many, since each takes milliseconds."""
 
 EXAMPLES = 800
 

@@ -1,4 +1,4 @@
-"""The model's own rules, which the documentation states; nothing of the engine runs here."""
+"""The model's own rules, as documented. The engine does not run here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .scenario import LoadSpec
         ([1], [1], True), ([1], [True], False), ([True], [True], True), ([[1]], [[True]], False), (["1"], [1], False),
     ],
 )  # fmt: skip
-def test_values_are_the_same(found: Any, wanted: Any, is_same: bool) -> None:
+def test_equal_values(found: Any, wanted: Any, is_same: bool) -> None:
     assert same(found, wanted) is is_same
 
 
@@ -40,7 +40,7 @@ ROWS = {
         ("reject", ["ambiguous", "ambiguous", "invalid", "invalid", "suppressed", "send"]),
     ],
 )
-def test_what_becomes_of_rows(duplicates: str, statuses: list[str]) -> None:
+def test_request_of_each_row(duplicates: str, statuses: list[str]) -> None:
     spec = LoadSpec((), duplicates=duplicates, suppression=("ZO\u00c9@X.ORG",))
     assert [row.status for row in wanted_of(ROWS, spec).values()] == statuses
 
@@ -54,6 +54,6 @@ def test_what_becomes_of_rows(duplicates: str, statuses: list[str]) -> None:
         ("keep", {"a": "x", "b": "", "c": "  ", "d": None}),
     ],
 )
-def test_what_an_empty_cell_becomes(empty: str, attributes: dict[str, Any]) -> None:
+def test_empty_cell(empty: str, attributes: dict[str, Any]) -> None:
     row = {"email": "ada@x.org", "a": " x ", "b": "", "c": "  ", "d": None}
     assert wanted_of({1: row}, LoadSpec((), empty=empty))[1].attributes == attributes

@@ -1,4 +1,4 @@
-"""Loads one after another with one state file, in which rows name a deal by its id, or by its contact and pipeline."""
+"""Consecutive loads with one state file, in which rows name a deal by its id, or by its contact and pipeline."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Named:
 class Load:
     """One load.
 
-    :param killed_at: the call with which its process is killed, from 0
+    :param killed_at: 0-based number of the call at which its process is killed
     :param is_resumed: whether another try follows the kill
     """
 
@@ -51,7 +51,7 @@ class Load:
     is_resumed: bool = True
 
     def expected(self) -> dict[int, str]:
-        """The name of each person's deal after it."""
+        """The name of each person's deal after the load."""
         rows = reversed(self.rows) if self.duplicates == "first" else self.rows
         return {row.person: row.name for row in rows}
 
@@ -72,7 +72,7 @@ class Runs:
         return {n: deal["attributes"]["pb_name"] for n, deal in enumerate(self.crm.deals)}
 
     def run(self, load: Load) -> dict[str, int] | None:
-        """The outcomes of its last try, None if it was killed and not resumed."""
+        """The outcomes of its last try; None if it was killed and not resumed."""
         files = engine.Files(self.folder / "checkpoint", self.folder / "rejects.jsonl", self.folder / "state")
         spec = engine.DealSpec(
             tuple(row.values(self.deals) for row in load.rows), MAPPING, "upsert", duplicates=load.duplicates
@@ -82,7 +82,7 @@ class Runs:
         def serve(method: str, path: str, query: Any, body: Any) -> Http:
             nonlocal calls
             calls += 1
-            done = self.crm.answer(method, path, query, body, None)
+            done = self.crm.response(method, path, query, body, None)
             if calls - 1 == load.killed_at:
                 keep(self.folder, self.saved)
                 raise engine.Killed
@@ -132,19 +132,19 @@ FIRST, LAST = {"rows": (CONTACT, ID), "duplicates": "first"}, {"rows": (ID, CONT
         ((Load((ID, Named("x", by_id=False, person=1))),) * 2, [{"updated": 2}, {"unchanged": 2}]),
     ],
 )
-def test_the_same_row_is_sent_each_time(loads: tuple[Load, ...], outcomes: list[dict[str, int]]) -> None:
+def test_same_row_is_sent_in_each_load(loads: tuple[Load, ...], outcomes: list[dict[str, int]]) -> None:
     assert check(loads) == outcomes
 
 
 @pytest.mark.parametrize("is_resumed", [False, True])
 @pytest.mark.parametrize("killed_at", range(5))
 @pytest.mark.parametrize("rows", [FIRST, LAST])
-def test_the_same_row_is_sent_after_a_kill(rows: Any, killed_at: int, is_resumed: bool) -> None:
+def test_same_row_is_sent_after_a_kill(rows: Any, killed_at: int, is_resumed: bool) -> None:
     check((Load(**rows, killed_at=killed_at, is_resumed=is_resumed), Load(**rows), Load(**rows)))
 
 
 def both(person: int) -> Any:
-    """Rows for the deal of a person, at least one of each kind: a state file knows only what such loads know."""
+    """At least one row of each kind for a person's deal: a state file stores only the keys that such loads use."""
     rows = st.lists(st.builds(Named, st.sampled_from("abc"), st.booleans(), st.just(person)), max_size=1)
     ends = [st.builds(Named, st.sampled_from("abc"), st.just(by_id), st.just(person)) for by_id in (True, False)]
     return st.tuples(*ends, rows).map(lambda found: [*found[:2], *found[2]])
@@ -169,5 +169,5 @@ loads = st.builds(
     suppress_health_check=list(HealthCheck),
 )
 @given(st.lists(loads, min_size=2, max_size=4).map(tuple))
-def test_loads_of_both_kinds_of_rows_keep_their_promise(loads: tuple[Load, ...]) -> None:
+def test_loads_with_both_kinds_of_rows_keep_their_invariants(loads: tuple[Load, ...]) -> None:
     check(loads)

@@ -111,7 +111,7 @@ UNREPEATABLE = [
     b'{"email": "\xed\xa0\x80@example.com"}',
     '{"email": "\ud800@example.com"}'.encode("utf-16-le", "surrogatepass"),
 ]
-"""Bodies that no response could repeat, or that break a parser."""
+"""Bodies that no response can repeat, or that break a parser."""
 
 
 REFUSALS: list[tuple[str, str, Any, str]] = [

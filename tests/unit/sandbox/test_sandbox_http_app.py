@@ -186,7 +186,7 @@ def test_same_site_requests_are_served(gateway: Gateway, headers: dict[str, str]
         ("DELETE", "/faults/drop-1"),
     ],
 )
-def test_an_admin_write_must_be_json(gateway: Gateway, method: str, path: str, media_type: str | None) -> None:
+def test_admin_write_must_be_json(gateway: Gateway, method: str, path: str, media_type: str | None) -> None:
     gateway.store.create_contact("new@example.com")
     gateway.faults.add(Fault(effect="drop"))
     headers = {} if media_type is None else {"content-type": media_type}
