@@ -199,6 +199,13 @@ def test_simultaneous_responses_give_the_exact_time() -> None:
     assert clock.at(100.0) == ServerMoment(moment, moment)
 
 
+def test_the_shortest_round_trip_is_known() -> None:
+    clock = ServerClock()
+    for sent, received in [(100.0, 101.5), (102.0, 102.25), (103.0, 103.5)]:
+        clock.note("Sun, 01 Mar 2026 12:00:00 GMT", sent=sent, received=received)
+    assert clock.round_trip == 0.25
+
+
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This machine is not in the UTC zone."""
