@@ -311,7 +311,7 @@ def test_non_number_is_refused_as_a_number() -> None:
         validation.email(float("nan"))  # type: ignore[arg-type]
 
 
-def test_a_switch_is_a_boolean_and_no_text_counts_as_one() -> None:
+def test_boolean_accepts_only_booleans() -> None:
     assert [validation.boolean(value, "on") for value in (True, False)] == [True, False]
     for value, kind in (("false", "of type str"), (0, "of type int"), (None, "None")):
         with pytest.raises(CrmInvalidValueError, match=rf"on must be True or False but is {kind}\.$"):
