@@ -159,9 +159,9 @@ def _staged(
 def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None:
     counts = preflight.counts
     log.info(
-        "Checked %s: %s.\n%d to send, %d unchanged since the last load, %d left out for another row with the "
+        "Checked %s: %d row%s.\n%d to send, %d unchanged since the last load, %d left out for another row with the "
         "same %s,\n%d suppressed, %d that cannot be sent.",
-        name, rows_text(preflight.rows), counts[RowStatus.SEND], counts[RowStatus.SAME],
+        name, preflight.rows, "s" * (preflight.rows != 1), counts[RowStatus.SEND], counts[RowStatus.SAME],
         counts[RowStatus.DUPLICATE], options.shared, counts[RowStatus.SUPPRESSED], preflight.unsendable,
     )  # fmt: skip
     for text in preflight.problem_lines():
