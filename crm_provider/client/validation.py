@@ -148,7 +148,10 @@ def boolean(value: Any, field: str) -> bool:
 
 def not_boolean(value: Any, field: str) -> str:
     """What is wrong with a value that is neither True nor False."""
-    hint = "; templates are not rendered here" if isinstance(value, str) and "{{" in value else ""
+    is_template = isinstance(value, str) and ("{{" in value or "{%" in value)
+    hint = "; templates are not rendered here" if is_template else ""
+    if hasattr(value, "resolve"):  # as Airflow's references to the results of other tasks have it
+        hint = "; the result of another task cannot be given here"
     return f"{field} must be True or False but is {_kind(value)}{hint}"
 
 

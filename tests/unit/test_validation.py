@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -316,3 +316,16 @@ def test_boolean_accepts_only_booleans() -> None:
     for value, kind in (("false", "of type str"), (0, "of type int"), (None, "None")):
         with pytest.raises(CrmInvalidValueError, match=rf"on must be True or False but is {kind}\.$"):
             validation.boolean(value, "on")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("{{ params.on }}", "of type str; templates are not rendered here"),
+        ("{% if params.on %}true{% endif %}", "of type str; templates are not rendered here"),
+        (SimpleNamespace(resolve=dict), "of type SimpleNamespace; the result of another task cannot be given here"),
+        ("yes", "of type str"),
+    ],
+)
+def test_switch_from_another_source_is_explained(value: Any, hint: str) -> None:
+    assert validation.not_boolean(value, "on") == f"on must be True or False but is {hint}"
