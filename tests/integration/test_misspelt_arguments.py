@@ -121,3 +121,31 @@ def test_include_existing_must_be_a_boolean() -> None:
             list_id="00000000-0000-4000-8000-000000000001",
             include_existing="false",  # type: ignore[arg-type]
         )
+
+
+@pytest.mark.parametrize("value", ["10", "{{ params.n }}", None, 1.5, True])
+@pytest.mark.parametrize(
+    ("operator", "given", "number"),
+    [
+        (CrmLoadContactsOperator, {"source": []}, "errors_in_a_row"),
+        (CrmDeleteContactsOperator, {"source": [], "rejects_path": "r.jsonl"}, "max_deletes"),
+        (SqlToCrmContactsOperator, {"sql": "SELECT 1", "sql_conn_id": "db"}, "fetch_size"),
+        (CrmListSensor, {"list_name": "Trial"}, "max_errors_in_a_row"),
+    ],
+)
+def test_a_number_of_an_operator_is_no_text(operator: Any, given: Any, number: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{number} must be a whole number, at least [01], but is "):
+        operator(task_id="task", **given, **{number: value})
+
+
+def test_a_number_of_rejects_is_not_rendered() -> None:
+    with pytest.raises(ValueError, match=r"max_rejects='\{\{ params.n \}\}' must be a number of rows"):
+        CrmLoadContactsOperator(task_id="task", source=[], max_rejects="{{ params.n }}")
+
+
+@pytest.mark.parametrize(
+    ("number", "wrong"), [("max_per_event", "must be a whole number"), ("poke_interval", "is '60'; give at least")]
+)
+def test_a_number_of_a_watch_is_no_text(number: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"{number} {wrong}"):
+        CrmListJoinedTrigger(list_id="00000000-0000-4000-8000-000000000001", **{number: "60"})  # type: ignore[arg-type]
