@@ -98,14 +98,8 @@ _ALL = (
     Group(
         "hosts",
         ("rate_limit/roster", "rate_limit/leases"),
-        (ROSTER, LEASES),
-        (
-            f"{ROSTER}::test_any_json_is_a_plan",
-            f"{LEASES}::test_the_limit_is_used_kept_and_fairly_shared",
-            f"{LEASES}::test_joining_and_leaving_hosts_cost_few_calls",
-            f"{LEASES}::test_unused_rate_is_left_to_the_other_hosts",
-            f"{LEASES}::test_dead_host_is_forgotten_within_15_seconds",
-        ),
+        (ROSTER, LEASES, f"{UNIT}/test_rate_limit_offset.py"),
+        (f"{ROSTER}::test_any_json_is_a_plan",),
     ),
     Group("plan", ("load/planner",), (f"{LOAD}/test_planner.py", f"{LOAD}/test_plan_costs.py")),
     Group(

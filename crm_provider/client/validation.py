@@ -172,7 +172,10 @@ def not_count(value: Any, field: str, *, least: int = 1, most: int | None = None
 
 
 def _not_rendered(value: Any) -> str:
-    return "; templates are not rendered here" if isinstance(value, str) and "{{" in value else ""
+    if hasattr(value, "resolve"):  # as Airflow's references to the results of other tasks have it
+        return "; the result of another task cannot be given here"
+    is_template = isinstance(value, str) and ("{{" in value or "{%" in value)
+    return "; templates are not rendered here" if is_template else ""
 
 
 def refuse_list_as_text(value: Any, field: str) -> None:

@@ -128,15 +128,10 @@ def _staged(
     fields: Mapping[str, str],
 ) -> Preflight:
     place: Callable[[int], str] = getattr(source, "place", lambda number: "")
-    problems, words = _Problems(), NullWords()
-    digest, columns = hashlib.sha256(_options_text(mapper, options)), getattr(mapper, "columns", None)
-    digest.update(repr(tuple(keys)).encode() if keys else b"")
-    names: tuple[Any, ...] = ()
-    for row in _rows_of(source, cancel_token):
-        if (own := tuple(row.values)) != names:
-            names = own
-            digest.update(repr(names).encode(errors="surrogatepass"))
-        digest.update(repr((row.problem, *row.values.values())).encode(errors="surrogatepass"))
+    problems, words, columns = _Problems(), NullWords(), getattr(mapper, "columns", None)
+    digest = InputDigest(_options_text(mapper, options) + (repr(tuple(keys)).encode() if keys else b""))
+    for given in _rows_of(source, cancel_token):
+        row = digest.add(given)
         try:
             record = mapper(row)
         except InvalidRow as invalid:
@@ -158,9 +153,7 @@ def _staged(
     if (warning := words.warning()) is not None:
         log.warning("%s", warning)
     counts = staged.counts()
-    return Preflight(
-        staged, counts, problems.as_data(), digest.hexdigest()[:32], problems.places(), sum(counts.values())
-    )
+    return Preflight(staged, counts, problems.as_data(), digest.as_text(), problems.places(), sum(counts.values()))
 
 
 def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None:
@@ -228,7 +221,72 @@ def _rows_of(source: Source, cancel_token: CancelToken | None) -> Iterator[Row]:
             raise SourceError(f"{source.name} numbers its rows wrongly: {row.number} comes in place of {number}")
         if cancel_token is not None and cancel_token.is_set:
             raise Cancelled
-        yield without_views(row)
+        yield row
+
+
+_BETWEEN = "\x1f"
+"""Separates the texts of a row: the ASCII character for this purpose."""
+
+_HASHED_AT_ONCE = 1 << 14
+"""Characters of texts that are hashed together."""
+
+
+class InputDigest:
+    """The fingerprint of the input: equal for equal rows in the same order, different for any others.
+
+    Rows of texts are hashed as their number and their texts, with a separator after each; as many columns as were
+    hashed before them make a row. A row with a separator in a text, other values or a problem is hashed as Python
+    writes it, and begins with a bracket.
+
+    :param options: what else decides what is sent
+    """
+
+    def __init__(self, options: bytes) -> None:
+        self._hash = hashlib.sha256(options)
+        self._names: tuple[Any, ...] = ()
+        self._texts: list[str] = []
+        """Of rows that are not hashed yet."""
+        self._size = 0
+
+    def add(self, row: Row) -> Row:
+        """Add a row.
+
+        :return: the row as it is to be used, see :func:`without_views`
+        """
+        values = row.values
+        if (names := tuple(values)) != self._names:
+            self._flush()
+            self._names = names
+            self._update(f"columns {names!r}")
+        try:
+            text = _BETWEEN.join(values.values())
+        except TypeError:  # not only texts
+            row, text = without_views(row), ""
+            is_text = False
+        else:
+            is_text = row.problem is None and text.count(_BETWEEN) == len(names) - 1
+        if is_text:
+            self._texts.append(text)
+            self._size += len(text)
+            if self._size > _HASHED_AT_ONCE:
+                self._flush()
+        else:
+            self._flush()
+            self._update(repr((row.problem, *row.values.values())))
+        return row
+
+    def as_text(self) -> str:
+        """The fingerprint of the rows so far."""
+        self._flush()
+        return self._hash.hexdigest()[:32]
+
+    def _flush(self) -> None:
+        texts, self._texts, self._size = self._texts, [], 0
+        if texts:
+            self._update(f"{len(texts)} rows: {_BETWEEN.join(texts)}{_BETWEEN}")
+
+    def _update(self, text: str) -> None:
+        self._hash.update(text.encode("utf-8", "surrogatepass"))
 
 
 class _Problems:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rejects.file import NoRejects, RejectedRows, read_rejects
@@ -43,7 +42,7 @@ class RejectedFiles:
             for row in file.rows():
                 number += 1
                 self._ends[-1] = number
-                yield replace(row, number=number)
+                yield row._replace(number=number)
 
     def original(self, number: int) -> int:
         """The number of a row in its first source."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from crm_provider.rate_limit.host_file import HostFile
+from crm_provider.rate_limit.offset import Offset
 from crm_provider.rate_limit.roster import PERIOD, WEIGHTS, Roster
 from crm_provider.rate_limit.schedule import Grant, GrantStatus, Lane, Pace, RateStore, StoreUnusable, Ticket
 from crm_provider.values.server_clock import ServerClock
@@ -34,6 +35,10 @@ one call, and joining costs requests."""
 
 CHECK_BACK = 1.0
 """Seconds after joining until a host checks that its entry exists: hosts that join at once overwrite each other."""
+
+FIRST_RESPONSE = 1.0
+"""Seconds from the first call of a host to its first exchange. The response shows the CRM's clock: with a clock that is
+wrong by a second, the other hosts would take it for dead, and it them."""
 
 EXCHANGE_TIME = 15.0
 """Seconds after which an unfinished exchange counts as interrupted."""
@@ -72,7 +77,9 @@ class Lease:
     :param check: when it must check that its entry was not overwritten, 0 if it has checked
     :param exchanging: when a process began to exchange, 0 if none does
     :param ahead: seconds that the CRM's clock is ahead of the host's monotonic clock
-    :param error: maximum error of ``ahead``, in seconds
+    :param low: minimum of ``ahead``
+    :param high: maximum of ``ahead``
+    :param trip: shortest round trip of the responses that showed them
     :param calls: calls since the last exchange
     :param bulk: when a load or an extract last asked for a slot
     :param waited: when another caller last had to wait
@@ -86,7 +93,9 @@ class Lease:
     check: float = 0.0
     exchanging: float = 0.0
     ahead: float = 0.0
-    error: float = math.inf
+    low: float = -math.inf
+    high: float = math.inf
+    trip: float = math.inf
     calls: int = 0
     bulk: float = -math.inf
     waited: float = -math.inf
@@ -133,6 +142,20 @@ class Lease:
         if self.calls < 0.6 * had:
             return WEIGHTS[place - 1] if place else 0 if self.calls * GUEST_SLOTS < passed else WEIGHTS[0]
         return WEIGHTS[place]
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this host has neither joined nor seen the CRM's clock."""
+        return self.exchanged == -math.inf and not self.offset.is_known
+
+    @property
+    def offset(self) -> Offset:
+        """What is known of the CRM's clock."""
+        return Offset(self.ahead, self.low, self.high, self.trip)
+
+    def with_offset(self, offset: Offset) -> Lease:
+        """The lease with this knowledge of the CRM's clock."""
+        return replace(self, **vars(offset))
 
     def is_member(self) -> bool:
         """Whether this host has slots, now or later."""
@@ -206,13 +229,16 @@ class LeaseStore:
 
     def pause(self, seconds: float, phase: float, pace: Pace) -> None:
         self._slots.pause(seconds, phase, pace)
+        own = self._wall() - self._clock()
+        with self._lease() as (lease, save):
+            save(lease.with_offset(lease.offset.refused(own, self._jitter())))
 
     def _pace(self, lease: Lease, lane: Lane, pace: Pace, now: float) -> Pace:
         """The slots that this host may use."""
         shared = pace.spacing * _MARGINS
         roster, at = lease.roster(), now + lease.ahead
         starts = roster.starts(lease.host, at)
-        if lane is not Lane.BULK and (starts is None or starts > at):
+        if (lane is not Lane.BULK or not lease.offset.is_known) and (starts is None or starts > at):
             return Pace(GUEST_SLOTS * shared, 1)
         if roster.active(at) == 1 and starts is not None and starts <= at:
             return pace  # no other host: the whole rate, including the burst
@@ -228,6 +254,8 @@ class LeaseStore:
         """
         with self._lease() as (kept, save):
             lease = self._timed(kept, now)
+            if lane is Lane.BULK and now - lease.bulk > PERIOD / 20:
+                lease = replace(lease, bulk=now)  # before the exchange, so that a load joins with its whole weight
             exchange = self._is_due(lease, lane, now)
             save(replace(lease, exchanging=now) if exchange else lease)
         if not exchange:
@@ -243,6 +271,8 @@ class LeaseStore:
 
     def _is_due(self, lease: Lease, lane: Lane, now: float) -> bool:
         if lease.exchanging and abs(now - lease.exchanging) < EXCHANGE_TIME:
+            return False
+        if lane is Lane.BULK and lease.is_new and not lease.calls:
             return False
         if lease.check and now >= lease.check:
             return True
@@ -275,19 +305,15 @@ class LeaseStore:
         span, own = self._server_clock.ahead(), self._wall() - now
         if span is None:
             return replace(lease, ahead=own) if lease.exchanged == -math.inf else lease
-        low, high = span
-        if high - low >= lease.error and low <= lease.ahead <= high:
-            return lease
-        return replace(lease, ahead=own if low <= own <= high else (low + high) / 2, error=high - low)
+        return lease.with_offset(lease.offset.seen(*span, self._server_clock.round_trip, own))
 
     def _noted(self, lease: Lease, lane: Lane, grant: Grant, now: float) -> Lease:
         """The lease, updated by a caller's need for slots."""
         if grant.status is GrantStatus.GRANTED:
-            lease = replace(lease, calls=lease.calls + 1)
+            first = lease.is_new and not lease.calls
+            lease = replace(lease, calls=lease.calls + 1, next=now + FIRST_RESPONSE if first else lease.next)
         elif lane is not Lane.BULK and now - lease.waited > PERIOD / 20:
             lease = replace(lease, waited=now)
-        if lane is Lane.BULK and now - lease.bulk > PERIOD / 20:
-            lease = replace(lease, bulk=now)
         return lease
 
     @contextmanager

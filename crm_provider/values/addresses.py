@@ -99,7 +99,7 @@ class _Address:
 
 
 @lru_cache(maxsize=4)  # a row asks several times for its address
-def _is_plain(text: str) -> bool:
+def is_plain_address(text: str) -> bool:
     """Whether it is an ASCII address without anything around it.
 
     It is valid for email-validator, too (a test compares them), and this check is 50 times faster. The library checks
@@ -119,7 +119,7 @@ def one_address(text: str) -> str:
 
     :raises NotOneAddress: if there is none, or more than one; the message shows no part of the value
     """
-    return text if _is_plain(text) else _read(text).written
+    return text if is_plain_address(text) else _read(text).written
 
 
 def person_key(address: str) -> str:
@@ -128,7 +128,7 @@ def person_key(address: str) -> str:
     Upper and lower case, composed and decomposed characters (NFC, NFD), and a domain in Unicode or in punycode are the
     same person. The key of a text that is not one address is its lower-case form.
     """
-    if _is_plain(address):
+    if is_plain_address(address):
         return address.lower()
     try:
         return _read(address).key
@@ -141,7 +141,7 @@ def spellings(address: str) -> frozenset[str]:
 
     :raises NotOneAddress: if it is not one address
     """
-    if _is_plain(address):
+    if is_plain_address(address):
         return frozenset((address, address.lower(), address.upper()))
     read = _read(address)
     spelled = read.written.rpartition("@")[2]

@@ -35,6 +35,8 @@ class ServerClock:
         self._lock = threading.Lock()
         self._span: tuple[float, float] | None = None
         """The smallest and the largest possible difference between the CRM's clock and the local one, in seconds."""
+        self.round_trip = 0.0
+        """The shortest time from a request to its response, in seconds. The difference cannot be known better."""
 
     def note(self, date: str | None, *, sent: float, received: float) -> None:
         """Record the ``Date`` header of a response. A missing or invalid header is ignored.
@@ -47,6 +49,7 @@ class ServerClock:
             return
         low, high = shown - received, shown + HEADER_STEP - sent
         with self._lock:
+            self.round_trip = min(self.round_trip, received - sent) if self._span else received - sent
             if self._span is not None:
                 narrowed = (max(low, self._span[0]), min(high, self._span[1]))
                 if narrowed[0] <= narrowed[1]:

@@ -5,6 +5,7 @@
 Each line is measured in its own process, and its memory is compared with that of a process that loads nothing:
 
 - *checked*: a dry run of a CSV file of five columns;
+- *checked with types*: a dry run of a CSV file of eight columns, of which one is a number, one a date, one a boolean;
 - *sent*: a load of new contacts. The CRM is a function in the same process, without a network or a limit;
 - *in a state file*: a state file with this many contacts is opened, extended by 1 % and replaced (compacted);
 - *remembered*: the rows are added to a state file one by one, in the order of the source. It is replaced at the end;
@@ -21,6 +22,7 @@ import argparse
 import csv
 import json
 import platform
+import random
 import re
 import resource
 import subprocess
@@ -29,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,7 @@ MARKS = re.compile(r"(<!-- big-loads:begin -->\n).*?(<!-- big-loads:end -->)", r
 
 NAMES = {
     "check": "checked (dry run)",
+    "types": "checked with types (dry run)",
     "send": "sent",
     "state": "in a state file that is opened, extended by 1 % and replaced",
     "remember": "remembered in a new state file",
@@ -120,7 +124,7 @@ def lines_of(rows: int, sent: int, only: str) -> Iterator[Measured]:
         for way in NAMES if not only else ("remember", "repeat") if only == "repeat" else (only,):
             for count in (sent // 10, sent) if way == "send" else (rows // 10, rows):
                 print(f"measuring: {NAMES[way]}, {count:,} rows", file=sys.stderr, flush=True)
-                file = Path(folder, f"{count}.csv") if way == "state" else people(Path(folder), count)
+                file = Path(folder, f"{count}.csv") if way == "state" else FILES.get(way, people)(Path(folder), count)
                 found = child(way, file)
                 if way in ("state", "repeat"):
                     file.with_suffix(".state").unlink()
@@ -138,6 +142,46 @@ def people(folder: Path, rows: int) -> Path:
                 [f"p{n}@x.org", f"Name {n}", f"+5531{n:09}", "Belo Horizonte", "trial"] for n in range(rows)
             )
     return path
+
+
+MAPPING: dict[str, Any] = {
+    **{name: name for name in ("email", "name", "phone", "city", "plan")},
+    "score": {"column": "score", "type": "number"},
+    "signed_up": {"column": "signed_up", "type": "date", "format": "%d/%m/%Y"},
+    "active": {"column": "active", "type": "boolean"},
+}
+"""Of the columns of :func:`customers`."""
+
+
+def customers(folder: Path, rows: int) -> Path:
+    """A file with so many rows of eight columns, also of numbers, dates and booleans, written once; some are empty."""
+    path, chance = folder / f"{rows}-customers.csv", random.Random(rows)
+    if path.exists():
+        return path
+    names = ("Ana", "Jo\u00e3o", "Nina", "Maria Fernanda", "Ulisses", "Bob", "Zo\u00eb", "Pedro")
+    users, hosts = ("ana", "joao.silva", "maria_f"), ("gmail.com", "x.org", "mail.com.br")
+    cities = ("Belo Horizonte", "S\u00e3o Paulo", "New York, NY", "Lisboa", "", "Recife", "Porto Alegre", "Natal")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["email", "name", "phone", "city", "plan", "score", "signed_up", "active"])
+        writer.writerows(
+            [
+                f"{chance.choice(users)}{n}@{chance.choice(hosts)}",
+                f"{chance.choice(names)} {n}",
+                f"+5531{n:09}",
+                chance.choice(cities),
+                chance.choice(("trial", "pro", "")),
+                f"{chance.uniform(0, 1000):.2f}",
+                f"{date(2015, 1, 1) + timedelta(days=chance.randrange(4000)):%d/%m/%Y}",
+                chance.choice(("yes", "no", "")),
+            ]
+            for n in range(rows)
+        )
+    return path
+
+
+FILES = {"types": customers}
+"""How the file of a line is written, if not by :func:`people`."""
 
 
 def child(way: str, file: Path) -> dict[str, Any]:
@@ -164,6 +208,11 @@ def measure(way: str, file: Path) -> dict[str, Any]:
 def check_rows(file: Path, _state: Path) -> None:
     summary = load(file, dry_run=True)
     assert summary.rows, "no row was checked"
+
+
+def check_types(file: Path, _state: Path) -> None:
+    summary = load(file, mapping=MAPPING, dry_run=True)
+    assert summary.rows == summary.checked["to send"], summary.checked
 
 
 def send_rows(file: Path, _state: Path) -> None:
@@ -200,15 +249,22 @@ def repeat_rows(file: Path, state: Path) -> None:
     assert not summary.calls
 
 
-WAYS = {"check": check_rows, "send": send_rows, "state": use_state, "remember": remember_rows, "repeat": repeat_rows}
+WAYS = {
+    "check": check_rows,
+    "types": check_types,
+    "send": send_rows,
+    "state": use_state,
+    "remember": remember_rows,
+    "repeat": repeat_rows,
+}
 
 
-def load(file: Path, *, dry_run: bool = False, **more: Any) -> Summary:
+def load(file: Path, *, mapping: dict[str, Any] | None = None, dry_run: bool = False, **more: Any) -> Summary:
     settings, stats = Settings(api_key="sandbox-key", base_url="http://127.0.0.1:9"), RequestStats()
     HttpSession.round_trip = created  # type: ignore[method-assign]
     return LoadJob(
         source=open_source(file),
-        mapper=Mapper(None),
+        mapper=Mapper(mapping),
         client=CrmClient(settings, transport=Transport(settings, limiter=UnlimitedRate(), observer=stats)),
         stats=stats,
         options=ContactOptions(plan="learned", dry_run=dry_run),

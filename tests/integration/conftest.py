@@ -31,6 +31,7 @@ def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPat
     from crm_provider.client import retry
 
     monkeypatch.setattr(retry, "RetryBudget", partial(retry.RetryBudget, tries=1))
+    monkeypatch.setattr("crm_provider.client.pagination.LATER_PAGE_TRIES", 1)
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm_sandbox.connection_json(rate_store="off"))
     crm_sandbox.configure(rate=None)
     return crm_sandbox

@@ -97,7 +97,7 @@ def test_arguments_that_a_subclass_passes_on_are_checked() -> None:
         (CrmListSensor, {"list_name": "Trial"}, "share_poll"),
     ],
 )
-def test_a_switch_is_true_or_false_and_not_a_text_that_counts_as_true(operator: Any, given: Any, switch: str) -> None:
+def test_switch_that_is_not_a_boolean_is_refused(operator: Any, given: Any, switch: str) -> None:
     operator(task_id="right", **given, **{switch: False})
     texts = {"false": "of type str", "{{ params.on }}": "of type str; templates are not", None: "None"}
     for number, (value, kind) in enumerate(texts.items()):
@@ -105,7 +105,7 @@ def test_a_switch_is_true_or_false_and_not_a_text_that_counts_as_true(operator: 
             operator(task_id=f"wrong_{number}", **given, **{switch: value})
 
 
-def test_so_is_a_switch_from_default_args_and_in_a_mapped_task() -> None:
+def test_switch_in_default_args_or_a_mapped_task_is_checked() -> None:
     with (
         DAG("switches", default_args={"dry_run": "{{ params.dry_run }}"}),
         pytest.raises(ValueError, match="dry_run must be True or False"),
@@ -115,7 +115,7 @@ def test_so_is_a_switch_from_default_args_and_in_a_mapped_task() -> None:
         CrmLoadContactsOperator.partial(task_id="mapped", resubscribe="no")  # type: ignore[arg-type]
 
 
-def test_a_watch_of_existing_members_is_switched_by_true_or_false() -> None:
+def test_include_existing_must_be_a_boolean() -> None:
     with pytest.raises(ValueError, match="include_existing must be True or False"):
         CrmListJoinedTrigger(
             list_id="00000000-0000-4000-8000-000000000001",

@@ -1,10 +1,13 @@
-"""Hosts that share a rate through one text: the limit is used and kept while hosts join, grow, die, or misbehave."""
+"""One of the hosts that share a rate through one text: its slots, its exchanges and what it knows."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
 from dataclasses import replace
+from datetime import datetime, timezone
+from email.utils import format_datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,69 +15,17 @@ from typing import Any
 import pytest
 
 from crm_provider.rate_limit.host_file import LOCK_RETRY
-from crm_provider.rate_limit.leases import CHECK_BACK, EXCHANGE_TIME, STALE, HostPace, Lease, LeaseStore
+from crm_provider.rate_limit.leases import CHECK_BACK, EXCHANGE_TIME, FIRST_RESPONSE, STALE, HostPace, Lease, LeaseStore
 from crm_provider.rate_limit.roster import CHANGE_DELAY, PERIOD, Roster
 from crm_provider.rate_limit.roster import Host as RosterHost
 from crm_provider.rate_limit.schedule import Grant, GrantStatus, Lane, Pace, StoreUnusable
 from crm_provider.values.server_clock import ServerClock
 
 from .fakes import FakeClock
-from .rate_limit_hosts import EPOCH, Hosts, Machine, Text
-from .rate_limit_scene import NEVER_MIND, jain
+from .rate_limit_hosts import EPOCH, Text
+from .rate_limit_scene import NEVER_MIND
 
 REAL = Pace.of(5.0, 2)
-CHECKS = Machine(lane=Lane.WAITING, workers=1, rest=10.0)
-
-simulated = pytest.mark.no_cover
-"""Minutes of several hosts. The tests of a single host below cover the code."""
-
-
-@simulated
-@pytest.mark.parametrize(("count", "start"), [(1, 30), (2, 50), (8, 80)])
-def test_the_limit_is_used_kept_and_fairly_shared(count: int, start: int, tmp_path: Path) -> None:
-    """With clocks up to 2 seconds apart, once the hosts know the CRM's clock well enough."""
-    end = start + 60
-    hosts = Hosts(tmp_path, [Machine(begins=0.3 * n, skew=n % 3 - 1) for n in range(count)], until=end).run()
-    assert hosts.used(start, end) >= 0.97
-    assert hosts.refusals(start, end) <= 0.01
-    assert jain(hosts.by_host(start, end)) >= 0.98
-    assert hosts.text.requests <= count * (end / 5 + 4), "one request in 5 s per host, and few to join"
-
-
-@simulated
-def test_dead_host_is_forgotten_within_15_seconds(tmp_path: Path) -> None:
-    hosts = Hosts(tmp_path, [Machine(), Machine(begins=1), Machine(begins=2, dies=61)], until=120).run()
-    assert hosts.used(61 + 15, 120) >= 0.97
-    assert hosts.refusals(40, 120) <= 0.01
-
-
-@simulated
-def test_joining_and_leaving_hosts_cost_few_calls(tmp_path: Path) -> None:
-    ends = [NEVER_MIND, NEVER_MIND, NEVER_MIND, 90, 150, 200]
-    hosts = Hosts(tmp_path, [Machine(begins=n * 11, dies=dies) for n, dies in enumerate(ends)], until=260).run()
-    assert hosts.used(20, 260) >= 0.95
-    assert hosts.refusals(20, 260) <= 0.01
-
-
-@simulated
-def test_unused_rate_is_left_to_the_other_hosts(tmp_path: Path) -> None:
-    """A host that checks every 2 seconds takes a small part. One that checks every 10 seconds takes none."""
-    machines = [Machine(), Machine(begins=1), Machine(lane=Lane.WAITING, workers=1, rest=2.0), CHECKS]
-    hosts = Hosts(tmp_path, machines, until=160).run()
-    assert hosts.used(60, 160) >= 0.93
-    assert hosts.by_host(60, 160)[2] >= 20
-    assert hosts.by_host(60, 160)[3] >= 9
-    assert len([1 for entry in json.loads(hosts.text.content or "").values() if entry[-1][1]]) == 3
-
-
-@simulated
-def test_clock_of_the_host_is_used_without_the_crms_clock(tmp_path: Path) -> None:
-    hosts = Hosts(tmp_path, [Machine(), Machine(begins=1, skew=0.05)], until=80, dated=False).run()
-    assert hosts.used(30, 80) >= 0.97
-    assert hosts.refusals(30, 80) <= 0.01
-
-
-# -- a single host -------------------------------------------------------------------------------------------
 
 
 class Slots:
@@ -96,14 +47,21 @@ class Slots:
 
 
 class Host:
-    """A host with its own clock."""
+    """One host with a clock of its own. A response has shown it the CRM's, which is the same."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, known: bool = True) -> None:
         self.clock, self.slots, self.text, self.server = FakeClock(), Slots(), Text(), ServerClock()
         self.store = LeaseStore(
             self.slots, "key.lease", self.text, self.server, folder=folder,
             clock=self.clock, wall=lambda: EPOCH + self.clock(), jitter=lambda: 0.0,
         )  # fmt: skip
+        if known:
+            self.shows(0.0)
+
+    def shows(self, ahead: float) -> None:
+        """A response shows that the CRM's clock is ahead of the host's: up to a second from a whole one."""
+        date = datetime.fromtimestamp(math.floor(EPOCH + self.clock() + ahead), timezone.utc)
+        self.server.note(format_datetime(date, usegmt=True), sent=self.clock(), received=self.clock())
 
     def ask(self, lane: Lane = Lane.BULK, after: float = 0.0, status: GrantStatus = GrantStatus.GRANTED) -> Pace:
         self.clock.sleep(after)
@@ -119,6 +77,23 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     return Host(tmp_path / "state")
+
+
+def test_load_makes_a_call_before_it_joins_if_the_crms_clock_is_unknown(tmp_path: Path) -> None:
+    """Its slots begin by that clock, but without a response it joins, too."""
+    host = Host(tmp_path, known=False)
+    first = host.ask()
+    assert (host.text.requests, round(first.spacing), first.first_slot(1.0)) == (0, 5, 1.0)
+    assert host.ask(after=FIRST_RESPONSE - 0.1) == first
+    assert host.text.requests == 0
+    waiting = host.ask(after=0.2)
+    assert (host.text.requests, type(waiting)) == (2, Pace)
+    host.shows(0.0)
+    assert isinstance(host.ask(after=0.1), HostPace)
+    unknown = Host(tmp_path / "other", known=False)
+    unknown.ask()
+    unknown.ask(after=FIRST_RESPONSE + 0.1)
+    assert unknown.ask(after=CHANGE_DELAY + 0.1) is REAL
 
 
 def test_single_call_makes_no_request_to_airflow(host: Host) -> None:
@@ -167,6 +142,7 @@ def test_load_joins_at_once_reads_back_and_then_has_the_whole_rate(host: Host) -
     first = host.ask()
     assert first.first_slot(host.clock()) >= host.clock() + CHANGE_DELAY - 0.3
     assert host.text.requests == 2
+    assert [entry[-1][1] for entry in json.loads(host.text.content or "").values()] == [8], "with its whole weight"
     host.ask(after=CHECK_BACK + 0.1)
     assert host.text.requests == 3, "it checks that its entry is there"
     assert host.ask(after=CHANGE_DELAY) is REAL
@@ -177,6 +153,16 @@ def test_overwritten_entry_is_written_again(host: Host) -> None:
     host.text.content = "{}"
     host.ask(after=CHECK_BACK + 0.1)
     assert list(json.loads(host.text.content)) == [host.lease().host]
+
+
+@pytest.mark.parametrize(
+    ("after", "lane", "noted"), [(0.5, Lane.BULK, 0.0), (0.6, Lane.BULK, 0.6), (0.6, Lane.SINGLE, 0.0)]
+)
+def test_load_is_noted_twice_a_second_at_most(after: float, lane: Lane, noted: float, host: Host) -> None:
+    host.ask()
+    began = host.lease().bulk
+    host.ask(lane, after=after)
+    assert host.lease().bulk - began == pytest.approx(noted)
 
 
 def test_host_exchanges_once_per_period(host: Host) -> None:
@@ -247,6 +233,18 @@ def test_refusal_pauses_the_host(host: Host) -> None:
     assert host.slots.paused == [(3.0, 0.1, REAL)]
 
 
+def test_refusal_moves_the_slots_of_a_host_whose_clock_is_wrong(host: Host) -> None:
+    """The CRM's clock is a day ahead of the host's, up to a second that one response leaves in doubt."""
+    host.store._jitter = lambda: 0.75
+    host.shows(86400.0)
+    host.ask()
+    assert host.lease().ahead == EPOCH + 86400.5
+    host.store.pause(0.0, 0.1, REAL)
+    assert host.lease().ahead == EPOCH + 86400.75
+    host.ask(after=0.1)
+    assert host.lease().ahead == EPOCH + 86400.75
+
+
 @pytest.mark.parametrize(
     ("weight", "calls", "needs"),
     [
@@ -285,6 +283,8 @@ def test_slots_of_a_host_are_those_of_the_plan() -> None:
     assert pace.after(0.6) == pytest.approx(0.7)
 
 
+SPAN = {"low": 10.0, "high": 11.0, "trip": 0.05}
+UNKNOWN = {"low": -math.inf, "high": math.inf, "trip": math.inf}
 ALONE, BOTH = ({name: RosterHost(5.0, ((-99.0, 1),)) for name in names} for names in ("a", "ab"))
 LATER = {**ALONE, "a": RosterHost(5.0, ((-99.0, 0), (1000.0, 1)))}
 SHARED = REAL.spacing * 0.99 / 0.98
@@ -292,8 +292,8 @@ GUEST = Pace(25 * SHARED, 1)
 
 
 def member(hosts: dict[str, RosterHost] = ALONE, **known: Any) -> Lease:
-    """The lease of host ``a``."""
-    return Lease(host="a", text=Roster(hosts).text(), read_at=0.0, **known)
+    """The lease of host ``a``, which has seen the CRM's clock."""
+    return Lease(host="a", text=Roster(hosts).text(), read_at=0.0, **{**SPAN, **known})
 
 
 @pytest.mark.parametrize(
@@ -337,6 +337,10 @@ def test_pace_of_a_host(hosts: dict[str, RosterHost], lane: Lane, pace: Pace, ho
         (Lane.SINGLE, {"exchanged": 979.9, "waited": 998.9}, False),
         (Lane.SINGLE, {"exchanged": 999.0, "text": "{}"}, False),
         (Lane.BULK, {"exchanged": 979.9}, True),
+        (Lane.BULK, UNKNOWN, False),  # its first call shows it the CRM's clock
+        (Lane.BULK, {**UNKNOWN, "calls": 1, "next": 1000.1}, False),
+        (Lane.BULK, {**UNKNOWN, "calls": 1, "next": 1000.0}, True),
+        (Lane.BULK, {**UNKNOWN, "exchanged": 979.9}, True),
     ],
 )
 def test_time_of_the_next_exchange(lane: Lane, known: dict[str, Any], is_due: bool, host: Host) -> None:
@@ -349,9 +353,12 @@ def test_time_of_the_next_exchange(lane: Lane, known: dict[str, Any], is_due: bo
         (Lane.SINGLE, GrantStatus.GRANTED, {"calls": 3}, {"calls": 4}),
         (Lane.SINGLE, GrantStatus.RETRY_AFTER, {"waited": 999.5}, {}),
         (Lane.SINGLE, GrantStatus.RETRY_AFTER, {"waited": 999.4}, {"waited": 1000.0}),
-        (Lane.BULK, GrantStatus.RETRY_AFTER, {"bulk": 999.5, "waited": 0.0}, {}),
-        (Lane.BULK, GrantStatus.RETRY_AFTER, {"bulk": 999.4}, {"bulk": 1000.0}),
-        (Lane.BULK, GrantStatus.GRANTED, {"bulk": 999.4, "calls": 3}, {"bulk": 1000.0, "calls": 4}),
+        (Lane.BULK, GrantStatus.RETRY_AFTER, {"waited": 0.0}, {}),
+        (Lane.BULK, GrantStatus.GRANTED, {"calls": 3}, {"calls": 4}),
+        (Lane.BULK, GrantStatus.GRANTED, {**UNKNOWN, "calls": 0}, {"calls": 1, "next": 1000.0 + FIRST_RESPONSE}),
+        (Lane.BULK, GrantStatus.GRANTED, {**UNKNOWN, "calls": 1}, {"calls": 2}),
+        (Lane.BULK, GrantStatus.GRANTED, {**UNKNOWN, "exchanged": 5.0}, {"calls": 1}),
+        (Lane.BULK, GrantStatus.GRANTED, {"calls": 0}, {"calls": 1}),
     ],
 )
 def test_lease_notes_the_use_of_a_caller(
@@ -361,25 +368,25 @@ def test_lease_notes_the_use_of_a_caller(
     assert host.store._noted(lease, lane, Grant(status, 0.0, 0), 1000.0) == replace(lease, **after)
 
 
+CLOCK = {"ahead": 10.5, **SPAN}
+
+
 @pytest.mark.parametrize(
     ("span", "own", "before", "after"),
     [
-        (None, 7.0, {}, {"ahead": 7.0}),
+        (None, 7.0, UNKNOWN, {"ahead": 7.0}),
         (None, 7.0, {"exchanged": 5.0, "ahead": 3.0}, {}),
-        ((10.0, 12.0), 11.5, {"error": 2.0, "ahead": 10.0}, {}),
-        ((10.0, 12.0), 11.5, {"error": 2.0, "ahead": 12.0}, {}),
-        ((10.0, 12.0), 11.5, {"error": 2.0, "ahead": 9.9}, {"ahead": 11.5}),
-        ((10.0, 12.0), 11.5, {"error": 2.0, "ahead": 12.1}, {"ahead": 11.5}),
-        ((10.0, 12.0), 10.0, {"error": 2.1, "ahead": 11.0}, {"ahead": 10.0, "error": 2.0}),
-        ((10.0, 12.0), 12.0, {"error": 2.1, "ahead": 11.0}, {"ahead": 12.0, "error": 2.0}),
-        ((10.0, 12.0), 12.5, {}, {"ahead": 11.0, "error": 2.0}),
+        ((10.0, 11.0), 11.5, CLOCK, {}),
+        ((10.0, 11.0), 11.5, UNKNOWN, {**CLOCK, "trip": 0.2}),
+        ((9.5, 10.5), 10.25, CLOCK, {"ahead": 10.25, "high": 10.5}),
     ],
 )
 def test_offset_of_the_crms_clock(
     span: Any, own: float, before: dict[str, Any], after: dict[str, Any], host: Host
 ) -> None:
     store = host.store
-    store._server_clock, store._wall = SimpleNamespace(ahead=lambda: span), lambda: 1000.0 + own  # type: ignore[assignment]
+    store._server_clock = SimpleNamespace(ahead=lambda: span, round_trip=0.2)  # type: ignore[assignment]
+    store._wall = lambda: 1000.0 + own
     assert store._timed(member(**before), 1000.0) == replace(member(**before), **after)
 
 
@@ -393,7 +400,7 @@ def test_state_of_a_host_after_it_has_joined(host: Host) -> None:
     assert at + 2.5 <= due <= at + 12.5
     joined = Lease(
         name, text=host.text.content or "", read_at=at, exchanged=now, next=due - EPOCH, check=now + 1.25,
-        ahead=EPOCH, calls=1, bulk=now,
+        ahead=EPOCH, low=EPOCH, high=EPOCH + 1, trip=0.0, calls=1, bulk=now,
     )  # fmt: skip
     assert host.lease() == replace(joined, next=pytest.approx(due - EPOCH, abs=0.001))  # type: ignore[arg-type]
     host.ask(after=1.25)

@@ -64,7 +64,7 @@ def crm_with(attributes: dict[str, str], crm: FakeCrm | None = None, **fields: A
         (OLD, NEW, remote(OLD), WriteResult("updated", response=RESPONSE, remote=remote(OLD))),
         (HAS, NEW, remote(HAS), WriteResult("unchanged", called=False, remote=remote(HAS))),
         (OLD, NEW, None, WriteResult("updated", response=RESPONSE)),
-        (OLD, Contact(ADA), None, WriteResult("unchanged", called=False)),
+        (OLD, Contact(ADA, {}), None, WriteResult("unchanged", called=False)),
     ],
     ids=["new", "known, other values", "known, same values", "not known", "without attributes"],
 )
@@ -197,6 +197,13 @@ def test_simultaneous_responses_give_the_exact_time() -> None:
     clock.note("Sun, 01 Mar 2026 12:00:01 GMT", sent=100.0, received=100.0)
     moment = NOON + timedelta(seconds=1)
     assert clock.at(100.0) == ServerMoment(moment, moment)
+
+
+def test_the_shortest_round_trip_is_known() -> None:
+    clock = ServerClock()
+    for sent, received in [(100.0, 101.5), (102.0, 102.25), (103.0, 103.5)]:
+        clock.note("Sun, 01 Mar 2026 12:00:00 GMT", sent=sent, received=received)
+    assert clock.round_trip == 0.25
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -311,11 +311,24 @@ def test_non_number_is_refused_as_a_number() -> None:
         validation.email(float("nan"))  # type: ignore[arg-type]
 
 
-def test_a_switch_is_a_boolean_and_no_text_counts_as_one() -> None:
+def test_boolean_accepts_only_booleans() -> None:
     assert [validation.boolean(value, "on") for value in (True, False)] == [True, False]
     for value, kind in (("false", "of type str"), (0, "of type int"), (None, "None")):
         with pytest.raises(CrmInvalidValueError, match=rf"on must be True or False but is {kind}\.$"):
             validation.boolean(value, "on")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("{{ params.on }}", "of type str; templates are not rendered here"),
+        ("{% if params.on %}true{% endif %}", "of type str; templates are not rendered here"),
+        (SimpleNamespace(resolve=dict), "of type SimpleNamespace; the result of another task cannot be given here"),
+        ("yes", "of type str"),
+    ],
+)
+def test_switch_from_another_source_is_explained(value: Any, hint: str) -> None:
+    assert validation.not_boolean(value, "on") == f"on must be True or False but is {hint}"
 
 
 @pytest.mark.parametrize(

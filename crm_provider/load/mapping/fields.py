@@ -13,6 +13,7 @@ from crm_provider.load.mapping import converters, formats
 from crm_provider.load.mapping.columns import ERROR_FIX, is_error_value, value_at, without_formula
 from crm_provider.load.mapping.converters import Conversion, is_empty
 from crm_provider.load.rows import SourceError, UnreadableValue
+from crm_provider.values.addresses import is_plain_address
 from crm_provider.values.json_values import ConversionError, whole_text
 from crm_provider.values.suggest import nearest, unknown
 
@@ -116,6 +117,7 @@ class Field:
     :param data: the line as plain data, with the defaults that apply to it
     :param as_written: whether ``read`` returns an ASCII text of the column without the space around it and otherwise
         unchanged, unless it is empty or begins with one of :data:`FORMULA_SIGNS`
+    :param is_same: with ``as_written``: only texts, without the space around them, for which it is true; all of them
     """
 
     target: Target
@@ -124,6 +126,7 @@ class Field:
     read: Callable[[Mapping[str, Any]], Any]
     data: Mapping[str, Any]
     as_written: bool = False
+    is_same: Callable[[str], bool] | None = None
 
 
 Maker: TypeAlias = Callable[[dict[str, Any], Defaults], Conversion]
@@ -134,8 +137,8 @@ TYPES: Mapping[str, tuple[tuple[str, ...], Maker]] = {
     "text": ((), lambda options, defaults: converters.text),
     "number": (("decimal", "thousands"), lambda options, defaults: converters.number(**options)),
     "integer": (("decimal", "thousands"), lambda options, defaults: converters.integer(**options)),
-    "boolean": (("true", "false"), lambda options, defaults: converters.boolean(**options)),
-    "date": (("format",), lambda options, defaults: formats.day(**options)),
+    "boolean": (("true", "false"), lambda options, defaults: converters.remembered(converters.boolean(**options))),
+    "date": (("format",), lambda options, defaults: converters.remembered(formats.day(**options))),
     "datetime": (("format", "timezone"), lambda options, defaults: _moment(options)),
     "phone": (("region",), lambda options, defaults: formats.phone(region=options.get("region", defaults.region))),
     "email": ((), lambda options, defaults: converters.email(lowercase=defaults.lowercase_email)),
@@ -190,7 +193,8 @@ def _field(target: Target, spec: Any, defaults: Defaults) -> Field:
     column, optional, empty = spec["column"], spec.get("optional", False), spec.get("empty", defaults.empty)
     data = {"column": column, "type": kind, **options, "optional": optional}
     if target.section is Section.EMAIL:
-        return Field(target, column, False, read_column(column, convert, _no_email), data)
+        read, is_same = read_column(column, convert, _no_email), None if defaults.lowercase_email else is_plain_address
+        return Field(target, column, False, read, data, is_same is not None, is_same)
     if kind == "phone":
         data = {"region": defaults.region, **data}
     if "default" in spec:

@@ -72,6 +72,8 @@ class RecordMapper(abc.ABC, Generic[R]):
         self._defaults = defaults
         self._plan = None if mapping is None else Steps(self._compiled(mapping))
         self._plans: dict[tuple[Any, ...], Steps] = {}
+        self._last: tuple[tuple[Any, ...] | None, Steps | None] = (None, None)
+        """Without a mapping: the columns of the last row, if none of them is nested, and their plan."""
         self._logged: set[str] = set()
 
     @abc.abstractmethod
@@ -142,14 +144,13 @@ class RecordMapper(abc.ABC, Generic[R]):
         """
         if row.problem is not None:
             raise InvalidRow(Problem("", "", "cannot be read", row.problem))
-        given = row.values if self._plan is not None else _opened(row.values)
-        plan = self._plan or self._plan_for(tuple(given))
-        problems = list(plan.problems)
+        given, plan = (row.values, self._plan) if self._plan is not None else self._without_mapping(row.values)
+        problems, signs, get = list(plan.problems), FORMULA_SIGNS, given.get
         found: tuple[dict[str, Any], ...] = ({}, {}, {}, {})
-        for place, name, column, read, field in plan.steps:
-            if column is not None and type(text := given.get(column)) is str:
+        for place, name, column, is_same, read, field in plan.steps:
+            if column is not None and type(text := get(column)) is str:  # most values, at a third of the time
                 text = text.strip()
-                if text and text.isascii() and text[0] not in FORMULA_SIGNS:  # most values, at a third of the time
+                if is_same(text) if is_same else text and text[0] not in signs and text.isascii():
                     found[place][name] = text
                     continue
             try:
@@ -162,6 +163,15 @@ class RecordMapper(abc.ABC, Generic[R]):
         if problems:
             raise InvalidRow(*problems)
         return self._record(found, row)
+
+    def _without_mapping(self, given: Mapping[str, Any]) -> tuple[Mapping[str, Any], Steps]:
+        """The values of a row, those of nested columns as columns of their own, and the plan for them."""
+        names, (columns, plan) = tuple(given), self._last
+        if plan is None or names != columns:
+            given = _opened(given)
+            plan = self._plan_for(tuple(given))
+            self._last = (names, plan) if NESTED.keys().isdisjoint(names) else (None, None)
+        return given, plan
 
     def _plan_for(self, columns: tuple[Any, ...]) -> Steps:
         """The plan for rows with these columns, without a mapping."""
@@ -232,7 +242,8 @@ class Steps:
 
     :param problems: of the columns themselves, and therefore of every row that has them
     :param left_out: columns that are not sent
-    :ivar steps: section, name, the column if its texts are sent as written, how its other values are read, and the line
+    :ivar steps: section, name, the column if most of its texts are sent as written, which ones (None: those of
+        :attr:`Field.as_written`), how its other values are read, and the line
     """
 
     def __init__(
@@ -242,7 +253,14 @@ class Steps:
         self.left_out = left_out
         self.problems = problems
         self.steps = tuple(
-            (int(line.target.section), line.target.name, line.column if line.as_written else None, line.read, line)
+            (
+                int(line.target.section),
+                line.target.name,
+                line.column if line.as_written else None,
+                line.is_same,
+                line.read,
+                line,
+            )
             for line in fields
         )
 

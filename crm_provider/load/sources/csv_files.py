@@ -8,6 +8,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from crm_provider.files.paths import AnyPath
@@ -105,18 +106,24 @@ class _LineReader:
 
     def __init__(self, lines: TextLines) -> None:
         self.path = lines.path
-        self.number = 0
+        self._source = lines
         self._lines = iter(lines)
         self._ahead: deque[str] = deque()
         self._error: SourceError | None = None
+        self._beyond = 0
+        """Whether the line after those ahead was counted, although it cannot be used: 0 or 1."""
+
+    @property
+    def number(self) -> int:
+        return self._source.number - len(self._ahead) - self._beyond
 
     def __iter__(self) -> Iterator[str]:
         """The lines that are left; nothing looks ahead any more."""
+        return chain(self._seen(), self._lines)
+
+    def _seen(self) -> Iterator[str]:
         while self._ahead or self._error is not None:
             yield next(self)
-        for line in self._lines:
-            self.number += 1
-            yield line
 
     def __next__(self) -> str:
         if self._ahead:
@@ -125,17 +132,17 @@ class _LineReader:
             raise self._error
         else:
             line = next(self._lines)
-        self.number += 1
         return line
 
     def peek(self, lines: int = 1, characters: int = 1) -> list[str]:
         """The next lines, at least one; an error in a later line is raised when that line is read."""
         size = sum(map(len, self._ahead))
         while self._error is None and (not self._ahead or (len(self._ahead) < lines and size < characters)):
+            before = self._source.number
             try:
                 line = next(self._lines, None)
             except SourceError as wrong:
-                self._error = wrong
+                self._error, self._beyond = wrong, self._source.number - before
                 break
             if line is None:
                 break
@@ -186,6 +193,7 @@ class _RecordReader:
         self._recent: list[str] = []
         self._size = 0
         self._has_nul = self._has_quote = False
+        """Of the lines since the last record that had them."""
         self._quote: str | None = dialect["quotechar"]
         self._hidden_quote = _quote_behind_space(dialect["delimiter"], self._quote)
         self._reader = csv.reader(self._watched(), **dialect)
@@ -201,12 +209,12 @@ class _RecordReader:
         raise SourceError(f"{self._text.path} is empty, without a header line; write one, even if there are no rows")
 
     def of(self, columns: tuple[str, ...]) -> Iterator[Record]:
-        expected = len(columns)
+        expected, recent, source = len(columns), self._recent, self._text
         for fields in self._all():
             if isinstance(fields, str):
-                yield {LINE: "".join(self._recent).rstrip("\r\n")}, fields, self._first_line
+                yield {LINE: "".join(recent).rstrip("\r\n")}, fields, self._first_line
             elif len(fields) == expected:
-                yield dict(zip(columns, fields, strict=True)), None, self._first_line
+                yield dict(zip(columns, fields)), None, source.number - len(recent) + 1  # noqa: B905 - strict= takes time
             else:
                 yield self._ragged(columns, fields)
 
@@ -215,20 +223,28 @@ class _RecordReader:
         recent = self._recent
         while True:
             recent.clear()
-            self._size, self._has_nul, self._has_quote = 0, False, False
             try:
-                fields = next(self._reader, None)
+                for fields in self._reader:
+                    if self._has_nul or self._has_quote:
+                        yield self._checked(fields)
+                    elif len(fields) > 1 or not self._is_blank():
+                        yield fields
+                    recent.clear()
             except csv.Error as error:
+                self._has_nul = self._has_quote = False
                 yield self._reason(str(error))
-                continue
-            if fields is None:
+            else:
                 return
-            if self._has_nul:
-                fields = [field.replace(_NUL, "\0") for field in fields]
-            if self._has_quote and self._has_hidden_quote(fields):
-                yield f"{self._place()}: a tab or hard space stands before a quote; remove it"
-            elif fields and not (len(fields) == 1 and (not fields[0] or fields[0].isspace()) and self._is_blank()):
-                yield fields
+
+    def _checked(self, fields: list[str]) -> list[str] | str:
+        """The fields of a record with a quote or NUL; the reason if it cannot be used."""
+        has_quote = self._has_quote
+        if self._has_nul:
+            fields = [field.replace(_NUL, "\0") for field in fields]
+        self._has_nul = self._has_quote = False
+        if has_quote and self._has_hidden_quote(fields):
+            return f"{self._place()}: a tab or hard space stands before a quote; remove it"
+        return fields
 
     def _is_blank(self) -> bool:
         return not "".join(self._recent).strip()
@@ -277,19 +293,26 @@ class _RecordReader:
         recent, quote = self._recent, self._quote
         for line in self._text:
             recent.append(line)
-            self._size += len(line)
-            if len(recent) > LONGEST_RECORD:
-                raise SourceError(f"{self._place()}: one record has over {LONGEST_RECORD} lines; {_CLOSE}")
-            if self._size > LARGEST_ROW:
-                raise SourceError(
-                    f"{self._place()}: one record has over {LARGEST_ROW} characters; {_CLOSE}, or shorten it"
-                )
+            if len(recent) > 1:
+                self._check_size()
             if quote is not None and quote in line:
                 self._has_quote = True
             if "\0" in line:
                 self._has_nul = True
                 line = line.replace("\0", _NUL)  # noqa: PLW2901 - what is kept in recent stays as it was read
             yield line
+
+    def _check_size(self) -> None:
+        """Check a record of several lines; a line has a limit of its own.
+
+        :raises SourceError: if it is too large
+        """
+        recent = self._recent
+        self._size = len(recent[-1]) + (self._size if len(recent) > 2 else len(recent[0]))
+        if len(recent) > LONGEST_RECORD:
+            raise SourceError(f"{self._place()}: one record has over {LONGEST_RECORD} lines; {_CLOSE}")
+        if self._size > LARGEST_ROW:
+            raise SourceError(f"{self._place()}: one record has over {LARGEST_ROW} characters; {_CLOSE}, or shorten it")
 
 
 def _quote_behind_space(delimiter: str, quote: str | None) -> re.Pattern[str]:

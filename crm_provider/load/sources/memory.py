@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from types import GeneratorType
 from typing import Any
@@ -40,7 +39,7 @@ class RowsSource:
         for number, given in enumerate(self._given(), 1):
             row = row_of(number, given)
             places.note(0, row.problem)
-            yield replace(row, values=without_nulls(row.values, self._nulls)) if self._nulls else row
+            yield row._replace(values=without_nulls(row.values, self._nulls)) if self._nulls else row
 
     def is_malformed(self, number: int) -> bool:
         """Whether a row that :meth:`rows` gave could not be read."""
@@ -87,7 +86,7 @@ class IteratorSource:
         for number, each in enumerate(given, start=1):
             row = row_of(number, each)
             self._places.note(0, row.problem)
-            yield replace(row, values=without_nulls(row.values, self._nulls)) if self._nulls else row
+            yield row._replace(values=without_nulls(row.values, self._nulls)) if self._nulls else row
 
     def is_malformed(self, number: int) -> bool:
         """Whether a row that :meth:`rows` gave could not be read."""

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from typing import Any
@@ -99,6 +99,9 @@ class RowStatus(IntEnum):
     """An earlier load sent the same values."""
 
 
+_NUMBERS = {status: int(status) for status in RowStatus}
+"""SQLite stores a member of an enumeration three times as slowly as its number."""
+
 _SEVERAL = "FROM staged WHERE key IS NOT NULL GROUP BY key HAVING count(*) > 1"
 """Of the keys of several rows: they are few, so that most rows are not looked at."""
 
@@ -158,7 +161,7 @@ class StagedRows:
         self._most_bytes, self._bytes = most_bytes, 0
         self._waiting: list[Any] = []
         """Rows that are not in the database yet, column after column."""
-        self._flush_at = BYTES_AT_ONCE
+        self._flush_at = min(BYTES_AT_ONCE, most_bytes + 1)
         self._last_attributes: int | tuple[Any, ...] = ()
         self.attribute_names: set[str] = set()
         """Attributes that the load writes."""
@@ -183,32 +186,38 @@ class StagedRows:
         :param place: from a row's number to its file, line and row, for messages
         :raises SourceError: if a value cannot be stored, or the budget is used up
         """
+        number, values, broken, made = row
         mapped = key = None
         if record is not None:
-            self._type = type(record)
-            mapped, key = (*self._split(record.attributes), record.fixed), record.key
-            if mapped[0] != self._last_attributes:
-                self._last_attributes = mapped[0]
-                self.attribute_names.update(record.attributes)
+            self._type, attributes = type(record), record.attributes
+            names = self._id(attributes)
+            mapped, key = (names, tuple(attributes.values()), record.fixed), record.key
+            if names != self._last_attributes:
+                self._last_attributes = names
+                self.attribute_names.update(attributes)
         try:
-            data = pickle.dumps((*self._split(row.values), row.problem, row.made, mapped, problem))
+            data = pickle.dumps((self._id(values), tuple(values.values()), broken, made, mapped, problem))
         except (TypeError, AttributeError, pickle.PicklingError):
-            kinds = sorted({type(value).__name__ for value in row.values.values()})
+            kinds = sorted({type(value).__name__ for value in values.values()})
             raise SourceError(
-                f"row {row.number} has a value of a kind that cannot be kept (its kinds: {', '.join(kinds)}); have the "
+                f"row {number} has a value of a kind that cannot be kept (its kinds: {', '.join(kinds)}); have the "
                 "source give text, a number, a date, or leave the column out"
             ) from None
-        self.has_made = self.has_made or row.made is not None
+        if made is not None:
+            self.has_made = True
         self._bytes += len(data)
-        if self._bytes > self._most_bytes:
-            where = (place and place(row.number)) or f"row {row.number}"
-            raise SourceError(
-                f"{where}: the rows up to here take more than {self._most_bytes >> 20:,} MiB in "
-                "the temporary database of the load; split the source into several loads"
-            )
-        self._waiting += (row.number, status, key, data)
-        if len(self._waiting) >= 4 * AT_ONCE or self._bytes >= self._flush_at:
+        waiting = self._waiting
+        waiting += (number, _NUMBERS[status], key, data)
+        if len(waiting) >= 4 * AT_ONCE or self._bytes >= self._flush_at:
+            if self._bytes > self._most_bytes:
+                raise self._too_many((place and place(number)) or f"row {number}")
             self._flush()
+
+    def _too_many(self, where: str) -> SourceError:
+        return SourceError(
+            f"{where}: the rows up to here take more than {self._most_bytes >> 20:,} MiB in "
+            "the temporary database of the load; split the source into several loads"
+        )
 
     def mark_duplicates(self, duplicates: Duplicates) -> None:
         """Choose one row, or none, of those for the same record."""
@@ -284,18 +293,21 @@ class StagedRows:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        self._flush_at = self._bytes + BYTES_AT_ONCE
+        self._flush_at = min(self._bytes + BYTES_AT_ONCE, self._most_bytes + 1)
         if waiting:
             self._database.execute(_INSERT + ", ".join([_PLACES] * (len(waiting) // 4)), waiting)
 
-    def _split(self, values: Mapping[Any, Any]) -> tuple[int | tuple[Any, ...], tuple[Any, ...]]:
-        """The names and the values of a mapping; most rows share the names, which are stored once."""
+    def _id(self, values: Mapping[Any, Any]) -> int | tuple[Any, ...]:
+        """What stands for the names of a mapping: most rows share them, so that they are stored once."""
         names = tuple(values)
         number = self._names.get(names)
-        if number is None and len(self._names) < KEPT_NAMES:
-            number = self._names[names] = len(self._names_by_id)
-            self._names_by_id.append(names)
-        return names if number is None else number, tuple(values.values())
+        if number is not None:
+            return number
+        if len(self._names) == KEPT_NAMES:
+            return names
+        self._names[names] = len(self._names_by_id)
+        self._names_by_id.append(names)
+        return self._names[names]
 
     def _joined(self, names: int | tuple[Any, ...], values: tuple[Any, ...]) -> dict[Any, Any]:
         return dict(zip(self._names_by_id[names] if isinstance(names, int) else names, values, strict=True))
@@ -318,4 +330,4 @@ def without_views(row: Row) -> Row:
     if _VIEWS.isdisjoint(map(type, row.values.values())):
         return row
     plain = {n: bytes(v) if isinstance(v, (memoryview, bytearray)) else v for n, v in row.values.items()}
-    return replace(row, values=plain)
+    return row._replace(values=plain)

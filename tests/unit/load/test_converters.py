@@ -513,3 +513,47 @@ def test_result_is_json_or_an_error_without_the_value(convert: Callable[[Any], A
     else:
         json.dumps(found, allow_nan=False)
         assert validation.json_value(found, "value") == found
+
+
+def test_a_text_that_repeats_is_converted_once() -> None:
+    given: list[Any] = []
+
+    def convert(value: Any) -> str:
+        if value == "x":
+            raise ConversionError("no number", "correct it")
+        given.append(value)
+        return f"{value!r}"
+
+    of = converters.remembered(convert)
+    assert [of(value) for value in ("1", "1", 1, True, "1", 1)] == ["'1'", "'1'", "1", "True", "'1'", "1"]
+    assert given == ["1", 1, True, 1]
+    for _ in range(2):
+        with pytest.raises(ConversionError, match="no number"):
+            of("x")
+
+
+def test_only_so_many_texts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converters, "REMEMBERED", 2)
+    given: list[str] = []
+
+    def convert(value: Any) -> Any:
+        given.append(value)
+        return value
+
+    of = converters.remembered(convert)
+    assert [of(value) for value in "abcca"] == [*"abcca"]
+    assert given == [*"abca"]
+
+
+def test_long_text_is_not_remembered() -> None:
+    long = "d" * (converters.LONGEST_REMEMBERED + 1)
+    given: list[str] = []
+
+    def convert(value: Any) -> Any:
+        given.append(value)
+        return value.upper()
+
+    of = converters.remembered(convert)
+    short = long[1:]
+    assert [of(value) for value in (long, long, short, short)] == [long.upper()] * 2 + [short.upper()] * 2
+    assert given == [long, long, short]

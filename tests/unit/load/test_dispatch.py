@@ -89,7 +89,7 @@ class Loop(Scene):
         rows = StagedRows()
         for number, status in enumerate(self.fates, start=1):
             email = f"p{number}@x.org" if status is not RowStatus.INVALID else "nobody"
-            contact = Contact(email) if status is RowStatus.SEND else None
+            contact = Contact(email, {}) if status is RowStatus.SEND else None
             problem = "email: no email address; correct it" if status is RowStatus.INVALID else ""
             rows.add(Row(number, {"email": email}), status, contact, problem=problem)
         return rows

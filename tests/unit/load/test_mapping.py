@@ -382,6 +382,28 @@ def test_columns_that_need_a_mapping(columns: tuple[str, ...], message: str) -> 
 # -- serialized form -----------------------------------------------------------------------------------------
 
 
+def test_nested_columns_are_those_of_each_row() -> None:
+    mapper, email = Mapper(None), "a@x.io"
+    rows: list[dict[str, Any]] = [{"email": email, "attributes": {name: "1"}} for name in "ab"]
+    rows[1:1] = [{"email": email, "c": "1"}, {"email": email, "c": "2"}]
+    assert [mapper(Row(1, row)).attributes for row in rows] == [{"a": "1"}, {"c": "1"}, {"c": "2"}, {"b": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "email"),
+    [
+        pytest.param(" #a@x.io", "#a@x.io", id="sign-of-a-failed-formula"),
+        pytest.param("=a@x.io ", "=a@x.io", id="sign-of-a-formula"),
+        pytest.param('="a@x.io"', "a@x.io", id="formula-with-a-text"),
+        pytest.param("Ann <Ann@x.io>", "Ann@x.io", id="name"),
+    ],
+)
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_an_address_in_a_cell(given: str, email: str, lowercase: bool) -> None:
+    contact = Mapper({"email": "mail"}, lowercase_email=lowercase)(Row(1, {"mail": given}))
+    assert contact.email == (email.lower() if lowercase else email)
+
+
 def test_row_columns_may_differ_without_limit() -> None:
     mapper = Mapper()
     for number in range(KEPT_PLANS * 2 + 1):

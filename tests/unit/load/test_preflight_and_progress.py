@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.client.remote_contact import RemoteContact
+from crm_provider.load import preflight
 from crm_provider.load.kinds.remote import TrySetup
 from crm_provider.load.kinds.remote_contacts import RemoteContacts
 from crm_provider.load.options import ContactOptions, rejects_allowed
-from crm_provider.load.preflight import SHOWN_PROBLEMS, check
+from crm_provider.load.preflight import SHOWN_PROBLEMS, InputDigest, check
 from crm_provider.load.progress import (
     EVERY,
     INTERVAL,
@@ -120,6 +122,59 @@ def test_input_fingerprint_covers_what_matters() -> None:
     assert len({same, *others}) == 7
 
 
+VALUES = st.sampled_from(
+    ["", "a", "\x1f", "a\x1fb", "1", 1, True, None, b"a", "2 rows: a", "('a',)", "columns ('a',)", "\ud800"]
+)
+NAMES = st.sampled_from([(), ("a",), ("b",), ("a", "b"), ("b", "a")])
+
+
+@st.composite
+def some_rows(draw: st.DrawFn) -> list[Row]:
+    return [
+        Row(1, {name: draw(VALUES) for name in draw(NAMES)}, draw(st.sampled_from([None, None, "ragged"])))
+        for _ in range(draw(st.integers(0, 5)))
+    ]
+
+
+def digest_of(rows: list[Row]) -> str:
+    digest = InputDigest(b"options")
+    for row in rows:
+        assert digest.add(row) == row
+    return digest.as_text()
+
+
+@pytest.mark.parametrize("at_once", [0, 3, 1 << 14])
+@given(one=some_rows(), other=some_rows())
+@example(one=[Row(1, {"a": "\x1f", "b": ""})], other=[Row(1, {"a": "", "b": "\x1f"})])
+@example(one=[Row(1, {"a": "a", "b": "a"})] * 2, other=[Row(1, {"a": "a\x1fa", "b": "a\x1fa"})])
+@example(one=[Row(1, {"a": 1})], other=[Row(1, {"a": "1"})])
+@example(one=[Row(1, {"a": "a"}, "ragged")], other=[Row(1, {"a": "a"})])
+@example(one=[Row(1, {"a": "a", "b": "b"})], other=[Row(1, {"b": "a", "a": "b"})])
+def test_only_equal_rows_have_the_same_fingerprint(at_once: int, one: list[Row], other: list[Row]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "_HASHED_AT_ONCE", at_once)
+        assert digest_of(one) == digest_of([row._replace(values=dict(row.values)) for row in one])
+        assert (digest_of(one) == digest_of(other)) == (repr(one) == repr(other))
+
+
+def test_the_fingerprint_of_the_input_is_the_same_in_each_process_and_version() -> None:
+    rows = [{"email": "a@x", "name": "A"}, {"email": "b@x", "name": "B"}, {"email": "c@x", "name": 5}]
+    hashed = b"optionscolumns ('email', 'name')2 rows: a@x\x1fA\x1fb@x\x1fB\x1f(None, 'c@x', 5)"
+    assert digest_of([Row(n, row) for n, row in enumerate(rows, 1)]) == hashlib.sha256(hashed).hexdigest()[:32]
+
+
+def test_texts_are_hashed_when_there_are_enough_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_HASHED_AT_ONCE", 3)
+    rows = [Row(n, {"a": text}) for n, text in enumerate(["ab", "cd", "ef"], 1)]
+    hashed = b"optionscolumns ('a',)2 rows: ab\x1fcd\x1f1 rows: ef\x1f"
+    assert digest_of(rows) == hashlib.sha256(hashed).hexdigest()[:32]
+
+
+def test_a_view_of_memory_counts_as_its_bytes() -> None:
+    row = InputDigest(b"").add(Row(1, {"picture": memoryview(b"p")}))
+    assert row == Row(1, {"picture": b"p"})
+
+
 def test_problems_are_counted_by_kind_and_shown_in_order() -> None:
     found = check(Rows([{"email": "nobody"}] * 3 + [{"email": "a@x"}]), PlainMapper(), ContactOptions())
     assert found.problem_lines() == ["3 rows: email: no email address; correct it"]
@@ -165,7 +220,7 @@ def test_table_returns_any_value_unchanged() -> None:
     from decimal import Decimal
 
     table, values = StagedRows(), {"d": date(2026, 1, 1), "n": Decimal("1.50"), "b": b"\x00", "x": None}
-    table.add(Row(1, values, "odd"), RowStatus.SEND, Contact("a@x"))
+    table.add(Row(1, values, "odd"), RowStatus.SEND, Contact("a@x", {}))
     (item,) = table.rows()
     assert item.row == Row(1, values, "odd")
 
@@ -173,7 +228,7 @@ def test_table_returns_any_value_unchanged() -> None:
 def test_sample_is_the_same_for_the_same_rows() -> None:
     table = StagedRows()
     for n in range(1, 1001):
-        table.add(Row(n, {}), RowStatus.SEND if n % 2 else RowStatus.SAME, Contact(f"{n}@x"))
+        table.add(Row(n, {}), RowStatus.SEND if n % 2 else RowStatus.SAME, Contact(f"{n}@x", {}))
     picked = [item.row.number for item in table.mixed(seed=1000)][:20]
     assert picked == [item.row.number for item in table.mixed(seed=1000)][:20]
     assert len(set(picked)) == 20

@@ -53,7 +53,7 @@ class Scene:
     def launch(self, number: int) -> InFlightRow:
         row = Row(number, {"email": f"p{number}@x.org"})
         self.handler.launched += 1
-        return InFlightRow(row, Contact(row.values["email"]), None, order=self.handler.launched)
+        return InFlightRow(row, Contact(row.values["email"], {}), None, order=self.handler.launched)
 
     def send(self, number: int, came: Outcome | e.CrmError | None, *, called: bool = True) -> InFlightRow:
         in_flight = self.launch(number)

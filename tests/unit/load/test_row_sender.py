@@ -134,7 +134,7 @@ def test_contact_is_written_with_the_spelling_of_the_crm() -> None:
     ],
 )
 def test_row_without_attributes(mode: str, there: Any, outcome: str, calls: list[str]) -> None:
-    assert send(crm_with(there), contact=Contact(ADA), mode=mode, update_first=True) == (outcome, calls)
+    assert send(crm_with(there), contact=Contact(ADA, {}), mode=mode, update_first=True) == (outcome, calls)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_origin_is_sent_with_a_new_contact() -> None:
 @pytest.mark.parametrize("known", [None, seen(OLD)])
 def test_row_that_needed_no_write_is_unchanged(known: RemoteContact | None) -> None:
     sender = sender_of(crm_with(OLD), mode="update")
-    assert sender.send(row_in_flight(Contact(ADA), known)) == SentRow(Outcome.UNCHANGED, called=False)
+    assert sender.send(row_in_flight(Contact(ADA, {}), known)) == SentRow(Outcome.UNCHANGED, called=False)
     assert sender.send(row_in_flight()) == SentRow(Outcome.UPDATED, called=True)
 
 

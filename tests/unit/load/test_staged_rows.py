@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from crm_provider.load.rows import Contact, Row, SourceError
+from crm_provider.load.rows import Contact, EarlierCreation, Row, SourceError
 from crm_provider.load.state import temp_tables
 from crm_provider.load.state.temp_tables import AT_ONCE, RowStatus, StagedRow, StagedRows, without_views
 
@@ -197,3 +197,12 @@ def test_wide_rows_are_inserted_in_smaller_batches(table: StagedRows) -> None:
     assert [len(item.row.values["text"]) for item in table.rows()] == [400_000] * 7
     table.add(row(8, text="8" * 3_000_000), RowStatus.SEND)
     assert not table._waiting, "a row of 3 MB is inserted at once"
+
+
+def test_table_knows_whether_an_earlier_load_may_have_created_a_record(table: StagedRows) -> None:
+    table.add(Row(1, {}), RowStatus.SEND, Contact("a@x", {}))
+    assert not table.has_made
+    table.add(Row(2, {}, made=EarlierCreation()), RowStatus.SEND, Contact("b@x", {}))
+    table.add(Row(3, {}), RowStatus.SEND, Contact("c@x", {}))
+    assert table.has_made
+    assert [item.row.made for item in table.rows()] == [None, EarlierCreation(), None]

@@ -77,7 +77,7 @@ def open_later() -> Iterator[Callable[[Gate], Gate]]:
 
 
 def in_flight(number: int, seen: RemoteContact | None = None) -> InFlightRow:
-    return InFlightRow(Row(number, {}), Contact(f"p{number}@x"), seen)
+    return InFlightRow(Row(number, {}), Contact(f"p{number}@x", {}), seen)
 
 
 def results(workers: WorkerPool) -> list[int]:

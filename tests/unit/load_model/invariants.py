@@ -51,6 +51,11 @@ class Facts:
         lost = any(e.key == key and e.what == "create" and is_lost(e) for e in self.reported.history)
         return lost or not self.is_one_try
 
+    def touched_by_others(self, key: str) -> bool:
+        """Whether another client changed the contact; for resent rejects, since the load that rejected them."""
+        since = self.reported.history if self.reported.is_resent else self.reported.log
+        return any(event.actor == "beside" and event.key == key for event in since)
+
     def made(self, key: str) -> bool:
         """Whether this load (or the load of its rejects) created the contact."""
         since = self.reported.history if self.reported.is_resent else self.reported.log
@@ -359,14 +364,18 @@ def _changed_by_others_since_our_last_call(facts: Facts, key: str) -> bool:
 def rejected_for_a_reason(facts: Facts) -> None:
     for row, outcome in facts.decided():
         if outcome != "rejected":
-            absent = facts.spec.mode == "update" and row.key not in facts.reported.start and row.key not in facts.beside
-            require(not absent, f"row {row.number}: mode update, no such contact, and it counts as {outcome}")
+            absent = facts.spec.mode == "update" and row.key not in facts.reported.start
+            require(
+                not absent or facts.touched_by_others(row.key),
+                f"row {row.number}: mode update, no such contact, and it counts as {outcome}",
+            )
             continue
         type_ = facts.reported.rejects[row.number]["type"]
         if type_ in ("CONTACT_NOT_FOUND", "HTTP_404"):
             gone = facts.spec.mode == "update" and row.key not in facts.reported.start
             require(
-                gone or row.key in facts.beside, f"row {row.number} was rejected as {type_}, but its contact exists"
+                gone or facts.touched_by_others(row.key),
+                f"row {row.number} was rejected as {type_}, but its contact exists",
             )
         else:
             require(type_ in REJECTS, f"row {row.number} was rejected as {type_}")

@@ -43,5 +43,5 @@ def check(scenario: Scenario) -> None:
     suppress_health_check=list(HealthCheck),
 )
 @given(strategies.scenarios)
-def test_loads_agree_with_the_model(scenario: Scenario) -> None:
+def test_loads_end_as_the_model_says(scenario: Scenario) -> None:
     check(scenario)

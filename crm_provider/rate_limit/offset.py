@@ -1,0 +1,64 @@
+"""How far the CRM's clock is ahead of a host's, as the responses of the CRM and its refusals show it.
+
+The ``Date`` header of a response has whole seconds, so a response leaves a second of doubt, and further ones narrow it.
+It has no clock, lock or I/O.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+CLEAR = 0.1
+"""Maximum seconds of doubt, beyond the round trip, with which a host keeps its slots after a refusal: half a slot."""
+
+
+@dataclass(frozen=True)
+class Offset:
+    """The seconds that the CRM's clock is ahead of the host's monotonic clock.
+
+    :param ahead: the estimate
+    :param low: minimum
+    :param high: maximum
+    :param trip: shortest round trip of a response; the doubt cannot be much smaller
+    """
+
+    ahead: float = 0.0
+    low: float = -math.inf
+    high: float = math.inf
+    trip: float = math.inf
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a response has shown it."""
+        return self.high < math.inf
+
+    def seen(self, low: float, high: float, trip: float, own: float) -> Offset:
+        """The offset after responses.
+
+        :param low: minimum that they show
+        :param high: maximum that they show
+        :param trip: their shortest round trip
+        :param own: the offset by the host's own clock, which is used while it is possible
+        """
+        both = max(low, self.low), min(high, self.high)
+        if both == (self.low, self.high):
+            return self
+        if both[0] <= both[1]:  # otherwise one of the two clocks was set: only the responses count
+            (low, high), trip = both, min(trip, self.trip)
+        return Offset(own if low <= own <= high else (low + high) / 2, low, high, trip)
+
+    def refused(self, own: float, part: float) -> Offset:
+        """The offset after a refusal: another estimate if it is in doubt and no response fits the host's own clock.
+
+        With the same one the host's calls would be refused again and again, and refusals do not show the CRM's clock.
+
+        :param own: the offset by the host's own clock
+        :param part: a random number from 0 to 1
+        """
+        doubt = self.high - self.low
+        if not self.is_known:
+            return replace(self, ahead=own + part - 0.5)
+        if doubt <= CLEAR + self.trip or self.low <= own <= self.high:
+            return self
+        return replace(self, ahead=self.low + doubt * part)
