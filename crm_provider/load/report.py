@@ -422,10 +422,7 @@ def _problems(summary: Summary) -> Iterator[Sequence[object]]:
     for problem, count in problems[:SHOWN_PROBLEMS]:
         yield f"{count:,}", problem
     if rest := problems[SHOWN_PROBLEMS:]:
-        yield (
-            f"{sum(count for _, count in rest):,}",
-            more_kinds(len(rest)),
-        )
+        yield f"{sum(count for _, count in rest):,}", more_kinds(len(rest))
 
 
 def _calls(summary: Summary, naive: str) -> Iterator[Sequence[object]]:

@@ -301,7 +301,8 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
     def _refuse_options_of_others(self) -> None:
         """Refuse options of other kinds of records, which would be ignored silently."""
         for option, kind in OPTIONS_OF.items():
-            if kind != self.kind.name and getattr(self, option):
+            given = not self.every_spelling if option == "every_spelling" else getattr(self, option)
+            if kind != self.kind.name and given:
                 raise SourceError(f"{option} is for kind={kind!r}, not {self.kind.name!r}; leave it out")
 
     def execute(self, context: Context) -> Any:
@@ -359,7 +360,7 @@ def _same_file(one: AnyPath, other: AnyPath) -> bool:
 
 OPTIONS_OF: Mapping[str, str] = {
     "region": "contacts", "lowercase_email": "contacts", "suppression": "contacts", "list_ids": "contacts",
-    "resubscribe": "contacts", "only_from_stages": "deals", "max_deletes": "deletions",
+    "resubscribe": "contacts", "only_from_stages": "deals", "max_deletes": "deletions", "every_spelling": "deletions",
 }  # fmt: skip
 """Options of one kind of record."""
 

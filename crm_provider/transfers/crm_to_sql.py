@@ -20,9 +20,9 @@ from crm_provider.load.rows import SourceError
 from crm_provider.observability.assets import note_listing
 from crm_provider.observability.lineage import TableLineage
 from crm_provider.operators.base import CrmOperator
-from crm_provider.operators.extract import check_files, goes_on, owner_of, tracker_of, tries_left, url_path
+from crm_provider.operators.extract import check_files, goes_on, owner_of, tracker_of, tries_left
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.templates import is_mapped, path_text
+from crm_provider.tasks.templates import is_mapped, path_text, with_connection
 from crm_provider.transfers.sql_table import SqlTable, TableMode, check_table_mode, with_kinds
 from crm_provider.transfers.sql_to_crm import database_of
 from crm_provider.values.counted import counted
@@ -211,7 +211,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
 
         given = self.pages_path or self.state_path
         if given is not None:
-            return as_path(url_path(given))
+            return as_path(with_connection(given))
         return pages_beside(self.listing) or _temporary_folder() / self.listing
 
     # -- the run ---------------------------------------------------------------------------------------------

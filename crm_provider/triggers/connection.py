@@ -130,7 +130,7 @@ class SharedSnapshots:
             reading = self._continued(kind, client) or reading
             snapshot = await asyncio.to_thread(reading.read, client, stop.is_set)
         except e.CrmError as error:
-            if reading.has_progressed:
+            if reading.can_continue(error):
                 self._unfinished[kind] = (client, reading)
                 log.info("Read %d %s before an error; the next attempt continues there.", len(reading.found), kind)
             return _TimedSnapshot(started, error=error, has_progressed=reading.has_progressed)

@@ -33,6 +33,10 @@ SHORTEST_INTERVAL = 1.0
 """Seconds."""
 
 
+def _is_interval(value: object) -> bool:
+    return isinstance(value, (int, float)) and SHORTEST_INTERVAL <= value < math.inf
+
+
 class _WatchTrigger(BaseEventTrigger):
     """Reads a listing once per interval, and yields an event with the records that have joined a group."""
 
@@ -45,14 +49,12 @@ class _WatchTrigger(BaseEventTrigger):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.group = validation.uuid(group, self.group_name)
-        if not SHORTEST_INTERVAL <= poke_interval < math.inf:
+        if not _is_interval(poke_interval):
             raise ValueError(f"poke_interval is {poke_interval!r}; give at least {SHORTEST_INTERVAL:g} second")
-        if not 1 <= max_per_event <= MOST_PER_EVENT:
-            raise ValueError(f"max_per_event is {max_per_event!r}; give 1 to {MOST_PER_EVENT}")
         self.crm_conn_id = crm_conn_id
         self.poke_interval = poke_interval
         self.include_existing = validation.boolean(include_existing, "include_existing")
-        self.max_per_event = max_per_event
+        self.max_per_event = validation.count(max_per_event, "max_per_event", most=MOST_PER_EVENT)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = ("crm_conn_id", "poke_interval", "include_existing", "max_per_event")

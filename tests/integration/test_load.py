@@ -678,6 +678,20 @@ def test_retry_rejects_needs_another_rejects_path(crm: Sandbox, run_task: RunTas
     assert "a file of their own" in str(end.error)
 
 
+@pytest.mark.parametrize(
+    ("kind", "option", "owner"),
+    [
+        ("contacts", {"every_spelling": False}, "deletions"),
+        ("contacts", {"only_from_stages": ["{{ params.stage }}"]}, "deals"),
+        ("deals", {"resubscribe": True}, "contacts"),
+        ("deals", {"max_deletes": 1}, "deletions"),
+    ],
+)
+def test_retry_rejects_refuses_options_of_another_kind(kind: Any, option: Any, owner: str) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(option))} is for kind='{owner}', not '{kind}'"):
+        CrmRetryRejectsOperator(task_id="resend", rejects="r.jsonl", kind=kind, **option)
+
+
 # -- other ----------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,9 @@ It raises :class:`~crm_provider.values.json_values.ConversionError`.
 REMEMBERED = 16_384
 """Texts of a column whose values are remembered: the days of 45 years, in about 4 MB."""
 
+LONGEST_REMEMBERED = 64
+"""Characters of such a text. A format with a space reads any number of spaces, so that long texts may be dates, too."""
+
 
 def remembered(convert: Conversion) -> Conversion:
     """A conversion that takes the value of a text from its memory: for types whose texts repeat from row to row.
@@ -33,7 +36,9 @@ def remembered(convert: Conversion) -> Conversion:
     :param convert: gives values that do not change
     """
     of_text = lru_cache(maxsize=REMEMBERED)(convert)
-    return lambda value: of_text(value) if isinstance(value, str) else convert(value)
+    return lambda value: (
+        of_text(value) if isinstance(value, str) and len(value) <= LONGEST_REMEMBERED else convert(value)
+    )
 
 
 def is_empty(value: Any) -> bool:

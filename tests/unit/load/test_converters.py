@@ -544,3 +544,17 @@ def test_only_so_many_texts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> N
     of = converters.remembered(convert)
     assert [of(value) for value in "abcca"] == [*"abcca"]
     assert given == [*"abca"]
+
+
+def test_long_text_is_not_remembered() -> None:
+    long = "d" * (converters.LONGEST_REMEMBERED + 1)
+    given: list[str] = []
+
+    def convert(value: Any) -> Any:
+        given.append(value)
+        return value.upper()
+
+    of = converters.remembered(convert)
+    short = long[1:]
+    assert [of(value) for value in (long, long, short, short)] == [long.upper()] * 2 + [short.upper()] * 2
+    assert given == [long, long, short]
