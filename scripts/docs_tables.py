@@ -313,6 +313,7 @@ def limits() -> str:
     budget = retry.RetryBudget()
     rows = (
         (f"{budget.tries}", "maximum attempts of one call, including the first"),
+        (f"{pagination.LATER_PAGE_TRIES}", "the same for a page of a listing, except the first page"),
         (f"{budget.seconds:g} s", "latest start of an attempt, counted from the first"),
         (
             f"{budget.first_delay:g} s",

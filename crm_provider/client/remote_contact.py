@@ -53,9 +53,10 @@ def list_name(item: Mapping[str, Any]) -> Any:
 
 
 def list_ids_of(contact: Mapping[str, Any]) -> list[str]:
-    """The ids of the segmentation lists that a contact is in."""
+    """The ids of the segmentation lists that a contact is in, each as text or in an object with ``id``."""
     found = contact.get("segmentedListsIds")
-    return [str(item) for item in found] if isinstance(found, list) else []
+    items = found if isinstance(found, list) else []
+    return [str(item.get("id") if isinstance(item, Mapping) else item) for item in items]
 
 
 UNWANTED = frozenset({"unsubscribed", "unsubscribe", "blacklisted", "blacklist", "opted_out", "optout", "opted-out"})

@@ -114,12 +114,14 @@ def _leaves(value: Any) -> list[str]:
 
 
 def mapping_of(value: Any, call: Call) -> dict[str, Any]:
-    """The record in a response.
+    """The record in a response; empty for ``true``, a text or a number where any body is allowed.
 
     :raises CrmProtocolError: if it is not an object
     """
     if isinstance(value, dict):
         return value
+    if call.allow_any_body and value is not False and not isinstance(value, list):
+        return {}
     raise e.CrmProtocolError(
         f"the response is a {type(value).__name__}, not an object",
         method=call.method,

@@ -148,8 +148,34 @@ def boolean(value: Any, field: str) -> bool:
 
 def not_boolean(value: Any, field: str) -> str:
     """What is wrong with a value that is neither True nor False."""
-    hint = "; templates are not rendered here" if isinstance(value, str) and "{{" in value else ""
-    return f"{field} must be True or False but is {_kind(value)}{hint}"
+    return f"{field} must be True or False but is {_kind(value)}{_not_rendered(value)}"
+
+
+def count(value: Any, field: str, *, least: int = 1, most: int | None = None) -> int:
+    """A whole number that is not rendered from a template.
+
+    :param least: the smallest valid number
+    :param most: the largest valid number; None: no limit
+    :raises CrmInvalidValueError: if it is not a whole number, or not between them
+    """
+    if wrong := not_count(value, field, least=least, most=most):
+        raise CrmInvalidValueError(wrong)
+    return int(value)
+
+
+def not_count(value: Any, field: str, *, least: int = 1, most: int | None = None) -> str:
+    """What is wrong with a value that is not such a whole number; empty if it is one."""
+    wanted = f"at least {least}" if most is None else f"{least} to {most}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        return f"{field} must be a whole number, {wanted}, but is {_kind(value)}{_not_rendered(value)}"
+    return "" if least <= value and (most is None or value <= most) else f"{field} is {value}; give {wanted}"
+
+
+def _not_rendered(value: Any) -> str:
+    if hasattr(value, "resolve"):  # as Airflow's references to the results of other tasks have it
+        return "; the result of another task cannot be given here"
+    is_template = isinstance(value, str) and ("{{" in value or "{%" in value)
+    return "; templates are not rendered here" if is_template else ""
 
 
 def refuse_list_as_text(value: Any, field: str) -> None:

@@ -131,9 +131,9 @@ def field_value(record: Record, name: str) -> Any:
     """A field by its dotted name (``attributes.name``), or None. It also finds names that contain dots."""
     if name in record:
         return record[name]
-    head, _, rest = name.partition(".")
+    head, dot, rest = name.partition(".")
     inner = record.get(head)
-    return field_value(inner, rest) if rest and isinstance(inner, Mapping) else None
+    return field_value(inner, rest) if dot and isinstance(inner, Mapping) else None
 
 
 def flatten(record: Record) -> dict[str, Any]:

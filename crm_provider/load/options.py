@@ -73,8 +73,9 @@ class LoadOptions:
         for name, choices in _CHOICES.items():
             _one_of(name, getattr(self, name), choices)
         rejects_allowed(self.max_rejects, 0)
-        if isinstance(self.errors_in_a_row, bool) or self.errors_in_a_row < 1:
-            raise SourceError(f"errors_in_a_row must be at least 1 but is {self.errors_in_a_row!r}")
+        most = self.errors_in_a_row
+        if (type(most) is not int or most < 1) and (wrong := validation.not_count(most, "errors_in_a_row")):
+            raise SourceError(wrong)
 
     def check(self) -> None:
         """Check what may come from a template.
@@ -108,7 +109,7 @@ class ContactOptions(LoadOptions):
     modes: ClassVar[tuple[str, ...]] = get_args(Mode)
     plans: ClassVar[tuple[str, ...]] = get_args(PlanName)
     outcomes: ClassVar[tuple[Outcome, ...]] = WRITTEN
-    naive: ClassVar[str] = "creating each row and updating it on a conflict"
+    naive: ClassVar[str] = "a create-then-update loop"
 
     mode: str = "upsert"
     list_ids: tuple[str, ...] = ()

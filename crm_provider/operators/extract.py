@@ -28,7 +28,7 @@ from crm_provider.observability.lineage import ExtractLineage
 from crm_provider.observability.links import CrmExtractedFileLink
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.templates import is_mapped, path_of, path_text
+from crm_provider.tasks.templates import is_mapped, path_of, path_text, with_connection
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -127,7 +127,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
             extract = Extractor(
                 client,
                 self.listing,
-                url_path(self.target),
+                with_connection(self.target),
                 fields=self.fields,
                 format=self.format,
                 if_changed=self.if_changed,
@@ -191,7 +191,8 @@ def tracker_of(
         check_changes_since(since, state_path, fields)
         if state_path is None:
             return None
-        return ChangeTracker(as_path(url_path(state_path)), client.settings, listing, owner_of(ti), merges=merges)
+        path = as_path(with_connection(state_path))
+        return ChangeTracker(path, client.settings, listing, owner_of(ti), merges=merges)
     except ValueError as wrong:
         raise e.CrmInvalidValueError(str(wrong)) from None
 
@@ -218,15 +219,6 @@ def goes_on(operator: CrmOperator, error: e.CrmError, ti: Any) -> bool:
 def tries_left(ti: Any) -> bool:
     """Whether Airflow would retry the task."""
     return int(ti.max_tries or 0) >= int(ti.try_number)
-
-
-def url_path(target: Any) -> Any:
-    """A URL as an ``ObjectStoragePath``, which knows its connection."""
-    if isinstance(target, str) and "://" in target:
-        from airflow.sdk import ObjectStoragePath
-
-        return ObjectStoragePath(target)
-    return target
 
 
 def owner_of(ti: Any) -> Owner:

@@ -13,7 +13,7 @@ from crm_provider.load.kinds.deals import DEALS
 from crm_provider.load.kinds.deletions import DELETIONS
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.fields import Empty
-from crm_provider.load.rejected_files import RejectedFiles, find_rejects, read_rejects_of
+from crm_provider.load.rejected_files import RejectedFiles, find_rejects, mapped_instead, read_rejects_of
 from crm_provider.load.rejects.file import NoRejects, RejectedRows
 from crm_provider.load.rows import SourceError, rows_text
 from crm_provider.observability.lineage import Lineage, lineage_of_files
@@ -301,7 +301,8 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
     def _refuse_options_of_others(self) -> None:
         """Refuse options of other kinds of records, which would be ignored silently."""
         for option, kind in OPTIONS_OF.items():
-            if kind != self.kind.name and getattr(self, option):
+            given = not self.every_spelling if option == "every_spelling" else getattr(self, option)
+            if kind != self.kind.name and given:
                 raise SourceError(f"{option} is for kind={kind!r}, not {self.kind.name!r}; leave it out")
 
     def execute(self, context: Context) -> Any:
@@ -321,6 +322,8 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
         try:
             self._rows = read_rejects_of(paths, retryable_only=self.only == "retryable", kind=self.kind.name)
         except NoRejects as nothing:
+            if hint := mapped_instead(given):
+                raise SourceError(f"rejects: {nothing}, but {hint}") from None
             skip(f"Nothing to send: {nothing}.", cause=nothing)
         return self._rows
 
@@ -359,7 +362,7 @@ def _same_file(one: AnyPath, other: AnyPath) -> bool:
 
 OPTIONS_OF: Mapping[str, str] = {
     "region": "contacts", "lowercase_email": "contacts", "suppression": "contacts", "list_ids": "contacts",
-    "resubscribe": "contacts", "only_from_stages": "deals", "max_deletes": "deletions",
+    "resubscribe": "contacts", "only_from_stages": "deals", "max_deletes": "deletions", "every_spelling": "deletions",
 }  # fmt: skip
 """Options of one kind of record."""
 

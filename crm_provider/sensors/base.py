@@ -95,7 +95,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
     ) -> None:
         super().__init__(**for_base_operator(self, retry_policy, kwargs))
         self.crm_conn_id = rendered(crm_conn_id)
-        self.max_errors_in_a_row = max_errors_in_a_row
+        self.max_errors_in_a_row = validation.count(max_errors_in_a_row, "max_errors_in_a_row", least=0)
         self.deferrable = validation.boolean(deferrable, "deferrable")
         self.share_poll = validation.boolean(share_poll, "share_poll")
         self.set_error_policy(on_error)

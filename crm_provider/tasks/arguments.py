@@ -266,15 +266,19 @@ _INPUTS = (
     "csv data dataframe df file file_name file_path filename filepath files input input_file path paths source_file"
 )
 NAMES_ELSEWHERE: Mapping[str, str] = {
-    "source": f"{_INPUTS} input_path records rows source_path",
+    "source": f"{_INPUTS} contacts deals emails input_path records rows source_path",
     "rejects": f"{_INPUTS} rejects_file source",
     "target": f"{_INPUTS} dest destination output output_file output_path target_path",
     "sql": "query select source sql_query statement table",
     "mode": "if_exists update_existing upsert",
     "mapping": "column_mapping columns field_mapping fields",
+    "listing": "entity object resource source",
+    "fields": "columns",
+    "attributes": "fields properties",
     "rejects_path": "rejects",
     "contact_email": "address contact contact_id email_address mail",
     "deal_id": "deal id",
+    "crm_conn_id": "conn connection connection_id http_conn_id",
     "execution_timeout": "timeout",
 }
 """An argument -> what other operators and libraries call it. The first that an operator has is suggested."""

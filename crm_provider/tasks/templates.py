@@ -117,15 +117,46 @@ def path_of(value: Any, name: str) -> AnyPath:
 
 
 def with_connection(value: Any) -> Any:
-    """A URL, or each URL of a list, as ``ObjectStoragePath``, which has its connection; other values unchanged."""
+    """A URL, or each URL of a list, as ``ObjectStoragePath``, which has its connection; other values unchanged.
+
+    :raises SourceError: if Airflow cannot open it
+    """
     value = unmask(value)
     if isinstance(value, list):
-        return [with_connection(item) if isinstance(item, str) else item for item in value]
+        return [with_connection(item) if isinstance(item, (str, AnyPath)) else item for item in value]
+    if (scheme := _unopened(value)) is not None:
+        install = f"; install {STORES[scheme]}" if scheme in STORES else ""
+        raise SourceError(f"no installed provider opens {scheme}:// URLs{install}")
     if isinstance(value, str) and "://" in value:
         from airflow.sdk import ObjectStoragePath
 
         return ObjectStoragePath(value)
     return value
+
+
+STORES: Mapping[str, str] = {
+    **dict.fromkeys(("s3", "s3a", "s3n"), "apache-airflow-providers-amazon[s3fs]"),
+    **dict.fromkeys(("gs", "gcs"), "apache-airflow-providers-google"),
+    **dict.fromkeys(("abfs", "abfss", "adl"), "apache-airflow-providers-microsoft-azure"),
+}
+"""Scheme of a URL -> the provider whose file system opens it."""
+
+
+def _unopened(path: Any) -> str | None:
+    """The scheme of a URL, if neither a provider nor ``attach`` has given Airflow a file system for it."""
+    scheme, found, _ = str(path).partition("://") if isinstance(path, (str, AnyPath)) else ("", "", "")
+    if not found:
+        return None
+    from airflow.sdk import ObjectStoragePath
+    from airflow.sdk.io import has_fs
+
+    if has_fs(scheme):
+        return None
+    try:
+        _ = ObjectStoragePath(path).fs if isinstance(path, str) else path.fs
+    except ValueError:
+        return scheme
+    return None
 
 
 def site_file(option: str, folder: str, ti: Any, ending: str) -> AnyPath:

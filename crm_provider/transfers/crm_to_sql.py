@@ -20,9 +20,9 @@ from crm_provider.load.rows import SourceError
 from crm_provider.observability.assets import note_listing
 from crm_provider.observability.lineage import TableLineage
 from crm_provider.operators.base import CrmOperator
-from crm_provider.operators.extract import check_files, goes_on, owner_of, tracker_of, tries_left, url_path
+from crm_provider.operators.extract import check_files, goes_on, owner_of, tracker_of, tries_left
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.templates import is_mapped, path_text
+from crm_provider.tasks.templates import is_mapped, path_text, with_connection
 from crm_provider.transfers.sql_table import SqlTable, TableMode, check_table_mode, with_kinds
 from crm_provider.transfers.sql_to_crm import database_of
 from crm_provider.values.counted import counted
@@ -187,7 +187,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         with self._opened(mark) as table:
             if not table.columns() and not self.create_table:
                 raise e.CrmInvalidValueError(
-                    f"the database has no table {self.table}; create it, or let the task do it with create_table=True"
+                    f"the database has no table {self.table}; create it, or set create_table=True"
                 )
 
     def _opened(self, mark: str) -> SqlTable:
@@ -211,7 +211,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
 
         given = self.pages_path or self.state_path
         if given is not None:
-            return as_path(url_path(given))
+            return as_path(with_connection(given))
         return pages_beside(self.listing) or _temporary_folder() / self.listing
 
     # -- the run ---------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
             names = ", ".join(repr(column.name) for column in missing[:5])
             raise e.CrmInvalidValueError(
                 f"the table {self.table} lacks columns ({len(missing)}): {names}; add them, choose others with "
-                "columns=, or let the task add them with create_table=True"
+                "columns=, or set create_table=True"
             )
         if not existing:
             table.create(columns)

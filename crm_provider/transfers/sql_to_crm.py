@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider._compat import AirflowException, BaseHook
+from crm_provider.client import validation
 from crm_provider.load.rows import SourceError
 from crm_provider.observability.lineage import Lineage, lineage_of_query
 from crm_provider.operators.load_kinds import CrmContactLoadOperator, CrmDealLoadOperator
@@ -37,8 +38,8 @@ class LoadsQuery:
         fetch_size: int,
     ) -> None:
         """Check and keep the arguments of the query."""
-        if isinstance(fetch_size, bool) or fetch_size < 1:
-            raise SourceError(f"fetch_size must be a number of rows, at least 1, but is {fetch_size!r}")
+        if wrong := validation.not_count(fetch_size, "fetch_size"):
+            raise SourceError(wrong)
         self.sql = rendered(sql)
         self.sql_conn_id = rendered(sql_conn_id)
         self.parameters = rendered(parameters)

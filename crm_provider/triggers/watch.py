@@ -33,6 +33,10 @@ SHORTEST_INTERVAL = 1.0
 """Seconds."""
 
 
+def _is_interval(value: object) -> bool:
+    return isinstance(value, (int, float)) and SHORTEST_INTERVAL <= value < math.inf
+
+
 class _WatchTrigger(BaseEventTrigger):
     """Reads a listing once per interval, and yields an event with the records that have joined a group."""
 
@@ -45,14 +49,12 @@ class _WatchTrigger(BaseEventTrigger):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.group = validation.uuid(group, self.group_name)
-        if not SHORTEST_INTERVAL <= poke_interval < math.inf:
+        if not _is_interval(poke_interval):
             raise ValueError(f"poke_interval is {poke_interval!r}; give at least {SHORTEST_INTERVAL:g} second")
-        if not 1 <= max_per_event <= MOST_PER_EVENT:
-            raise ValueError(f"max_per_event is {max_per_event!r}; give 1 to {MOST_PER_EVENT}")
         self.crm_conn_id = crm_conn_id
         self.poke_interval = poke_interval
         self.include_existing = validation.boolean(include_existing, "include_existing")
-        self.max_per_event = max_per_event
+        self.max_per_event = validation.count(max_per_event, "max_per_event", most=MOST_PER_EVENT)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = ("crm_conn_id", "poke_interval", "include_existing", "max_per_event")
@@ -67,27 +69,27 @@ class _WatchTrigger(BaseEventTrigger):
         """Yield events with newcomers for as long as the asset is watched."""
         cursor = Cursor(asset_stores(self), f"crm_{self.group_name}_{self.group.lower()}")
         if not cursor.persistent:
-            log.info(
-                "%s: no state store before Airflow 3.3: a restart of the triggerer begins with a new baseline.",
-                self._watch,
-            )
+            text = "%s: no state store before Airflow 3.3: a restart of the triggerer begins with a new baseline."
+            await asyncio.to_thread(log.info, text, self._watch)
         backoff, snapshots = ErrorBackoff(self._watch, self.poke_interval), SharedSnapshots.of(self.crm_conn_id)
         moment = self._grid(time.monotonic())
         while True:
             try:
                 seen = await cursor.load()
                 snapshot = await snapshots.since(self.kind, moment)
-                backoff.record_success()
+                await asyncio.to_thread(backoff.record_success)
                 if await cursor.overtaken():  # this triggerer was frozen or disconnected meanwhile
-                    log.info("%s: another triggerer has taken over; this snapshot is ignored.", self._watch)
+                    text = "%s: another triggerer has taken over; this snapshot is ignored."
+                    await asyncio.to_thread(log.info, text, self._watch)
                 else:
                     async for event in self._newcomers(cursor, seen, snapshot):
                         yield event
                 delay = 0.0
             except e.CrmError as error:
-                delay = backoff.record_error(error, has_progressed=snapshots.has_progressed(self.kind))
+                progressed = snapshots.has_progressed(self.kind)
+                delay = await asyncio.to_thread(backoff.record_error, error, has_progressed=progressed)
             except AirflowRuntimeError as error:  # no connection or no state store: never a reason for a new baseline
-                log.warning("%s: Airflow did not respond; retrying: %s", self._watch, error)
+                await asyncio.to_thread(log.warning, "%s: Airflow did not respond; retrying: %s", self._watch, error)
                 delay = self.poke_interval
             moment = self._grid(time.monotonic() + delay) + self.poke_interval
             await asyncio.sleep(max(moment - time.monotonic(), 0.0))
@@ -96,7 +98,7 @@ class _WatchTrigger(BaseEventTrigger):
         group, include = self.group.lower(), self.include_existing
         change = await asyncio.to_thread(compare, seen, snapshot, group, include_existing=include)
         if seen is None:
-            self._log_baseline(change)
+            await asyncio.to_thread(self._log_baseline, change)
         delivered: SeenIds = seen or {}
         for start in range(0, len(change.arrived), self.max_per_event):
             part = change.arrived[start : start + self.max_per_event]

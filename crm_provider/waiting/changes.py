@@ -40,6 +40,13 @@ SLOW = 300.0
 LONGEST_BACK_OFF = 900.0
 """Maximum seconds between two snapshots during an outage, unless the server or the interval asks for more."""
 
+TRANSIENT = (e.CrmTransientError, e.CrmThrottledError)
+"""Errors that may be gone at the next attempt."""
+
+MOST_STALLED = 5
+"""Attempts in a row that may fail at the same page before a listing is read from its start, because its first pages
+are old by then. With an interval of a minute they take half an hour."""
+
 
 # -- what is new
 
@@ -114,13 +121,28 @@ class SnapshotReading:
 
     def __post_init__(self) -> None:
         self._progress = ListingProgress(LISTINGS[self.kind])
-        self._begun_at = 0
+        self._begun_at = self._stalled = 0
         self._is_intact = True
 
     @property
     def has_progressed(self) -> bool:
         """Whether the last attempt read a page, and another one can continue behind it."""
-        return self._progress.pages > self._begun_at and self._is_intact and not self._progress.is_broken
+        return self._is_sound and self._progress.pages > self._begun_at
+
+    def can_continue(self, error: e.CrmError) -> bool:
+        """Whether another attempt can continue behind the pages read so far.
+
+        An attempt that read no page says nothing against them if the CRM or the network fails. After any other error,
+        such as a 404, the listing may have become shorter.
+
+        :param error: the end of the last attempt
+        """
+        is_paused = isinstance(error, TRANSIENT) and self._progress.pages > 0 and self._stalled < MOST_STALLED
+        return self.has_progressed or (self._is_sound and is_paused)
+
+    @property
+    def _is_sound(self) -> bool:
+        return self._is_intact and not self._progress.is_broken
 
     def read(self, client: CrmClient, stopped: Callable[[], bool]) -> Snapshot:
         """Read the rest of the listing.
@@ -128,6 +150,7 @@ class SnapshotReading:
         :param stopped: called for each page; reading ends once it returns True
         :raises CrmError: if a page cannot be read
         """
+        self._stalled = 0 if self.has_progressed else self._stalled + 1
         groups, self._begun_at = _GROUPS[self.kind], self._progress.pages
         for listed in client.list_pages(self.kind, progress=self._progress, at_once=0, with_moved=True):
             if stopped():
@@ -176,7 +199,7 @@ class ErrorBackoff:
         :return: seconds until the next one: doubled after each transient error, :data:`SLOW` after a permanent one
         """
         self.failed = 1 if has_progressed else self.failed + 1
-        transient = isinstance(error, (e.CrmTransientError, e.CrmThrottledError))
+        transient = isinstance(error, TRANSIENT)
         permanent = not transient or self.failed > MAX_ERRORS_IN_A_ROW
         self._report(error, logging.ERROR if permanent else logging.WARNING)
         seconds = SLOW

@@ -164,7 +164,7 @@ def test_load_with_all_files_in_an_object_store(crm: Sandbox, run_dag: RunDag, t
     assert counts(run["load"].result) == {"created": 8, "rejected": 1}
     assert run["load"].result["resumed_at"] >= 1
     assert run["load"].result["rejects_path"] == f"{folder}/rejects.jsonl"
-    assert "1 of 9 rows was rejected.\nWhat to do:  They are in" in run["load"].log
+    assert "1 of 9 rows was rejected.\nWhat to do:  The rejected rows and their reasons are in" in run["load"].log
     assert counts(run["resend"].result) == {"created": 1}
     assert names_in(crm) == loaded(rows(9))
     left = {path.name for path in folder.iterdir()}
@@ -630,6 +630,19 @@ def test_retry_rejects_sends_the_rejected_rows(crm: Sandbox, run_dag: RunDag, tm
     assert [(row["mail"], row["first"], row["_original_row"]) for row in kept] == [("p4@example.com", "N4", "4")]
 
 
+@pytest.mark.usefixtures("crm")
+def test_resend_of_a_mapped_load_by_the_name_without_an_index_is_no_success(run_dag: RunDag, tmp_path: Path) -> None:
+    path = str(tmp_path / "out" / "r.jsonl")
+    with DAG("resend_mapped", schedule=None) as dag:
+        load = CrmLoadContactsOperator.partial(task_id="load", rejects_path=path, max_rejects="100%").expand(
+            source=[[{"email": "no address"}], [{"email": "nor this"}]]
+        )
+        load >> CrmRetryRejectsOperator(task_id="resend", rejects=path, only="all", mapping=MAPPING)
+    resend = run_dag(dag)["resend"]
+    assert resend.state == "failed"
+    assert "a mapped load has written 2 files of its own; give the pattern r.*.jsonl" in str(resend.error)
+
+
 def test_each_instance_of_a_mapped_load_has_its_own_files(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     """Three files with one bad row each. In a shared file each instance would remove the previous instance's row."""
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p[147]@example.com", count=3)
@@ -676,6 +689,20 @@ def test_retry_rejects_needs_another_rejects_path(crm: Sandbox, run_task: RunTas
         CrmRetryRejectsOperator(task_id="resend", rejects=path, only="some")
     end = run_task(CrmRetryRejectsOperator, rejects=path, rejects_path="{{ '" + path + "' }}")
     assert "a file of their own" in str(end.error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "owner"),
+    [
+        ("contacts", {"every_spelling": False}, "deletions"),
+        ("contacts", {"only_from_stages": ["{{ params.stage }}"]}, "deals"),
+        ("deals", {"resubscribe": True}, "contacts"),
+        ("deals", {"max_deletes": 1}, "deletions"),
+    ],
+)
+def test_retry_rejects_refuses_options_of_another_kind(kind: Any, option: Any, owner: str) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(option))} is for kind='{owner}', not '{kind}'"):
+        CrmRetryRejectsOperator(task_id="resend", rejects="r.jsonl", kind=kind, **option)
 
 
 # -- other ----------------------------------------------------------------------------------------------------

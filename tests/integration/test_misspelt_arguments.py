@@ -97,7 +97,7 @@ def test_arguments_that_a_subclass_passes_on_are_checked() -> None:
         (CrmListSensor, {"list_name": "Trial"}, "share_poll"),
     ],
 )
-def test_a_switch_is_true_or_false_and_not_a_text_that_counts_as_true(operator: Any, given: Any, switch: str) -> None:
+def test_switch_that_is_not_a_boolean_is_refused(operator: Any, given: Any, switch: str) -> None:
     operator(task_id="right", **given, **{switch: False})
     texts = {"false": "of type str", "{{ params.on }}": "of type str; templates are not", None: "None"}
     for number, (value, kind) in enumerate(texts.items()):
@@ -105,7 +105,7 @@ def test_a_switch_is_true_or_false_and_not_a_text_that_counts_as_true(operator: 
             operator(task_id=f"wrong_{number}", **given, **{switch: value})
 
 
-def test_so_is_a_switch_from_default_args_and_in_a_mapped_task() -> None:
+def test_switch_in_default_args_or_a_mapped_task_is_checked() -> None:
     with (
         DAG("switches", default_args={"dry_run": "{{ params.dry_run }}"}),
         pytest.raises(ValueError, match="dry_run must be True or False"),
@@ -115,9 +115,37 @@ def test_so_is_a_switch_from_default_args_and_in_a_mapped_task() -> None:
         CrmLoadContactsOperator.partial(task_id="mapped", resubscribe="no")  # type: ignore[arg-type]
 
 
-def test_a_watch_of_existing_members_is_switched_by_true_or_false() -> None:
+def test_include_existing_must_be_a_boolean() -> None:
     with pytest.raises(ValueError, match="include_existing must be True or False"):
         CrmListJoinedTrigger(
             list_id="00000000-0000-4000-8000-000000000001",
             include_existing="false",  # type: ignore[arg-type]
         )
+
+
+@pytest.mark.parametrize("value", ["10", "{{ params.n }}", None, 1.5, True])
+@pytest.mark.parametrize(
+    ("operator", "given", "number"),
+    [
+        (CrmLoadContactsOperator, {"source": []}, "errors_in_a_row"),
+        (CrmDeleteContactsOperator, {"source": [], "rejects_path": "r.jsonl"}, "max_deletes"),
+        (SqlToCrmContactsOperator, {"sql": "SELECT 1", "sql_conn_id": "db"}, "fetch_size"),
+        (CrmListSensor, {"list_name": "Trial"}, "max_errors_in_a_row"),
+    ],
+)
+def test_a_number_of_an_operator_is_no_text(operator: Any, given: Any, number: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{number} must be a whole number, at least [01], but is "):
+        operator(task_id="task", **given, **{number: value})
+
+
+def test_a_number_of_rejects_is_not_rendered() -> None:
+    with pytest.raises(ValueError, match=r"max_rejects='\{\{ params.n \}\}' must be a number of rows"):
+        CrmLoadContactsOperator(task_id="task", source=[], max_rejects="{{ params.n }}")
+
+
+@pytest.mark.parametrize(
+    ("number", "wrong"), [("max_per_event", "must be a whole number"), ("poke_interval", "is '60'; give at least")]
+)
+def test_a_number_of_a_watch_is_no_text(number: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"{number} {wrong}"):
+        CrmListJoinedTrigger(list_id="00000000-0000-4000-8000-000000000001", **{number: "60"})  # type: ignore[arg-type]

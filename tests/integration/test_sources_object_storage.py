@@ -14,8 +14,9 @@ from airflow.sdk import ObjectStoragePath
 from airflow.sdk.io import attach
 from fsspec.implementations.memory import MemoryFileSystem
 
-from crm_provider.load.rows import NoSuchFile
+from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.sources.source import open_source
+from crm_provider.tasks.templates import path_of, with_connection
 
 ROWS = [{"email": "a@x.io"}, {"email": "b@x.io"}]
 
@@ -56,3 +57,37 @@ def test_object_store_sources_by_name_and_pattern(bucket: Any, suffix: str) -> N
 def test_missing_object_raises_no_such_file(bucket: Any) -> None:
     with pytest.raises(NoSuchFile, match=f"there is no file {bucket / 'leads.csv'};"):
         list(open_source(bucket / "leads.csv").rows())
+
+
+@pytest.mark.parametrize(
+    ("url", "provider"),
+    [
+        ("s3://bucket/leads.csv", r"; install apache-airflow-providers-amazon\[s3fs\]"),
+        ("gs://bucket/*.csv", "; install apache-airflow-providers-google"),
+        ("abfss://bucket/leads.csv", "; install apache-airflow-providers-microsoft-azure"),
+        ("wasb://bucket/leads.csv", ""),
+        ("https://example.com/leads.csv", ""),
+    ],
+)
+def test_a_url_that_no_provider_opens_names_what_to_install(
+    url: str, provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow.sdk.io.fs._register_filesystems", dict)  # no provider of an object store
+    scheme = url.partition(":")[0]
+    refused = rf"no installed provider opens {scheme}:// URLs{provider}$"
+    for given in (url, [url], [{"email": "a@x.io"}, url]):
+        with pytest.raises(SourceError, match=rf"^{refused}"):
+            with_connection(given)
+    with pytest.raises(SourceError, match=f"^rejects_path: {refused}"):
+        path_of(url, "rejects_path")
+
+
+def test_a_path_object_that_no_provider_opens_names_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow.sdk.io.fs._register_filesystems", dict)
+    with pytest.raises(SourceError, match=r"no installed provider opens s3://"):
+        with_connection(ObjectStoragePath("s3://key@bucket/leads.csv"))
+
+
+def test_an_attached_file_system_needs_no_provider(bucket: Any) -> None:
+    assert with_connection(str(bucket)).name == "in"
+    assert with_connection([bucket]) == [bucket]

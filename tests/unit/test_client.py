@@ -263,13 +263,23 @@ def test_response_without_the_record_is_an_error(name: str, response: Any) -> No
     assert isinstance(raised, e.CrmProtocolError)
 
 
-@pytest.mark.parametrize("response", [["x"], "ok", 7], ids=str)
-@pytest.mark.parametrize("name", ["create_contact", "update_contact, flat", "create_deal", "update_deal"])
+@pytest.mark.parametrize(
+    ("name", "response"),
+    [(name, odd) for name in ("create_contact", "create_deal") for odd in (["x"], "ok", 7, True)]
+    + [(name, odd) for name in ("update_contact, flat", "update_deal") for odd in (["x"], False)],
+    ids=str,
+)
 def test_write_with_an_odd_response_has_an_unknown_outcome(name: str, response: Any) -> None:
     raised = failed(bench(Reply(200, response)), SIMPLE[name][0])
     assert isinstance(raised, e.CrmProtocolError)
     assert raised.outcome_known is False
     assert (raised.method, raised.path) != (None, None)
+
+
+@pytest.mark.parametrize("response", [True, "ok", 7], ids=str)
+def test_update_confirmed_by_a_json_scalar(response: Any) -> None:
+    assert bench(Reply(200, response)).client.send_update(EMAIL, attributes={"n": 1}) == {}
+    assert bench(Reply(200, response)).client.update_deal(DEAL, attributes={"n": 1}) == {}
 
 
 @pytest.mark.parametrize("response", [["x"], "ok", 7], ids=str)
@@ -717,6 +727,7 @@ def test_name_of_a_list(item: dict[str, Any], name: str | None) -> None:
         ({"segmentedListsIds": None}, []),
         ({}, []),
         ({"segmentedListsIds": "x"}, []),
+        ({"segmentedListsIds": [{"id": LIST, "name": "Trial"}, OTHER]}, [LIST, OTHER]),
     ],
 )
 def test_lists_of_a_contact(contact: dict[str, Any], ids: list[str]) -> None:

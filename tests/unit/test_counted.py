@@ -18,5 +18,5 @@ from crm_provider.values.counted import counted
         (3, ("address", "addresses"), "3 addresses"),
     ],
 )
-def test_a_number_with_its_noun(number: int, nouns: tuple[str, ...], words: str) -> None:
+def test_noun_has_the_plural_of_its_number(number: int, nouns: tuple[str, ...], words: str) -> None:
     assert counted(number, *nouns) == words

@@ -19,8 +19,15 @@ class Plain(Base):
 
 
 class Loading(Base):
-    def __init__(self, *, source: str, mode: str = "upsert", state_path: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, source: str, mode: str = "upsert", state_path: str | None = None, crm_conn_id: str = "", **kwargs: Any
+    ) -> None:
         """As a load of files."""
+
+
+class Extracting(Base):
+    def __init__(self, *, target: str, fields: Any = None, column_types: str = "text", **kwargs: Any) -> None:
+        """As an extract."""
 
 
 class Querying(Base):
@@ -60,18 +67,19 @@ def test_unknown_argument_is_reported_with_the_nearest_name(names: list[str], re
         (Operator, "rejects", " (did you mean 'rejects_path'?)"),
         (Loading, "file", " (did you mean 'source'?)"),
         (Loading, "path", " (did you mean 'source'?)"),
+        (Loading, "emails", " (did you mean 'source'?)"),
+        (Loading, "connection", " (did you mean 'crm_conn_id'?)"),
         (Loading, "upsert", " (did you mean 'mode'?)"),
         (Loading, "statepath", " (did you mean 'state_path'?)"),
         (Loading, "sql_query", " (the operators of crm_provider.transfers.sql_to_crm load the rows of a query)"),
+        (Extracting, "columns", " (did you mean 'fields'?)"),
         (Querying, "sql_query", " (did you mean 'sql'?)"),
         (Querying, "table", " (did you mean 'sql'?)"),
         (Querying, "retry", " (did you mean 'retries'?)"),
         (Querying, "zzz", ""),
     ],
 )
-def test_names_that_other_libraries_use_and_none_of_airflow_that_is_only_similar(
-    operator: type, name: str, hint: str
-) -> None:
+def test_hint_names_the_argument_that_the_author_means(operator: type, name: str, hint: str) -> None:
     with pytest.raises(TypeError) as refused:
         check_names(operator, [name])
     assert str(refused.value) == f"{operator.__name__} has no argument {name!r}{hint}"

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,10 +21,10 @@ from crm_provider.load.mapping import converters as values
 UUID = "123e4567-e89b-12d3-a456-426614174000"
 
 
-def refusal(check: Callable[..., Any], *arguments: Any) -> str:
+def refusal(check: Callable[..., Any], *arguments: Any, **limits: Any) -> str:
     """The message of a refusal."""
     with pytest.raises(CrmInvalidValueError) as raised:
-        check(*arguments)
+        check(*arguments, **limits)
     return raised.value.message
 
 
@@ -311,8 +311,43 @@ def test_non_number_is_refused_as_a_number() -> None:
         validation.email(float("nan"))  # type: ignore[arg-type]
 
 
-def test_a_switch_is_a_boolean_and_no_text_counts_as_one() -> None:
+def test_boolean_accepts_only_booleans() -> None:
     assert [validation.boolean(value, "on") for value in (True, False)] == [True, False]
     for value, kind in (("false", "of type str"), (0, "of type int"), (None, "None")):
         with pytest.raises(CrmInvalidValueError, match=rf"on must be True or False but is {kind}\.$"):
             validation.boolean(value, "on")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("{{ params.on }}", "of type str; templates are not rendered here"),
+        ("{% if params.on %}true{% endif %}", "of type str; templates are not rendered here"),
+        (SimpleNamespace(resolve=dict), "of type SimpleNamespace; the result of another task cannot be given here"),
+        ("yes", "of type str"),
+    ],
+)
+def test_switch_from_another_source_is_explained(value: Any, hint: str) -> None:
+    assert validation.not_boolean(value, "on") == f"on must be True or False but is {hint}"
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        ("10", "must be a whole number, 1 to 500, but is of type str"),
+        ("{{ params.n }}", "must be a whole number, 1 to 500, but is of type str; templates are not rendered here"),
+        (None, "must be a whole number, 1 to 500, but is None"),
+        (True, "must be a whole number, 1 to 500, but is of type bool"),
+        (1.5, "must be a whole number, 1 to 500, but is of type float"),
+        (0, "is 0; give 1 to 500"),
+        (501, "is 501; give 1 to 500"),
+    ],
+)
+def test_a_count_is_a_whole_number_within_its_limits(value: Any, wrong: str) -> None:
+    assert refusal(validation.count, value, "rows", most=500) == f"rows {wrong}"
+
+
+def test_a_count_without_an_upper_limit() -> None:
+    assert [validation.count(value, "rows") for value in (1, 10**9)] == [1, 10**9]
+    assert validation.count(0, "rows", least=0) == 0
+    assert refusal(validation.count, 0, "rows") == "rows is 0; give at least 1"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
+from crm_provider.client.pagination import LATER_PAGE_TRIES
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.policy import QUOTA_DELAY
 from crm_provider.triggers import cursor as cursor_module
@@ -24,6 +25,7 @@ from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW
 from crm_provider.waiting.changes import (
     LONGEST_BACK_OFF,
     MARKS_IN_A_CHUNK,
+    MOST_STALLED,
     SLOW,
     ErrorBackoff,
     Kind,
@@ -37,6 +39,8 @@ from crm_provider.waiting.changes import (
 )
 
 from .fakes import Bench, Reply, bench, logged
+
+pytestmark = pytest.mark.usefixtures("no_loop_logs")
 
 GROUP = "list-1"
 INTERVAL = 60.0
@@ -283,6 +287,7 @@ def test_deal_without_a_stage_ends_the_reading(stage: dict[str, Any]) -> None:
         reading.read(listing([{"id": "d-1", "stageId": "s-1"}, {"id": "d-2", **stage}]).client, never)
     assert str(raised.value).startswith("PROTOCOL on GET /deals: a deal of the listing has no stageId.")
     assert not reading.has_progressed, "the next attempt would leave out the rest of the page"
+    assert not reading.can_continue(error_of("SERVICE_UNAVAILABLE"))
 
 
 def test_stopped_reading_requests_no_more_pages() -> None:
@@ -310,6 +315,21 @@ def test_reading_continues_after_the_pages_before_an_error() -> None:
     assert list(reading.read(it.client, never)) == [f"c-{n}" for n in range(25)]
     assert progressed == [True, True, False]
     assert [call[-1] for call in it.http.sent] == list("011222")
+
+
+def test_outage_does_not_discard_the_pages_before_it() -> None:
+    """An attempt without a page says nothing against them, unless it ends with a permanent error."""
+    it = bench(page_of(0, 10, 25), *[BROKEN] * (MOST_STALLED + 2))
+    outage, permanent = error_of("SERVICE_UNAVAILABLE"), error_of("CONTACT_NOT_FOUND")
+    reading, after_an_outage, after_another = SnapshotReading("contacts"), [], []
+    assert not reading.can_continue(outage), "no page was read"
+    for _ in range(MOST_STALLED + 2):
+        with pytest.raises(e.CrmError):
+            reading.read(it.client, never)
+        after_an_outage.append(reading.can_continue(outage))
+        after_another.append(reading.can_continue(permanent))
+    assert after_an_outage == [True] * (MOST_STALLED + 1) + [False]
+    assert after_another == [True] + [False] * (MOST_STALLED + 1)
 
 
 def test_reading_notices_deletions_during_its_interruption() -> None:
@@ -349,17 +369,20 @@ class Snapshots:
 
 def test_watches_continue_an_unfinished_snapshot(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    it = bench(page_of(0, 10, 12), BROKEN, page_of(10, 12, 12), page_of(0, 2, 2))
+    outage = [Reply(503)] * LATER_PAGE_TRIES
+    it = bench(page_of(0, 10, 12), BROKEN, *outage, page_of(10, 12, 12), page_of(0, 2, 2))
     snapshots = Snapshots(it)
     assert not snapshots.shared.has_progressed("contacts")
     with pytest.raises(e.CrmError):
         snapshots.read(0)
     assert snapshots.shared.has_progressed("contacts")
     assert "Read 10 contacts before an error; the next attempt continues there." in caplog.text
-    assert len(snapshots.read(1e12)) == 12
+    with pytest.raises(e.CrmServiceUnavailableError):
+        snapshots.read(1e12)
     assert not snapshots.shared.has_progressed("contacts")
-    assert len(snapshots.read(2e12)) == 2, "a complete snapshot is not continued"
-    assert [call[-1] for call in it.http.sent] == list("0110")
+    assert len(snapshots.read(2e12)) == 12
+    assert len(snapshots.read(3e12)) == 2, "a complete snapshot is not continued"
+    assert [call[-1] for call in it.http.sent] == list("01" + "1" * LATER_PAGE_TRIES + "10")
 
 
 def test_unfinished_snapshot_of_another_account_is_not_continued() -> None:

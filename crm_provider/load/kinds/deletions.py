@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from crm_provider.client import validation
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import LoadOptions
@@ -45,9 +46,8 @@ class DeleteOptions(LoadOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        most = self.max_deletes
-        if type(most) is not int or most < 0:
-            raise SourceError(f"max_deletes must be a number of contacts but is {most!r}")
+        if wrong := validation.not_count(self.max_deletes, "max_deletes", least=0):
+            raise SourceError(wrong)
 
     @property
     def decisive(self) -> list[Any]:

@@ -76,7 +76,7 @@ class Kind:
         :raises SourceError: naming the argument, the problem and the fix
         """
         _check_switches(given)
-        known = {name: value for name, value in given.items() if not later(value)}
+        known = {name: value for name, value in given.items() if name in LIMITS or not later(value)}
         self.options_of(known).check()
         if "mapping" not in given or "mapping" in known:
             self.mapper_of(known)
@@ -92,6 +92,9 @@ class Kind:
 
 SWITCHES = ("full_refresh", "dry_run", "lowercase_email", "resubscribe", "every_spelling")
 """Arguments of loads that are True or False. None of them is a template field."""
+
+LIMITS = ("max_rejects", "max_deletes", "errors_in_a_row")
+"""Numbers that are not template fields either."""
 
 
 def _check_switches(given: Mapping[str, Any]) -> None:

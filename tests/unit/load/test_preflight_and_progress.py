@@ -54,7 +54,8 @@ from .fake_crm import FakeCrm, PlainMapper, Rows
         ({"max_rejects": "many"}, r"or a share such as"),
         ({"max_rejects": "101%"}, r"max_rejects='101%'"),
         ({"max_rejects": True}, r"max_rejects=True"),
-        ({"errors_in_a_row": 0}, r"errors_in_a_row must be at least 1"),
+        ({"errors_in_a_row": 0}, r"errors_in_a_row is 0; give at least 1"),
+        ({"errors_in_a_row": "10"}, r"errors_in_a_row must be a whole number, at least 1, but is of type str"),
     ],
 )
 def test_wrong_option_is_named(options: dict[str, Any], text: str) -> None:
@@ -208,7 +209,7 @@ def test_source_that_fails_leaves_nothing_open() -> None:
     class Broken(Rows):
         def rows(self) -> Iterator[Row]:
             yield Row(1, {"email": "a@x"})
-            raise SourceError("line 3 is no text")
+            raise SourceError("line 3 is not text")
 
     with pytest.raises(SourceError, match="line 3"):
         check(Broken([]), PlainMapper(), ContactOptions())

@@ -257,6 +257,13 @@ def test_field_value(name: str, value: Any) -> None:
     assert field_value(RECORD, name) == value
 
 
+def test_an_attribute_without_a_name_keeps_its_value() -> None:
+    record = {"attributes": {"": 1}}
+    assert flatten(record) == {"attributes.": 1}
+    assert field_value(record, "attributes.") == 1
+    assert field_value({"attributes_name": "Ada"}, "attributes_name.") is None
+
+
 def test_flatten() -> None:
     assert flatten(RECORD) == {
         "id": "c-1",
