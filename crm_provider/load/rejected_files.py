@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
@@ -9,6 +10,7 @@ from crm_provider.files.paths import AnyPath
 from crm_provider.load.rejects.file import NoRejects, RejectedRows, read_rejects
 from crm_provider.load.rows import NoSuchFile, Row
 from crm_provider.load.sources.files import expand_pattern
+from crm_provider.values.counted import counted
 
 
 class RejectedFiles:
@@ -72,6 +74,22 @@ def find_rejects(paths: Iterable[AnyPath]) -> list[AnyPath]:
         except NoSuchFile:
             continue
     return list({str(path): path for path in found}.values())
+
+
+def mapped_instead(paths: Iterable[AnyPath]) -> str:
+    """A hint if a path is missing and instances of a mapped task have written files of its name; else empty.
+
+    ``r.jsonl`` of a mapped load becomes ``r.0.jsonl``, ``r.1.jsonl``, ...
+    """
+    for path in paths:
+        start = path.name.removesuffix(path.suffix)
+        others = path.parent.glob(f"{glob.escape(start)}.*{glob.escape(path.suffix)}")
+        names = (other.name.removeprefix(f"{start}.").removesuffix(path.suffix) for other in others)
+        numbered = [name for name in names if name.isdecimal()]
+        if numbered and not path.exists():
+            files = counted(len(numbered), "file")
+            return f"a mapped load has written {files} of its own; give the pattern {start}.*{path.suffix}"
+    return ""
 
 
 def read_rejects_of(

@@ -13,7 +13,7 @@ from crm_provider.load.kinds.deals import DEALS
 from crm_provider.load.kinds.deletions import DELETIONS
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.fields import Empty
-from crm_provider.load.rejected_files import RejectedFiles, find_rejects, read_rejects_of
+from crm_provider.load.rejected_files import RejectedFiles, find_rejects, mapped_instead, read_rejects_of
 from crm_provider.load.rejects.file import NoRejects, RejectedRows
 from crm_provider.load.rows import SourceError, rows_text
 from crm_provider.observability.lineage import Lineage, lineage_of_files
@@ -322,6 +322,8 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
         try:
             self._rows = read_rejects_of(paths, retryable_only=self.only == "retryable", kind=self.kind.name)
         except NoRejects as nothing:
+            if hint := mapped_instead(given):
+                raise SourceError(f"rejects: {nothing}, but {hint}") from None
             skip(f"Nothing to send: {nothing}.", cause=nothing)
         return self._rows
 

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         sandbox = _sandbox(options).start()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OverflowError) as error:
         sys.stderr.write(f"crm_provider.sandbox: {_reason(error, options)}\n")
         return USAGE_ERROR
     sys.stdout.write(f"{_welcome(sandbox)}\n")

@@ -630,6 +630,19 @@ def test_retry_rejects_sends_the_rejected_rows(crm: Sandbox, run_dag: RunDag, tm
     assert [(row["mail"], row["first"], row["_original_row"]) for row in kept] == [("p4@example.com", "N4", "4")]
 
 
+@pytest.mark.usefixtures("crm")
+def test_resend_of_a_mapped_load_by_the_name_without_an_index_is_no_success(run_dag: RunDag, tmp_path: Path) -> None:
+    path = str(tmp_path / "out" / "r.jsonl")
+    with DAG("resend_mapped", schedule=None) as dag:
+        load = CrmLoadContactsOperator.partial(task_id="load", rejects_path=path, max_rejects="100%").expand(
+            source=[[{"email": "no address"}], [{"email": "nor this"}]]
+        )
+        load >> CrmRetryRejectsOperator(task_id="resend", rejects=path, only="all", mapping=MAPPING)
+    resend = run_dag(dag)["resend"]
+    assert resend.state == "failed"
+    assert "a mapped load has written 2 files of its own; give the pattern r.*.jsonl" in str(resend.error)
+
+
 def test_each_instance_of_a_mapped_load_has_its_own_files(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     """Three files with one bad row each. In a shared file each instance would remove the previous instance's row."""
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p[147]@example.com", count=3)

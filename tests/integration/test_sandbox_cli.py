@@ -120,6 +120,7 @@ def failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["--allowed-host", "http://a"], "not a host name"),
         (["--seed", "no-such-file.json"], "cannot be read"),
         (["--rate", "0"], "None for no limit"),
+        (["--port", "99999"], "port must be 0-65535"),
     ],
 )
 def test_invalid_argument_is_reported_in_one_line(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crm_provider.load.rejected_files import RejectedFiles, find_rejects, read_rejects_of
+from crm_provider.load.rejected_files import RejectedFiles, find_rejects, mapped_instead, read_rejects_of
 from crm_provider.load.rejects.file import NoRejects, RejectedRows, RejectsFile
 from crm_provider.load.rejects.formats import Reject
 
@@ -65,3 +65,19 @@ def test_pattern_finds_each_file_of_a_mapped_load_once(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = find_rejects([tmp_path / "r.*.jsonl", tmp_path / "r.1.jsonl", tmp_path / "no-*.jsonl"])
     assert [path.name for path in found] == ["r.0.jsonl", "r.1.jsonl", "r.10.jsonl"]
+
+
+def test_the_pattern_for_files_of_a_mapped_load_is_suggested(tmp_path: Path) -> None:
+    for name in ("r[1].0.jsonl", "r[1].10.jsonl", "r[1].x.jsonl", "r[1].1.jsonl.report.md", "r1.2.jsonl"):
+        (tmp_path / name).touch()
+    missing = tmp_path / "r[1].jsonl"
+    assert mapped_instead([tmp_path / "other.jsonl", missing]) == (
+        "a mapped load has written 2 files of its own; give the pattern r[1].*.jsonl"
+    )
+
+
+def test_no_pattern_is_suggested_for_files_that_are_there_or_are_not_of_a_mapped_load(tmp_path: Path) -> None:
+    for name in ("there.jsonl", "there.0.jsonl", "named.x.jsonl", "p.0.jsonl"):
+        (tmp_path / name).touch()
+    for name in ("there.jsonl", "named.jsonl", "p.*.jsonl", "no-folder/r.jsonl"):
+        assert mapped_instead([tmp_path / name]) == ""
