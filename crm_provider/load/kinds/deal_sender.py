@@ -17,7 +17,7 @@ from crm_provider.load.mapping.deal_mapper import Deal
 from crm_provider.load.rows import EarlierCreation, Outcome
 from crm_provider.load.workers import InFlightRow, SentRow
 
-ELSEWHERE = "The deal is in none of only_from_stages: it was left alone."
+ELSEWHERE = "The deal is in none of only_from_stages: it was not changed."
 
 
 class DealSender:

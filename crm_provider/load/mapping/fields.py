@@ -225,7 +225,7 @@ def _checked(target: Target, spec: Mapping[str, Any]) -> tuple[str, dict[str, An
     if target.section is Section.EMAIL and (
         soft := [name for name in ("empty", "default", "optional") if name in spec]
     ):
-        raise ValueError(f"every row needs an email of its own; leave out {', '.join(map(repr, soft))}")
+        raise ValueError(f"every row needs its own email; leave out {', '.join(map(repr, soft))}")
     if "empty" in spec and spec["empty"] not in EMPTIES:
         raise ValueError(unknown("empty", spec["empty"], EMPTIES))
     if "empty" in spec and "default" in spec:

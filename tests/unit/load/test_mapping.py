@@ -266,7 +266,7 @@ def test_malformed_mapping_is_refused(mapping: Any, message: str) -> None:
         ("name", {"constant": {"a": {1}}}, "'constant'['a'] is a value of type set; convert it"),
         ("name", {"constant": math.nan}, "'constant' is not a finite number"),
         ("email", {"constant": "a@b.c"}, "all rows would be one contact"),
-        ("email", {"column": "mail", "default": "a@b.c"}, "every row needs an email of its own; leave out 'default'"),
+        ("email", {"column": "mail", "default": "a@b.c"}, "every row needs its own email; leave out 'default'"),
         ("email", {"column": "mail", "empty": "skip", "optional": True}, "leave out 'empty', 'optional'"),
         ("email", {"column": "mail", "type": "text"}, "the contact's email has the type 'email', not 'text'"),
         ("email", {"column": "mail", "type": "email"}, None),
