@@ -97,7 +97,7 @@ _ALL = (
     ),
     Group(
         "hosts",
-        ("rate_limit/roster", "rate_limit/leases"),
+        ("rate_limit/roster", "rate_limit/leases", "rate_limit/offset"),
         (ROSTER, LEASES, f"{UNIT}/test_rate_limit_offset.py"),
         (f"{ROSTER}::test_any_json_is_a_plan",),
     ),

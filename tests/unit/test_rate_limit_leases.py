@@ -245,6 +245,13 @@ def test_refusal_moves_the_slots_of_a_host_whose_clock_is_wrong(host: Host) -> N
     assert host.lease().ahead == EPOCH + 86400.75
 
 
+def test_refusal_keeps_the_slots_of_a_host_whose_clock_may_be_right(host: Host) -> None:
+    host.store._jitter = lambda: 0.75
+    host.ask()
+    host.store.pause(0.0, 0.1, REAL)
+    assert host.lease().ahead == EPOCH
+
+
 @pytest.mark.parametrize(
     ("weight", "calls", "needs"),
     [

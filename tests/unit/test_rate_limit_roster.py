@@ -172,6 +172,8 @@ def test_change_holds_from_its_own_slot_on() -> None:
     assert (joins.next_slot("a", 0.0, 0.25), joins.next_slot("a", 6.3, 0.25)) == (6.5, 6.5)
     leaves = Roster({"a": Host(99.0, ((-9.0, LOAD), (0.25, 0)))}, 0.0)
     assert (leaves.next_slot("a", 0.0, 0.25), leaves.next_slot("a", 0.125, 0.25)) == (0.0, 0.125 + PERIOD)
+    one_of_two = Roster({**leaves.hosts, "b": Host(99.0, ((-9.0, LOAD),))}, 0.0)
+    assert one_of_two.next_slot("a", 0.125, 0.125) == 0.125 + PERIOD
 
 
 def test_early_host_waits_for_the_others_and_not_for_itself() -> None:
