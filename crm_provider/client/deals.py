@@ -86,7 +86,7 @@ class DealCalls(ListingCalls):
             undecided = undecided or is_dated or not (has_moved and differs)
         if undecided:
             raise e.CrmContactAssociatedWithADealError(
-                "Contact already associated with a deal in this pipeline; what the CRM shows of it does not tell "
+                "Contact already associated with a deal in this pipeline; the CRM does not show "
                 "whether an earlier attempt created it.",
                 method="POST",
                 path="/deals",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from crm_provider import errors as e
+from crm_provider.errors.exceptions import ADVICE
 
 if TYPE_CHECKING:
     from crm_provider.client.request import Call
@@ -47,7 +48,10 @@ def transport_error(
         error, text = _after_sending(broken, causes)
     else:
         error, text = _before_sending(broken, causes, environment, proxied=proxied, host=host)
-    return error(text, method=call.method, path=call.log_path, outcome_known=not (sent and call.is_write))
+    # A longer timeout would not help: connecting has its own limit.
+    own_advice = ADVICE[e.CrmConnectionError.type] if error is e.CrmTimeoutError and not sent else None
+    known = not (sent and call.is_write)
+    return error(text, method=call.method, path=call.log_path, outcome_known=known, own_advice=own_advice)
 
 
 Problem = tuple[type[e.CrmError], str]

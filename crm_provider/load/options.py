@@ -109,7 +109,7 @@ class ContactOptions(LoadOptions):
     modes: ClassVar[tuple[str, ...]] = get_args(Mode)
     plans: ClassVar[tuple[str, ...]] = get_args(PlanName)
     outcomes: ClassVar[tuple[Outcome, ...]] = WRITTEN
-    naive: ClassVar[str] = "creating each row and updating it on a conflict"
+    naive: ClassVar[str] = "a create-then-update loop"
 
     mode: str = "upsert"
     list_ids: tuple[str, ...] = ()

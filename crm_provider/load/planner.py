@@ -37,7 +37,7 @@ SAMPLE_LEAST, SAMPLE_MOST = 5, 50
 MIN_ROWS = int(SAMPLE_LEAST / SAMPLE_SHARE / 10)
 """Rows of the smallest load for which a sample pays off."""
 
-FEW_ROWS = f"fewer than {MIN_ROWS} rows, for which a sample does not pay off; calls at most"
+FEW_ROWS = f"fewer than {MIN_ROWS} rows, for which a sample does not pay off; it may take fewer calls"
 """Why a small load reads no sample."""
 
 SAMPLE_STEP = 10
@@ -166,15 +166,15 @@ def choose(
         return Plan("nothing", 0, "no rows are left to send"), Sample()
     most = most_calls(mode, rows, lists)
     if wanted in ("auto", "compare") and not may_compare:
-        why = "an earlier try was stopped while it read all contacts; calls at most"
+        why = "an earlier try was stopped while it read all contacts; it may take fewer calls"
         return Plan(order, most, why), Sample()
     if wanted == "compare":
         count = total()
         cost = most_calls(mode, rows, lists, compares=True) + pages_of(count or 0) + 1
-        why = f"as asked for; the CRM reports {_count(count)}, read ten with a call; calls at most"
+        why = f"requested by plan; the CRM reports {_count(count)}, read ten per call; it may take fewer calls"
         return Plan("compare", cost, why), Sample()
     if wanted != "auto":
-        return Plan(wanted, most, "as asked for; calls at most"), Sample()
+        return Plan(wanted, most, "requested by plan; it may take fewer calls"), Sample()
     return _cheapest(mode, rows, total, sample, lists=lists)
 
 
@@ -187,12 +187,14 @@ def _cheapest(
         return Plan(order, most, FEW_ROWS), Sample()
     count = total()
     if count is None:
-        return Plan(order, most + 1, "the CRM does not say how many contacts it has; calls at most"), Sample()
+        return Plan(order, most + 1, "the CRM does not say how many contacts it has; it may take fewer calls"), Sample()
     if count == 0:
         calls = most_calls("create", rows, lists) + 1
         return Plan(order, calls, "the CRM has no contacts yet, so every row is new"), Sample()
     if pages_of(count) >= math.ceil(calls_without_reading(mode, rows, 0.5, lists=lists)):
-        why = f"reading {_count(count)} takes {pages_of(count):,} calls, more than it could save; calls at most"
+        why = (
+            f"reading {_count(count)} takes {pages_of(count):,} calls, more than it could save; it may take fewer calls"
+        )
         return Plan(order, most + 1, why), Sample()
     costs = partial(_costs, mode, rows, count, lists)
     size = min(max(int(rows * SAMPLE_SHARE), SAMPLE_LEAST), SAMPLE_MOST)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
 from crm_provider.load.mapping.columns import NullWords, has_column, key_value
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import Duplicates, LoadOptions
 from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError, more_kinds, rows_text
 from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
@@ -156,13 +156,18 @@ def _staged(
     return Preflight(staged, counts, problems.as_data(), digest.as_text(), problems.places(), sum(counts.values()))
 
 
+_SENT_INSTEAD: Mapping[Duplicates, str] = {"last": "a later", "first": "an earlier", "reject": "another"}
+"""Which row is sent in place of a duplicate."""
+
+
 def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None:
     counts = preflight.counts
     log.info(
-        "Checked %s: %d row%s.\n%d to send, %d unchanged since the last load, %d left out for another row with the "
-        "same %s,\n%d suppressed, %d that cannot be sent.",
+        "Checked %s: %d row%s.\n%d to send, %d unchanged since the last load, %d skipped because %s row has the same "
+        "%s,\n%d suppressed, %d that cannot be sent.",
         name, preflight.rows, "s" * (preflight.rows != 1), counts[RowStatus.SEND], counts[RowStatus.SAME],
-        counts[RowStatus.DUPLICATE], options.shared, counts[RowStatus.SUPPRESSED], preflight.unsendable,
+        counts[RowStatus.DUPLICATE], _SENT_INSTEAD[options.duplicates], options.shared,
+        counts[RowStatus.SUPPRESSED], preflight.unsendable,
     )  # fmt: skip
     for text in preflight.problem_lines():
         log.warning("%s", text)

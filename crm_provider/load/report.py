@@ -306,8 +306,8 @@ def too_many_rejects(summary: Summary, options: LoadOptions) -> str | None:
     if rejected <= allowed:
         return None
     return (
-        f"{rejected:,} of {rows_text(summary.rows)} {'was' if rejected == 1 else 'were'} rejected, "
-        f"{f'at most {allowed:,}' if allowed else 'none'} allowed (max_rejects={options.max_rejects!r}). "
+        f"{rejected:,} of {rows_text(summary.rows)} {'was' if rejected == 1 else 'were'} rejected; "
+        f"max_rejects={options.max_rejects!r} allows {f'{allowed:,}' if allowed else 'none'}. "
         f"{_most_frequent(summary, rejected)}"
     )
 
@@ -372,10 +372,7 @@ def what_to_do(load: FinishedLoad) -> str:
     path = rejects_of(load)
     if path is None:
         return "Set rejects_path to keep the rejected rows and the reasons in a file."
-    return (
-        f"They are in {path}, each with the reason; correct what is wrong there, and send them with "
-        "CrmRetryRejectsOperator."
-    )
+    return f"The rejected rows and their reasons are in {path}. CrmRetryRejectsOperator sends them again."
 
 
 def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -> bool:
@@ -394,7 +391,7 @@ def _resend(path: AnyPath | None, code: str | None) -> str | None:
     if path is None:
         return None
     how = f"This DAG sends them:\n\n```python\n{code}\n```" if code else "`CrmRetryRejectsOperator` sends them."
-    return f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there. {how}"
+    return f"They are in `{path}`, as they were given, each with its reason. Correct the rows in the file. {how}"
 
 
 def _short(text: str) -> str:
@@ -432,8 +429,8 @@ def _calls(summary: Summary, naive: str) -> Iterator[Sequence[object]]:
     yield "Plan", f"`{summary.plan}`: {summary.plan_why}"
     yield "Planned", f"{calls_text(summary.plan_calls)}, {duration(summary.plan_seconds)}"
     yield "Made", f"{calls_text(summary.calls)} in {duration(summary.seconds)}, {summary.budget_used:.0%} of the budget"
-    yield "Saved", f"{calls_text(summary.calls_saved)}, against {naive}"
-    yield "Refused for the rate", calls_text(summary.throttled)
+    yield "Saved", f"{calls_text(summary.calls_saved)}, compared with {naive}"
+    yield "Refused by the rate limit", calls_text(summary.throttled)
     if summary.resumed_at:
         yield "Resumed", f"the last try went on after {rows_text(summary.resumed_at)}"
 

@@ -120,7 +120,7 @@ def _entry(entry: object, where: str) -> bytes:
         except NotOneAddress as wrong:
             problem = wrong.kind
     else:
-        problem = "is empty" if entry is None else "is no text"
+        problem = "is empty" if entry is None else "is not text"
     raise SourceError(
         f"{where} of the suppression list {problem}. Each entry must be one email address or one SHA-256 hash "
         "(64 hex digits); correct it or take it out, then run again"

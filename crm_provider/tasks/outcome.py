@@ -370,8 +370,8 @@ def _reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
 
 def _retry_remark(retries_left: int) -> str:
     if retries_left:
-        return f"Worth a retry: the task has {retries_left} left"
-    return "Worth a retry, but the task has none left (set retries=)"
+        return "1 retry left" if retries_left == 1 else f"{retries_left} retries left"
+    return "No retries left (set retries=)"
 
 
 def _remark(error: e.CrmError, text: str) -> None:

@@ -6,7 +6,7 @@ response, and the DAG must not create the contact twice::
     from crm_provider.testing import assert_dag_ends, assert_no_duplicates, assert_rate_kept
     from dags.leads import dag
 
-    def test_a_lost_answer(crm_sandbox, crm_connection):
+    def test_a_lost_response(crm_sandbox, crm_connection):
         lost = {"effect": "lost", "method": "POST", "path": "/contacts", "count": 1}
         assert_dag_ends(dag, {"upsert": "success"}, sandbox=crm_sandbox, fault=lost)
         assert_no_duplicates(crm_sandbox)

@@ -187,7 +187,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         with self._opened(mark) as table:
             if not table.columns() and not self.create_table:
                 raise e.CrmInvalidValueError(
-                    f"the database has no table {self.table}; create it, or let the task do it with create_table=True"
+                    f"the database has no table {self.table}; create it, or set create_table=True"
                 )
 
     def _opened(self, mark: str) -> SqlTable:
@@ -264,7 +264,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
             names = ", ".join(repr(column.name) for column in missing[:5])
             raise e.CrmInvalidValueError(
                 f"the table {self.table} lacks columns ({len(missing)}): {names}; add them, choose others with "
-                "columns=, or let the task add them with create_table=True"
+                "columns=, or set create_table=True"
             )
         if not existing:
             table.create(columns)

@@ -40,6 +40,7 @@ class SharedConnection:
         self._hook = CrmHook(crm_conn_id)
         self._client: CrmClient | None = None
         self._unread = 0
+        self._lock = asyncio.Lock()
 
     @classmethod
     def shared(cls, crm_conn_id: str) -> SharedConnection:
@@ -57,11 +58,13 @@ class SharedConnection:
             self._unread += 1
             if self._client is None or self._unread > UNREAD_IN_A_ROW:
                 raise
-            log.warning("The connection cannot be read; using its last known settings: %s", unread)
+            text = "The connection cannot be read; using its last known settings: %s"
+            await asyncio.to_thread(log.warning, text, unread)
             return self._client
         self._unread = 0
-        if self._client is None or self._client.settings != settings:
-            self._client = self._new_client(settings)
+        async with self._lock:
+            if self._client is None or self._client.settings != settings:
+                self._client = await asyncio.to_thread(self._new_client, settings)
         return self._client
 
     def _new_client(self, settings: Settings) -> CrmClient:
@@ -132,11 +135,12 @@ class SharedSnapshots:
         except e.CrmError as error:
             if reading.can_continue(error):
                 self._unfinished[kind] = (client, reading)
-                log.info("Read %d %s before an error; the next attempt continues there.", len(reading.found), kind)
+                text = "Read %d %s before an error; the next attempt continues there."
+                await asyncio.to_thread(log.info, text, len(reading.found), kind)
             return _TimedSnapshot(started, error=error, has_progressed=reading.has_progressed)
         finally:
             stop.set()  # if the trigger was cancelled, its thread still reads
-        log.info("Read %d %s in %.1f s.", len(snapshot), kind, self._clock() - started)
+        await asyncio.to_thread(log.info, "Read %d %s in %.1f s.", len(snapshot), kind, self._clock() - started)
         return _TimedSnapshot(started, snapshot)
 
     def _continued(self, kind: Kind, client: CrmClient) -> SnapshotReading | None:

@@ -69,27 +69,27 @@ class _WatchTrigger(BaseEventTrigger):
         """Yield events with newcomers for as long as the asset is watched."""
         cursor = Cursor(asset_stores(self), f"crm_{self.group_name}_{self.group.lower()}")
         if not cursor.persistent:
-            log.info(
-                "%s: no state store before Airflow 3.3: a restart of the triggerer begins with a new baseline.",
-                self._watch,
-            )
+            text = "%s: no state store before Airflow 3.3: a restart of the triggerer begins with a new baseline."
+            await asyncio.to_thread(log.info, text, self._watch)
         backoff, snapshots = ErrorBackoff(self._watch, self.poke_interval), SharedSnapshots.of(self.crm_conn_id)
         moment = self._grid(time.monotonic())
         while True:
             try:
                 seen = await cursor.load()
                 snapshot = await snapshots.since(self.kind, moment)
-                backoff.record_success()
+                await asyncio.to_thread(backoff.record_success)
                 if await cursor.overtaken():  # this triggerer was frozen or disconnected meanwhile
-                    log.info("%s: another triggerer has taken over; this snapshot is ignored.", self._watch)
+                    text = "%s: another triggerer has taken over; this snapshot is ignored."
+                    await asyncio.to_thread(log.info, text, self._watch)
                 else:
                     async for event in self._newcomers(cursor, seen, snapshot):
                         yield event
                 delay = 0.0
             except e.CrmError as error:
-                delay = backoff.record_error(error, has_progressed=snapshots.has_progressed(self.kind))
+                progressed = snapshots.has_progressed(self.kind)
+                delay = await asyncio.to_thread(backoff.record_error, error, has_progressed=progressed)
             except AirflowRuntimeError as error:  # no connection or no state store: never a reason for a new baseline
-                log.warning("%s: Airflow did not respond; retrying: %s", self._watch, error)
+                await asyncio.to_thread(log.warning, "%s: Airflow did not respond; retrying: %s", self._watch, error)
                 delay = self.poke_interval
             moment = self._grid(time.monotonic() + delay) + self.poke_interval
             await asyncio.sleep(max(moment - time.monotonic(), 0.0))
@@ -98,7 +98,7 @@ class _WatchTrigger(BaseEventTrigger):
         group, include = self.group.lower(), self.include_existing
         change = await asyncio.to_thread(compare, seen, snapshot, group, include_existing=include)
         if seen is None:
-            self._log_baseline(change)
+            await asyncio.to_thread(self._log_baseline, change)
         delivered: SeenIds = seen or {}
         for start in range(0, len(change.arrived), self.max_per_event):
             part = change.arrived[start : start + self.max_per_event]

@@ -156,6 +156,8 @@ def _lists(client: CrmClient) -> Iterator[Record]:
 
 
 log = logging.getLogger(__name__)
+"""Never used in the event loop. A triggerer's parent process reads the log lines of its triggers, except while it sends
+them something. If the pipe of the lines is full then, a line that is written in the event loop stops both forever."""
 
 OFFSET = random.uniform(0.0, 60.0)  # noqa: S311 - not a secret
 """Seconds by which this process shifts the time grid of its rounds, so that two triggerers do not start their rounds of
@@ -311,8 +313,15 @@ class Poller:
         interval = min(waiter.interval for waiter in due)
         await asyncio.to_thread(self._check_all, due, lookup, start, loop)
         self._space_out(lookup.failure, interval, start)
-        seconds = self._clock() - start.started
-        log.info("Conditions checked: %d, in %.1f s. Still waiting: %d.", len(due), seconds, len(self._waiters))
+        await asyncio.to_thread(self._log_round, len(due), self._clock() - start.started, lookup.failure)
+
+    def _log_round(self, due: int, seconds: float, failure: e.CrmError | None) -> None:
+        """Log the result of a round, in a thread: see :data:`log`."""
+        if failure is not None:
+            log.warning(
+                "All calls failed. Rounds in a row: %d. The next round starts later. %s", self._failed_rounds, failure
+            )
+        log.info("Conditions checked: %d, in %.1f s. Still waiting: %d.", due, seconds, len(self._waiters))
 
     def _check_all(
         self, due: list[Waiter], lookup: CachedLookup, start: _RoundStart, loop: asyncio.AbstractEventLoop
@@ -338,11 +347,6 @@ class Poller:
             return
         self._not_before = next_check(
             failure, self._failed_rounds, self._clock(), interval=interval, jitter=start.jitter
-        )
-        log.warning(
-            "All calls failed. Rounds in a row: %d. The next round starts later. %s",
-            self._failed_rounds,
-            failure,
         )
         for waiter in self._waiters.values():
             waiter.due = max(waiter.due, self._next_due(waiter, start.started))

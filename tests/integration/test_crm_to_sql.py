@@ -151,7 +151,10 @@ def test_retry_after_a_database_error_reuses_the_pages(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"table": "absent", "mode": "replace"}, "the database has no table absent; create it, or let the task do it"),
+        (
+            {"table": "absent", "mode": "replace"},
+            "the database has no table absent; create it, or set create_table=True",
+        ),
         ({"table": "bare", "mode": "merge"}, r"the table bare lacks columns \(\d+\): 'email', "),
         (
             {"table": "sales.bare", "mode": "merge"},

@@ -24,6 +24,8 @@ from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 
+pytestmark = pytest.mark.usefixtures("no_loop_logs")
+
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]
 Waits = dict[str, list[float]]

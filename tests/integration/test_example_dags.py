@@ -180,7 +180,7 @@ def test_example_load_sends_nothing_the_second_time(
     ("changed", "state", "subject", "says"),
     [
         ({}, "success", "succeeded with rejects", "1 INVALID_VALUE"),
-        ({"max_rejects": 0}, "failed", "failed", "1 of 7 rows was rejected, none allowed"),
+        ({"max_rejects": 0}, "failed", "failed", "1 of 7 rows was rejected; max_rejects=0 allows none"),
         ({"crm_conn_id": "crm_missing"}, "failed", "failed", "Airflow has no connection &#39;crm_missing&#39;"),
         ({"source": [{"E-mail": "ada@example.com", "Nome": "Ada", "Empresa": "Engines"}]}, "success", None, ""),
     ],

@@ -164,7 +164,7 @@ def test_load_with_all_files_in_an_object_store(crm: Sandbox, run_dag: RunDag, t
     assert counts(run["load"].result) == {"created": 8, "rejected": 1}
     assert run["load"].result["resumed_at"] >= 1
     assert run["load"].result["rejects_path"] == f"{folder}/rejects.jsonl"
-    assert "1 of 9 rows was rejected.\nWhat to do:  They are in" in run["load"].log
+    assert "1 of 9 rows was rejected.\nWhat to do:  The rejected rows and their reasons are in" in run["load"].log
     assert counts(run["resend"].result) == {"created": 1}
     assert names_in(crm) == loaded(rows(9))
     left = {path.name for path in folder.iterdir()}

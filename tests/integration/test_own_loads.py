@@ -95,7 +95,7 @@ def no_file() -> Any:
 @pytest.mark.parametrize(
     ("load", "states", "message"),
     [
-        (too_many, ["failed"], "1 of 1 row was rejected, none allowed"),
+        (too_many, ["failed"], "1 of 1 row was rejected; max_rejects=0 allows none"),
         (no_source, ["failed"], "mode='upsrt' is unknown; did you mean 'upsert'?"),
         (no_file, ["up_for_retry", "failed"], "there is no file /no/such/file.csv"),
     ],

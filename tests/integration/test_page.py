@@ -117,7 +117,7 @@ def test_page_shows_the_results_of_a_load(users: Users, loads: Any) -> None:
     for expected in (
         "INVALID_INPUT", "send a valid body with all required fields", 'href="/airflow/dags/page_bad/runs/',
         "rejects&amp;co.jsonl", "CrmRetryRejectsOperator(", "2 of 4 rows were rejected", "is not a valid email address",
-        "neither the task nor the site had a line of its own", "What it does",
+        "apply: neither the task nor the site sets an action for an error.", "What it does",
     ):  # fmt: skip
         assert expected in text, expected
     assert "@example.com" not in text, "the page contains no row value"

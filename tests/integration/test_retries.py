@@ -56,7 +56,7 @@ def test_reschedules_of_a_try_are_limited(crm: Sandbox, run_task: RunTask, waits
     assert task.states == [*["up_for_reschedule"] * 4, "up_for_retry", *["up_for_reschedule"] * 4, "failed"]
     assert task.try_number == 2
     assert isinstance(task.error, CrmLimitExceededError)
-    assert "the task has none left" in str(task.error)
+    assert "No retries left" in str(task.error)
 
 
 # -- retries ------------------------------------------------------------------------------------------------
@@ -85,8 +85,8 @@ def test_success_after_retries_removes_the_error_xcom(crm: Sandbox, run_task: Ru
     assert task.states == ["up_for_retry", "up_for_retry", "success"]
     assert task.result == {"id": ids.contact_id("ada@example.com"), "outcome": "updated"}
     assert "crm_error" not in task.xcoms
-    assert "Worth a retry: the task has 2 left" in task.log
-    assert "Worth a retry: the task has 1 left" in task.log
+    assert "2 retries left" in task.log
+    assert "1 retry left" in task.log
 
 
 # -- second tries -------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from crm_provider.sandbox.ids import contact_id, deal_id, list_id, pipeline_id, 
 from crm_provider.triggers import cursor, watch
 from crm_provider.triggers.watch import CrmDealStageTrigger, CrmListJoinedTrigger
 
+pytestmark = pytest.mark.usefixtures("no_loop_logs")
+
 if TYPE_CHECKING:
     from airflow.triggers.base import BaseEventTrigger
 

@@ -97,12 +97,12 @@ def test_skip() -> None:
 @pytest.mark.parametrize(
     ("tries", "says"),
     [
-        ((1, 3), "Worth a retry: the task has 3 left"),
-        ((3, 3), "Worth a retry: the task has 1 left"),
-        ((4, 3), "Worth a retry, but the task has none left (set retries=)"),
-        ((5, 3), "Worth a retry, but the task has none left (set retries=)"),
-        ((1, 0), "Worth a retry, but the task has none left (set retries=)"),
-        ((1, None), "Worth a retry, but the task has none left (set retries=)"),
+        ((1, 3), "3 retries left"),
+        ((3, 3), "1 retry left"),
+        ((4, 3), "No retries left (set retries=)"),
+        ((5, 3), "No retries left (set retries=)"),
+        ((1, 0), "No retries left (set retries=)"),
+        ((1, None), "No retries left (set retries=)"),
     ],
 )
 def test_retry_raises_the_typed_error_and_reports_the_remaining_tries(tries: tuple[int, int | None], says: str) -> None:
@@ -116,7 +116,7 @@ def test_remark_is_added_to_earlier_remarks() -> None:
     error = e.CrmInternalServerError("An unexpected error occurred.", status=500)
     error.remark = "Tried 3 times in 10 s."
     ended(error, Action.RETRY)
-    assert error.remark == "Tried 3 times in 10 s. Worth a retry, but the task has none left (set retries=)"
+    assert error.remark == "Tried 3 times in 10 s. No retries left (set retries=)"
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_longer_delay_of_task_and_server_wins(
 
 ENDED = {
     Action.SKIP: ("INFO", "skipped"),
-    Action.RETRY: ("WARNING", "this try failed. Worth a retry: the task has 1 left"),
+    Action.RETRY: ("WARNING", "this try failed. 1 retry left"),
     Action.FAIL: ("ERROR", "failed; not retried, because a retry would fail in the same way"),
 }
 

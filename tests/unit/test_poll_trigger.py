@@ -28,6 +28,8 @@ from crm_provider.waiting.conditions import Condition, InList, ListExists
 from crm_provider.waiting.poller import CachedLookup, WaitResult
 from crm_provider.waiting.registry import LoopRegistry
 
+pytestmark = pytest.mark.usefixtures("no_loop_logs")
+
 
 def trigger(**changes: Any) -> CrmPollTrigger:
     arguments: dict[str, Any] = {

@@ -27,6 +27,8 @@ from crm_provider.waiting.poller import LAST_CHECK, MAX_FAILURES, CachedLookup, 
 
 from .reference import OUTCOMES
 
+pytestmark = pytest.mark.usefixtures("no_loop_logs")
+
 START = 6_000_010.0
 """Ten seconds after a point of every grid used here."""
 

@@ -48,7 +48,7 @@ def test_the_offset_is_known_after_a_response() -> None:
         (SEEN, 11.0, 10.5),
         (Offset(10.5, 10.0, 10.0 + CLEAR + 0.06, 0.05), OWN, 10.04),
         (Offset(10.1, 10.0, 10.0 + CLEAR + 0.04, 0.05), OWN, 10.1),
-        (Offset(10.5, 10.0, 11.0, 1.0), OWN, 10.5),
+        (Offset(10.5, 10.0, 11.0, 1.0 - CLEAR), OWN, 10.5),
         (Offset(7.0), OWN, 11.75),
     ],
     ids=[

@@ -41,6 +41,18 @@ def test_reported_error(broken: Exception, sent: bool, type_: str, text: str | N
     assert (error.method, error.path) == (call.method, "/contacts")
 
 
+@pytest.mark.parametrize(
+    ("sent", "advice"),
+    [
+        (False, "check the network, the proxy and the base URL from the worker"),
+        (True, "try again later, or raise the timeout in the connection's extra"),
+    ],
+)
+def test_advice_for_a_timeout_depends_on_whether_anything_was_sent(sent: bool, advice: str) -> None:
+    error = transport_errors.transport_error(r.ConnectTimeout("x"), GET, sent=sent, proxied=False)
+    assert (error.type, error.suggested_action) == ("TIMEOUT", advice)
+
+
 def test_invalid_chunk_sizes_are_refused() -> None:
     def pieces(size: int, *, decode_content: bool) -> Iterator[bytes]:
         yield b"{"

@@ -40,6 +40,8 @@ from crm_provider.waiting.changes import (
 
 from .fakes import Bench, Reply, bench, logged
 
+pytestmark = pytest.mark.usefixtures("no_loop_logs")
+
 GROUP = "list-1"
 INTERVAL = 60.0
 

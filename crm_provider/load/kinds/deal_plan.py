@@ -90,9 +90,9 @@ def choose_for_deals(
     if rows.must_read is not None:
         return _compare(rows, total(), rows.must_read)
     if not may_compare:
-        return Plan(rows.mode, rows.most, "an earlier try was stopped while it read all deals; calls at most")
+        return Plan(rows.mode, rows.most, "an earlier try was stopped while it read all deals; it may take fewer calls")
     if wanted == "compare":
-        return _compare(rows, total(), "as asked for")
+        return _compare(rows, total(), "requested by plan")
     if rows.mode == "create" or rows.count < MIN_ROWS:
         return Plan(rows.mode, rows.most, "each row is one call" if rows.mode == "create" else FEW_ROWS)
     return _cheapest_for_deals(rows, total(), sample)
@@ -100,14 +100,16 @@ def choose_for_deals(
 
 def _compare(rows: DealRows, total: int | None, why: str) -> Plan:
     calls = rows.most + pages_of(total or 0) + 1
-    return Plan("compare", calls, f"{why}; the CRM reports {_deals(total)}, read ten with a call; calls at most")
+    return Plan("compare", calls, f"{why}; the CRM reports {_deals(total)}, read ten per call; it may take fewer calls")
 
 
 def _cheapest_for_deals(rows: DealRows, total: int | None, sample: Callable[[int], Sample]) -> Plan:
     if total is None:
-        return Plan(rows.mode, rows.most + 1, "the CRM does not say how many deals it has; calls at most")
+        return Plan(rows.mode, rows.most + 1, "the CRM does not say how many deals it has; it may take fewer calls")
     if pages_of(total) >= rows.count:
-        why = f"reading {_deals(total)} takes {pages_of(total):,} calls, more than it could save; calls at most"
+        why = (
+            f"reading {_deals(total)} takes {pages_of(total):,} calls, more than it could save; it may take fewer calls"
+        )
         return Plan(rows.mode, rows.most + 1, why)
     size = min(max(int(rows.count * SAMPLE_SHARE), SAMPLE_LEAST), SAMPLE_MOST)
     found = Sample()

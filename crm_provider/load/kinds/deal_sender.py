@@ -149,7 +149,7 @@ class DealSender:
             undecided = True
         if undecided:
             raise e.CrmContactAssociatedWithADealError(
-                "Contact already associated with a deal in this pipeline; nothing the CRM shows of it tells whether "
+                "Contact already associated with a deal in this pipeline; the CRM does not show whether "
                 "an earlier attempt created it.",
                 method="POST",
                 path="/deals",

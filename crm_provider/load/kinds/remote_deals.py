@@ -187,8 +187,9 @@ class RemoteDeals(RemoteRecords):
 
     def _id_in_rows(self, deal: Deal) -> str | None:
         """The id of the deal of a contact in a pipeline, if a row has this id; in lower case."""
-        contact_id = deal.contact_id or self._known_contact(deal.contact_email or "")
-        found = [] if contact_id is None else self.cache.of(contact_id, deal.pipeline_id or "")
+        email, pipeline_id = deal.contact_email, deal.pipeline_id
+        contact_id = deal.contact_id if email is None else self._known_contact(email)
+        found = [] if contact_id is None or pipeline_id is None else self.cache.of(contact_id, pipeline_id)
         id_ = found[0].id.lower() if len(found) == 1 else None
         return id_ if id_ is not None and self._staged.has(id_) else None
 
@@ -212,8 +213,8 @@ class RemoteDeals(RemoteRecords):
         :param asked: keys of those that are being looked up; a new one is added
         """
         for deal in self._unnamed():
-            email = "" if deal.contact_id else deal.contact_email or ""
-            if email and key_of(email) not in asked and self.contacts.get(email) is None:
+            email = deal.contact_email
+            if email is not None and key_of(email) not in asked and self.contacts.get(email) is None:
                 asked.add(key_of(email))
                 yield email
 

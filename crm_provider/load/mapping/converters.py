@@ -80,7 +80,7 @@ def number(*, decimal: str = ".", thousands: str = "") -> Conversion:
         if thousands == " ":
             written = written.replace("\u00a0", " ").replace("\u202f", " ")  # the spaces that spreadsheets put there
         if len(written) > MAX_DIGITS or not form.fullmatch(written):
-            raise ConversionError("no number", fix)
+            raise ConversionError("not a number", fix)
         if thousands:
             written = written.replace(thousands, "")
         return written.replace(decimal, ".").removeprefix("+")
@@ -95,7 +95,7 @@ def integer(*, decimal: str = ".", thousands: str = "") -> Conversion:
     def convert(value: Any) -> int:
         whole, _, fraction = as_number(value).partition(".")
         if fraction.strip("0"):
-            raise ConversionError("no whole number", "correct it, or give it the type number")
+            raise ConversionError("not a whole number", "correct it, or give it the type number")
         return whole_number(int(whole) if whole not in ("", "-") else 0)
 
     return convert
@@ -104,7 +104,7 @@ def integer(*, decimal: str = ".", thousands: str = "") -> Conversion:
 def digits(value: Any) -> str:
     """The digits of a number, without an exponent; of a float, the fewest that give the same float."""
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-        raise ConversionError("no number", "give a number, or a text with its digits")
+        raise ConversionError("not a number", "give a number, or a text with its digits")
     if isinstance(value, int):
         return str(whole_number(int(value)))
     if isinstance(value, Decimal):
@@ -205,7 +205,7 @@ def as_json(value: Any) -> Any:
             value = json.loads(value, parse_float=_exact_float, parse_constant=_no_constant)
         except (ValueError, RecursionError):  # Python also refuses whole numbers of thousands of digits
             raise ConversionError(
-                "no JSON", 'correct it; a plain text needs quotes ("..."), or the type text'
+                "not valid JSON", 'correct it; a plain text needs quotes ("..."), or the type text'
             ) from None
     return json_safe(value)
 
@@ -217,4 +217,4 @@ def _exact_float(written: str) -> float | str:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")

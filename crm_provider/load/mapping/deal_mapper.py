@@ -314,7 +314,7 @@ def _inexact(attributes: Mapping[str, Any]) -> Iterator[Problem]:
     amount, closing = attributes.get("pb_amount"), attributes.get("pb_closingDate")
     if isinstance(amount, (float, bool, list, dict)):
         fix = "give the digits as text, a decimal or a whole number, or use the type number"
-        what = "a float, which cannot hold every decimal exactly" if isinstance(amount, float) else "no amount"
+        what = "a float, which cannot hold every decimal exactly" if isinstance(amount, float) else "not an amount"
         yield Problem("pb_amount", "", what, fix)
     if isinstance(closing, str) and _NO_ZONE.fullmatch(closing):
         fix = "give it the type datetime with a timezone"

@@ -184,7 +184,7 @@ def nested_field(target: Target, column: str) -> Field:
     def read(row: Mapping[str, Any]) -> Any:
         value = row.get(column)
         if not is_empty(value) and (value or not isinstance(value, Mapping)):
-            raise ConversionError("no nested value", "give the load a mapping")
+            raise ConversionError("not a nested value", "give the load a mapping")
         return LEFT_OUT
 
     return Field(target, column, True, read, {"column": column})

@@ -32,7 +32,7 @@ def day(*, format: str | None = None) -> Conversion:  # noqa: A002 - the option'
     :param format: how a text is written, as for ``datetime.strptime``; by default ISO 8601
     :raises ValueError: if the format does not hold day, month and year
     """
-    read = _reader(format, "no date")
+    read = _reader(format, "not a valid date")
 
     def convert(value: Any) -> str:
         if isinstance(value, str):
@@ -40,7 +40,7 @@ def day(*, format: str | None = None) -> Conversion:  # noqa: A002 - the option'
         if isinstance(value, datetime):
             value = value.date()
         if not isinstance(value, date):
-            raise ConversionError("no date", _FIX)
+            raise ConversionError("not a valid date", _FIX)
         return value.isoformat()
 
     return convert
@@ -53,7 +53,7 @@ def moment(*, format: str | None = None, zone: str | None = None) -> Conversion:
     :param zone: the time zone of times that have none; without it such a time is refused
     :raises ValueError: if the format does not hold a whole date, or the zone is unknown
     """
-    read, default_zone = _reader(format, "no date and time"), None if zone is None else _zone(zone)
+    read, default_zone = _reader(format, "not a valid date and time"), None if zone is None else _zone(zone)
 
     def convert(value: Any) -> str:
         if isinstance(value, str):
@@ -61,7 +61,7 @@ def moment(*, format: str | None = None, zone: str | None = None) -> Conversion:
         if isinstance(value, date) and not isinstance(value, datetime):
             value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - it gets the zone below
         if not isinstance(value, datetime):
-            raise ConversionError("no date and time", _FIX)
+            raise ConversionError("not a valid date and time", _FIX)
         if value.tzinfo is None:
             if default_zone is None:
                 raise ConversionError(
@@ -157,9 +157,9 @@ def phone(*, region: str | None = None) -> Conversion:
                 raise ConversionError(
                     "a phone number without country code", "write it with +, or name the region"
                 ) from None
-            raise ConversionError("no phone number", "correct it: one number, with its area code") from None
+            raise ConversionError("not a phone number", "correct it: one number, with its area code") from None
         if not library.is_valid_number(found):
-            raise ConversionError("no valid phone number", "correct it: country code, area code and number must fit")
+            raise ConversionError("not a valid phone number", "correct it: country code, area code and number must fit")
         if found.extension:
             raise ConversionError(
                 "a phone number with an extension", "E.164 has no place for it; remove it in the source"

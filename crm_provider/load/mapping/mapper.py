@@ -283,7 +283,7 @@ def _checked(mapping: Any, defaults: Defaults) -> tuple[Field, ...]:
     if EMAIL not in names:
         close = nearest(EMAIL, [str(name) for name in mapping])
         fix = f"did you mean it with {close!r}? Add" if close else "add"
-        raise SourceError(f"mapping has no 'email', which tells contacts apart; {fix} 'email': '<column>'")
+        raise SourceError(f"mapping has no 'email', which identifies a contact; {fix} 'email': '<column>'")
     return tuple(field_of(name, spec, defaults) for name, spec in mapping.items())
 
 

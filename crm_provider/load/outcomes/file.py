@@ -113,7 +113,7 @@ class OutcomesFile(RowLines):
             is_own = self._table_rows() is not None or not self.path.exists()
         if not is_own:
             raise SourceError(
-                f"{self.path.name} would be overwritten, but it is no outcomes file; remove it, or give another "
+                f"{self.path.name} would be overwritten, but it is not an outcomes file; remove it, or give another "
                 "outcomes path"
             )
 

@@ -132,7 +132,7 @@ class CsvOutcomes:
 def _number_in(pattern: re.Pattern[str], line: str) -> int:
     found = pattern.fullmatch(line)
     if found is None:
-        raise ValueError("it is no line of an outcomes file")
+        raise ValueError("it is not a line of an outcomes file")
     return int(found[1])
 
 

@@ -80,8 +80,8 @@ class RejectsFile(RowLines):
         """
         if not self._journal.begins_like(self._lines.begin):
             raise SourceError(
-                f"{self.path.name} would be overwritten, but it is no rejects file in this format; remove it, or give "
-                "another rejects path"
+                f"{self.path.name} would be overwritten, but it is not a rejects file in this format; remove it, or "
+                "give another rejects path"
             )
 
     def number_reader(self) -> ReadNumber:

@@ -136,9 +136,9 @@ class JsonLines:
         try:
             found = json_value(line)
         except (ValueError, RecursionError):
-            raise ValueError("it is no whole JSON object") from None
+            raise ValueError("it is not a complete JSON object") from None
         if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         _check(found, {"row": int, "values": dict, "type": str, "retryable": bool})
         texts = {name: str(found.get(name) or "") for name in ("message", "suggested_action")}
         request_id, original = found.get("request_id"), found.get("original_row")
@@ -210,7 +210,7 @@ class CsvLines:
         given = dict(zip(columns, texts, strict=False))
         type_, message, action, request_id, original, notes = texts[len(columns) :]
         if not number.strip().isdecimal() or retryable not in ("yes", "no"):
-            raise ValueError("its _row is no number, or its _retryable is not yes or no")
+            raise ValueError("its _row is not a number, or its _retryable is not yes or no")
         values, made, marks = _restored(given, notes)
         return Reject(
             int(number), values, type_, message, action, request_id or None,
@@ -284,7 +284,7 @@ def _cells(line: str) -> list[str]:
     try:
         return next(csv.reader([line], strict=True), [""])
     except csv.Error:
-        raise ValueError("it is no line of CSV") from None
+        raise ValueError("it is not a CSV record") from None
     finally:
         csv.field_size_limit(limit)  # it applies to the whole process
 

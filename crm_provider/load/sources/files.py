@@ -127,7 +127,8 @@ def format_of(path: AnyPath) -> str:
     known = ", ".join(f".{name}" for name in FORMATS)
     refuse_addresses(path)
     raise SourceError(
-        f"{path} does not tell its format; set source_format, or rename it to end in one of {known} (.gz may follow)"
+        f"the format of {path} is not clear from its name; set source_format, or rename it to end in one of {known} "
+        "(.gz may follow)"
     )
 
 
@@ -136,7 +137,7 @@ _ARCHIVE = "an archive, which is not read; unpack it first (of packed files only
 _OTHER_SUFFIXES: Mapping[str, str] = {
     **dict.fromkeys(("xlsx", "xlsm", "xlsb", "xls", "ods", "numbers"), _SHEET),
     **dict.fromkeys(("zip", "7z", "rar", "tar", "tgz", "bz2", "xz", "zst"), _ARCHIVE),
-    **dict.fromkeys(("vcf", "ldif", "pst", "mbox", "xml", "html", "htm", "pdf"), "no table; export it as CSV"),
+    **dict.fromkeys(("vcf", "ldif", "pst", "mbox", "xml", "html", "htm", "pdf"), "not a table; export it as CSV"),
     **dict.fromkeys(
         ("avro", "orc", "feather", "arrow", "pkl", "pickle"),
         "in a format that is not read; write Parquet, CSV or JSON lines",

@@ -63,7 +63,7 @@ def _object(text: str) -> dict[str, Any]:
     except (ValueError, ArithmeticError):
         raise _Unusable("holds a number that is too large") from None
     if not isinstance(found, dict):
-        raise _Unusable("is JSON but no object")
+        raise _Unusable("is JSON but not an object")
     return found
 
 

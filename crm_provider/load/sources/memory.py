@@ -105,7 +105,7 @@ def row_of(number: int, given: Any) -> Row:
             number, {LINE: given}, f"row {number} is of type {type(given).__name__}; give a mapping of column to value"
         )
     if not all(isinstance(name, str) for name in given):
-        problem = f"row {number} has a column whose name is no text; name the column"
+        problem = f"row {number} has a column whose name is not text; name the column"
         return Row(number, {str(name): value for name, value in given.items()}, problem)
     return Row(number, given)
 

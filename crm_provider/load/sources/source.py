@@ -72,7 +72,7 @@ def open_source(source: Any, *, format: str | None = None, options: Mapping[str,
         return FilesSource(paths, format=format, options=options)
     if format is not None or (options and _has_rows(source)):
         raise SourceError(
-            "source_format and source_options say how to read files, but the source is no file; leave them out"
+            "source_format and source_options say how to read files, but the source is not a file; leave them out"
         )
     if _has_rows(source):
         return cast(Source, source)

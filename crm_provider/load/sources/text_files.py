@@ -74,7 +74,7 @@ class TextLines:
         if "\0" in line:
             return SourceError(
                 f"{where} holds a NUL character; if the file is UTF-16 save it as UTF-8 (of a source, give "
-                "source_options={'encoding': 'utf-16-le'}), else it is damaged or no text file"
+                "source_options={'encoding': 'utf-16-le'}), else it is damaged or not a text file"
             )
         return SourceError(f"{where} is longer than {LONGEST_LINE} characters; write one record per line")
 
@@ -168,7 +168,7 @@ def _unpacking(path: AnyPath, lines: TextLines | None = None) -> Iterator[None]:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as damage:
         after = f" after line {lines.number}" if lines and lines.number else ""
-        what = "ends before its gzip data do" if isinstance(damage, EOFError) else "is no valid gzip file"
+        what = "ends before its gzip data do" if isinstance(damage, EOFError) else "is not a valid gzip file"
         raise SourceError(f"{path} {what}{after}; fetch or write it again") from None
     except UnicodeError:
         # some encodings refuse the whole file instead of the bytes

@@ -146,23 +146,23 @@ def test_number(value: Any, options: dict[str, str], expected: str) -> None:
 @pytest.mark.parametrize(
     ("value", "options", "kind"),
     [
-        ("abc", {}, "no number"),
-        ("1,234", {}, "no number"),
-        ("1.234,5", {}, "no number"),
-        ("1.23", {"decimal": ",", "thousands": "."}, "no number"),
-        ("1.2345,0", {"decimal": ",", "thousands": "."}, "no number"),
-        ("5.", {}, "no number"),
-        (".", {}, "no number"),
-        ("-", {}, "no number"),
-        ("1 000", {}, "no number"),
-        ("1e5", {}, "no number"),
-        ("R$ 5", {}, "no number"),
-        ("NaN", {}, "no number"),
-        ("\u0661\u0662", {}, "no number"),
-        ("9" * 401, {}, "no number"),
-        (True, {}, "no number"),
-        ([1], {}, "no number"),
-        (b"1", {}, "no number"),
+        ("abc", {}, "not a number"),
+        ("1,234", {}, "not a number"),
+        ("1.234,5", {}, "not a number"),
+        ("1.23", {"decimal": ",", "thousands": "."}, "not a number"),
+        ("1.2345,0", {"decimal": ",", "thousands": "."}, "not a number"),
+        ("5.", {}, "not a number"),
+        (".", {}, "not a number"),
+        ("-", {}, "not a number"),
+        ("1 000", {}, "not a number"),
+        ("1e5", {}, "not a number"),
+        ("R$ 5", {}, "not a number"),
+        ("NaN", {}, "not a number"),
+        ("\u0661\u0662", {}, "not a number"),
+        ("9" * 401, {}, "not a number"),
+        (True, {}, "not a number"),
+        ([1], {}, "not a number"),
+        (b"1", {}, "not a number"),
         (2.0**53 + 2, {}, "a float too large to be exact"),
         (1e300, {}, "a float too large to be exact"),
         (math.inf, {}, "not a finite number"),
@@ -219,8 +219,9 @@ def test_integer_with_marks() -> None:
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [("7.5", "no whole number"), (7.5, "no whole number"), (Decimal("0.1"), "no whole number"), ("x", "no number"),
-     (False, "no number"), ("9" * 400, "too large a number"), (1e20, "a float too large to be exact")],
+    [("7.5", "not a whole number"), (7.5, "not a whole number"), (Decimal("0.1"), "not a whole number"),
+     ("x", "not a number"), (False, "not a number"),
+     ("9" * 400, "too large a number"), (1e20, "a float too large to be exact")],
 )  # fmt: skip
 def test_integer_refuses_invalid_values(value: Any, kind: str) -> None:
     assert kind_of(converters.integer(), value) == kind
@@ -309,12 +310,12 @@ def test_json(value: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        ("{", "no JSON"),
-        ("vip", "no JSON"),
-        ("NaN", "no JSON"),
-        ("9" * 5000, "no JSON" if hasattr(sys, "get_int_max_str_digits") else "too large a number"),
+        ("{", "not valid JSON"),
+        ("vip", "not valid JSON"),
+        ("NaN", "not valid JSON"),
+        ("9" * 5000, "not valid JSON" if hasattr(sys, "get_int_max_str_digits") else "too large a number"),
         ("[" * 60 + "]" * 60, "nested more than 50 levels deep"),
-        ("[" * 100_000, "no JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ({1: 2}, "a nested value with a name that is not text"),
         ({"a": [math.nan]}, "not a finite number"),
         ({"a": Decimal("sNaN")}, "not a finite number"),
@@ -352,7 +353,7 @@ def test_date(value: Any, form: str | None, expected: str) -> None:
      (20240131, None), (time(9), None), (1706659200.0, None)],
 )  # fmt: skip
 def test_date_refuses_invalid_values(value: Any, form: str | None) -> None:
-    assert kind_of(formats.day(format=form), value) == "no date"
+    assert kind_of(formats.day(format=form), value) == "not a valid date"
 
 
 @pytest.mark.parametrize(
@@ -389,11 +390,11 @@ def test_datetime_with_a_format() -> None:
         ("2024-01-31T12:00:00", "a time without a time zone"),
         (NAIVE, "a time without a time zone"),
         (date(2024, 1, 31), "a time without a time zone"),
-        ("2024-01-31T25:00:00Z", "no date and time"),
-        ("2024-01-31T12:00:00+99:00", "no date and time"),
-        ("2024-01-31T12:00:00+03:60", "no date and time"),
-        ("yesterday", "no date and time"),
-        (1706659200, "no date and time"),
+        ("2024-01-31T25:00:00Z", "not a valid date and time"),
+        ("2024-01-31T12:00:00+99:00", "not a valid date and time"),
+        ("2024-01-31T12:00:00+03:60", "not a valid date and time"),
+        ("yesterday", "not a valid date and time"),
+        (1706659200, "not a valid date and time"),
         ("9999-12-31T23:59:59-03:00", "a time outside the years 1 to 9999"),
     ],
 )
@@ -452,14 +453,14 @@ def test_phone(value: Any, region: str | None, expected: str) -> None:
     ("value", "region", "kind"),
     [
         ("31999999999", None, "a phone number without country code"),
-        ("none", "BR", "no phone number"),
-        ("+999 1234567", None, "no phone number"),
-        ("+5531999999999 / +5531999999998", "BR", "no phone number"),
-        ("99999-9999", "BR", "no valid phone number"),
-        ("555-1234", "US", "no valid phone number"),
-        ("123", "BR", "no valid phone number"),
+        ("none", "BR", "not a phone number"),
+        ("+999 1234567", None, "not a phone number"),
+        ("+5531999999999 / +5531999999998", "BR", "not a phone number"),
+        ("99999-9999", "BR", "not a valid phone number"),
+        ("555-1234", "US", "not a valid phone number"),
+        ("123", "BR", "not a valid phone number"),
         ("+1 650 253 0000 ext. 5", "US", "a phone number with an extension"),
-        (True, "BR", "no number"),
+        (True, "BR", "not a number"),
         (5.5e30, "BR", "a float too large to be exact"),
     ],
 )
@@ -520,7 +521,7 @@ def test_a_text_that_repeats_is_converted_once() -> None:
 
     def convert(value: Any) -> str:
         if value == "x":
-            raise ConversionError("no number", "correct it")
+            raise ConversionError("not a number", "correct it")
         given.append(value)
         return f"{value!r}"
 
@@ -528,7 +529,7 @@ def test_a_text_that_repeats_is_converted_once() -> None:
     assert [of(value) for value in ("1", "1", 1, True, "1", 1)] == ["'1'", "'1'", "1", "True", "'1'", "1"]
     assert given == ["1", 1, True, 1]
     for _ in range(2):
-        with pytest.raises(ConversionError, match="no number"):
+        with pytest.raises(ConversionError, match="not a number"):
             of("x")
 
 

@@ -181,9 +181,9 @@ def test_values_keep_digits_and_time(name: str, spec: Any, value: Any, written: 
     ("name", "value", "problem"),
     [
         ("pb_amount", 1500.5, "a float, which cannot hold"),
-        ("pb_amount", True, "no amount"),
-        ("pb_amount", [1, 2], "no amount"),
-        ("pb_amount", {"value": 10}, "no amount"),
+        ("pb_amount", True, "not an amount"),
+        ("pb_amount", [1, 2], "not an amount"),
+        ("pb_amount", {"value": 10}, "not an amount"),
         ("pb_name", "Ann \ud800", "half a character"),
         ("pb_amount", "\ud800", "half a character"),
         ("pb_closingDate", "2026-01-31T12:00:00", "without a time zone"),

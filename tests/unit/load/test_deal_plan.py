@@ -9,6 +9,8 @@ import pytest
 from crm_provider.load.kinds.deal_plan import DealRows, choose_for_deals
 from crm_provider.load.planner import Plan, Sample
 
+FEWER = "it may take fewer calls"
+
 
 def planned(
     rows: int,
@@ -65,17 +67,17 @@ def test_cheapest_plan_is_chosen(rows: int, arguments: dict[str, Any], name: str
     [
         (0, {}, Plan("nothing", 0, "no rows are left to send")),
         (10, {"must_read": "the reason"},
-         Plan("compare", 111, "the reason; the CRM reports 1,000 deals, read ten with a call; calls at most")),
+         Plan("compare", 111, f"the reason; the CRM reports 1,000 deals, read ten per call; {FEWER}")),
         (10, {"must_read": "x", "total": None},
-         Plan("compare", 12, "x; the CRM reports an unknown number of deals, read ten with a call; calls at most")),
+         Plan("compare", 12, f"x; the CRM reports an unknown number of deals, read ten per call; {FEWER}")),
         (2000, {"may_compare": False},
-         Plan("move", 2000, "an earlier try was stopped while it read all deals; calls at most")),
+         Plan("move", 2000, f"an earlier try was stopped while it read all deals; {FEWER}")),
         (2000, {"wanted": "compare"},
-         Plan("compare", 2101, "as asked for; the CRM reports 1,000 deals, read ten with a call; calls at most")),
+         Plan("compare", 2101, f"requested by plan; the CRM reports 1,000 deals, read ten per call; {FEWER}")),
         (2000, {"mode": "create"}, Plan("create", 2000, "each row is one call")),
-        (49, {}, Plan("move", 49, "fewer than 50 rows, for which a sample does not pay off; calls at most")),
-        (2000, {"total": None}, Plan("move", 2001, "the CRM does not say how many deals it has; calls at most")),
-        (100, {}, Plan("move", 101, "reading 1,000 deals takes 100 calls, more than it could save; calls at most")),
+        (49, {}, Plan("move", 49, f"fewer than 50 rows, for which a sample does not pay off; {FEWER}")),
+        (2000, {"total": None}, Plan("move", 2001, f"the CRM does not say how many deals it has; {FEWER}")),
+        (100, {}, Plan("move", 101, f"reading 1,000 deals takes 100 calls, more than it could save; {FEWER}")),
         (2000, {"total": 2000, "u": 0.7},
          Plan("compare", 811, "of 10 sampled rows, 10 exist and 7 are equal: about 800 calls if the CRM's 2,000 "
                               "deals are read first, and 2,000 if not")),

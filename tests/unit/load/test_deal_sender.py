@@ -232,7 +232,7 @@ def test_calls_for_a_new_deal(
 
 
 UNDECIDED = (
-    "Contact already associated with a deal in this pipeline; nothing the CRM shows of it tells whether an earlier "
+    "Contact already associated with a deal in this pipeline; the CRM does not show whether an earlier "
     "attempt created it."
 )
 
@@ -416,7 +416,7 @@ def remote_of(crm: FakeDeals, rows: list[dict[str, Any]], mapping: Any, **given:
 
 ONE_CALL = "each row is one call"
 NO_SEARCH = "the API cannot search for the deal of a contact"
-NO_DEALS = "the CRM reports 0 deals, read ten with a call; calls at most"
+NO_DEALS = "the CRM reports 0 deals, read ten per call; it may take fewer calls"
 BY_READING = "all contacts are read to find those of the addresses"
 BY_MAIL = {"contact_email": "m", "pipeline_id": {"constant": PIPELINE}, "stage_id": {"constant": FIRST}}
 

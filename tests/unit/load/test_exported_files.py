@@ -302,7 +302,7 @@ def test_problems_name_the_file_of_a_pattern(tmp_path: Path) -> None:
     mapping = {"email": "email", "age": {"column": "age", "type": "integer"}}
     lines = problems(open_source(tmp_path / "*.csv"), mapping)
     assert len(lines) == 2
-    assert lines[0].startswith("2 rows: age: no number;")
+    assert lines[0].startswith("2 rows: age: not a number;")
     assert lines[0].endswith(f"(first: {second}, line 4 (row 2))")
     assert lines[1].startswith("1 row: email: ")
     assert "secret" not in "".join(lines)
@@ -368,7 +368,7 @@ def test_workbook_and_archives_get_a_hint(tmp_path: Path) -> None:
         ("leads.xlsx", "leads.xlsx is a spreadsheet, which is not read; save the sheet as 'CSV UTF-8'"),
         ("leads.XLS", "leads.XLS is a spreadsheet"),
         ("leads.csv.zip", "leads.csv.zip is an archive, which is not read; unpack it first"),
-        ("contacts.vcf", "contacts.vcf is no table; export it as CSV"),
+        ("contacts.vcf", "contacts.vcf is not a table; export it as CSV"),
     ):
         assert text in refused(file(tmp_path, b"", name))
 

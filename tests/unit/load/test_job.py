@@ -209,33 +209,33 @@ PHONE = "phone (column 'Telefone'): no phone number; correct it"
 
 # rows, rejected rows, errors, problems, max_rejects: the message
 TOO_MANY: dict[str, tuple[int, int, dict[str, int], dict[str, int], int | str]] = {
-    "2 of 40 rows were rejected, at most 1 allowed (max_rejects=1). "
+    "2 of 40 rows were rejected; max_rejects=1 allows 1. "
     "Most often INVALID_INPUT (2 rows): send a valid body with all required fields": (
         40, 2, {"INVALID_INPUT": 2}, {}, 1,
     ),
-    "1 of 1 row was rejected, none allowed (max_rejects=0). "
+    "1 of 1 row was rejected; max_rejects=0 allows none. "
     f"Most often INVALID_VALUE (1 row): {PHONE}": (1, 1, {"INVALID_VALUE": 1}, {PHONE: 1}, 0),
-    "9 of 40 rows were rejected, at most 4 allowed (max_rejects='10%'). "
+    "9 of 40 rows were rejected; max_rejects='10%' allows 4. "
     f"Most often INVALID_VALUE (6 rows): {PHONE}. Also 3 INVALID_INPUT": (
         40, 9, {"INVALID_INPUT": 3, "INVALID_VALUE": 6}, {PHONE: 5, "name: too long; correct it": 2}, "10%",
     ),
-    "2,000 of 5,000 rows were rejected, at most 1,000 allowed (max_rejects=1000). "
+    "2,000 of 5,000 rows were rejected; max_rejects=1000 allows 1,000. "
     "Most often DUPLICATE_ROW (2,000 rows): correct the rows in their source": (
         5_000, 2_000, {"DUPLICATE_ROW": 2_000}, {PHONE: 1}, 1_000,
     ),
-    "1 of 40 rows was rejected, none allowed (max_rejects=0). "
+    "1 of 40 rows was rejected; max_rejects=0 allows none. "
     "Most often INVALID_REQUEST (1 row): check the values and the arguments of the call": (
         40, 1, {"CONTACT_ALREADY_EXISTS": 30, "INVALID_REQUEST": 1}, {}, 0,  # 30 were skipped
     ),
-    "6 of 40 rows were rejected, none allowed (max_rejects=0). "
+    "6 of 40 rows were rejected; max_rejects=0 allows none. "
     "The errors of all rows: 5 INVALID_INPUT, 3 CONTACT_NOT_FOUND, 3 INVALID_VALUE": (
         40, 6, {"INVALID_VALUE": 3, "CONTACT_NOT_FOUND": 3, "INVALID_INPUT": 5}, {}, 0,  # 5 were skipped
     ),
-    "1 of 40 rows was rejected, none allowed (max_rejects=0). "
+    "1 of 40 rows was rejected; max_rejects=0 allows none. "
     "Most often HTTP_404 (1 row): check the base URL, and that the record exists": (
         40, 1, {"HTTP_404": 1}, {}, 0,
     ),
-    "28 of 40 rows were rejected, none allowed (max_rejects=0). Most often G (7 rows): "
+    "28 of 40 rows were rejected; max_rejects=0 allows none. Most often G (7 rows): "
     "correct the rows in their source. Also 6 F, 5 E, 4 D, 3 C, 2 B": (
         40, 28, {"A": 1, "B": 2, "C": 3, "D": 4, "E": 5, "F": 6, "G": 7}, {}, 0,
     ),

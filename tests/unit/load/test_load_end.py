@@ -35,7 +35,7 @@ def load(folder: Path, *, rejects: int | None = 2, state: bool = False, dry_run:
 
 def resend(folder: Path, *, how: str = "This DAG sends them:\n\n```python\nwith DAG(...)\n```") -> str:
     path = folder / "out" / "rejects.jsonl"
-    return f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there. {how}"
+    return f"They are in `{path}`, as they were given, each with its reason. Correct the rows in the file. {how}"
 
 
 def test_report_is_beside_the_rejects_and_all_paths_are_returned(tmp_path: Path) -> None:
@@ -116,10 +116,7 @@ def test_existing_rejects_file_is_named(tmp_path: Path, it: dict[str, Any], ther
 
 def test_closing_text_of_a_load(tmp_path: Path) -> None:
     path = tmp_path / "out" / "rejects.jsonl"
-    advice = (
-        f"They are in {path}, each with the reason; correct what is wrong there, and send them with "
-        "CrmRetryRejectsOperator."
-    )
+    advice = f"The rejected rows and their reasons are in {path}. CrmRetryRejectsOperator sends them again."
     without = "Set rejects_path to keep the rejected rows and the reasons in a file."
     clean = replace(SUMMARY, counts={Outcome.CREATED: 5})
     assert what_to_do(load(tmp_path)) == advice

@@ -195,8 +195,8 @@ def test_all_problems_of_a_row_are_reported_at_once() -> None:
     found = problems(mapper, row)
     assert [(problem.field, problem.column, problem.kind) for problem in found] == [
         ("email", "mail", "is not a valid email address (it has no @)"),
-        ("phone", "tel", "no valid phone number"),
-        ("born", "born", "no date"),
+        ("phone", "tel", "not a valid phone number"),
+        ("born", "born", "not a valid date"),
         ("origin.url", "url", "column missing"),
         ("attributes.a.b", "photo", "a binary value"),
     ]
@@ -228,7 +228,7 @@ def test_column_may_be_missing_if_the_field_is_optional() -> None:
         ({}, "but is empty"),
         (["email"], "but is a list"),
         ("email", "but is a str"),
-        ({"name": "name"}, "mapping has no 'email', which tells contacts apart; add 'email': '<column>'"),
+        ({"name": "name"}, "mapping has no 'email', which identifies a contact; add 'email': '<column>'"),
         ({"e-mail": "mail"}, "did you mean it with 'e-mail'?"),
         ({"Email": "mail", "name": "name"}, "did you mean it with 'Email'?"),
     ],
@@ -270,7 +270,7 @@ def test_malformed_mapping_is_refused(mapping: Any, message: str) -> None:
         ("name", {"column": "x", "empty": "skip", "default": "y"}, "leave out 'empty'"),
         ("name", {"column": "x", "default": ""}, "'default' is empty; use 'empty'"),
         ("name", {"column": "x", "default": None}, "'default' is empty"),
-        ("name", {"column": "x", "type": "date", "default": "soon"}, "'default' is no date; correct it"),
+        ("name", {"column": "x", "type": "date", "default": "soon"}, "'default' is not a valid date; correct it"),
         ("name", {"column": "x", "optional": "yes"}, "'optional' must be true or false, not a str"),
         ("name", {"column": "x", "region": "BR"}, "option 'region' needs the type 'phone', not 'auto'"),
         ("name", {"column": "x", "format": "%Y"}, "option 'format' needs the type 'date' or 'datetime', not 'auto'"),

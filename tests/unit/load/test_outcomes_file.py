@@ -305,7 +305,7 @@ def test_foreign_file_is_not_touched(tmp_path: Path, suffix: str, content: bytes
     path = tmp_path / f"o.{suffix}"
     path.write_bytes(content)
     for begin in (lambda: outcomes_file(path).start(), lambda: outcomes_file(path).resume(lambda number: True)):
-        with pytest.raises(SourceError, match=rf"o.{suffix} would be overwritten, but it is no outcomes file"):
+        with pytest.raises(SourceError, match=rf"o.{suffix} would be overwritten, but it is not an outcomes file"):
             begin()
     assert path.read_bytes() == content
 
@@ -314,7 +314,7 @@ def test_foreign_file_is_not_touched(tmp_path: Path, suffix: str, content: bytes
 def test_foreign_parquet_file_is_not_touched(tmp_path: Path, names: list[str]) -> None:
     path = tmp_path / "o.parquet"
     pyarrow.parquet.write_table(pyarrow.table({name: [1] for name in names}), path)
-    with pytest.raises(SourceError, match="it is no outcomes file"):
+    with pytest.raises(SourceError, match="it is not an outcomes file"):
         outcomes_file(path).start()
 
 
@@ -325,7 +325,7 @@ def test_foreign_line_of_an_outcomes_file_is_an_error(tmp_path: Path, suffix: st
     file.start()
     file.write(ended(1))
     path.write_text(path.read_text() + line)
-    with pytest.raises(SourceError, match=f"o.{suffix}: it is no line of an outcomes file"):
+    with pytest.raises(SourceError, match=f"o.{suffix}: it is not a line of an outcomes file"):
         outcomes_file(path).resume(lambda number: True)
     with pytest.raises(RowsLost):
         file.finish(2)

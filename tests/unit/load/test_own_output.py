@@ -126,7 +126,7 @@ def test_tables_hold_digits_and_json_as_text(form: Format, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"attributes": "name=Ana"}, "attributes: no nested value; give the load a mapping"),
+        ({"attributes": "name=Ana"}, "attributes: not a nested value; give the load a mapping"),
         ({"attributes": {"email": "x"}}, "attributes.email: no attribute can have the name of this column"),
         ({"attributes.origin": "x"}, "attributes.origin: no attribute can have the name of this column"),
     ],

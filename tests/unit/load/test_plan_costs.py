@@ -17,9 +17,9 @@ from crm_provider.load.planner import (
     most_calls,
 )
 
-FEW = "fewer than 50 rows, for which a sample does not pay off; calls at most"
-NO_TOTAL = "the CRM does not say how many contacts it has; calls at most"
-TOO_DEAR = "more than it could save; calls at most"
+FEW = "fewer than 50 rows, for which a sample does not pay off; it may take fewer calls"
+NO_TOTAL = "the CRM does not say how many contacts it has; it may take fewer calls"
+TOO_DEAR = "more than it could save; it may take fewer calls"
 HALF = Sample(10, 5, 4)  # h = 0.5, u = 0.8
 NONE_SAME = Sample(10, 5, 0)
 ONE_SAME = Sample(10, 1, 1)  # h = 0.1, u = 1
@@ -59,7 +59,7 @@ def test_no_row_is_left() -> None:
 def test_contacts_are_not_read_again_after_a_try_stopped_while_reading(
     wanted: str, mode: str, lists: bool, name: str, calls: int
 ) -> None:
-    why = "an earlier try was stopped while it read all contacts; calls at most"
+    why = "an earlier try was stopped while it read all contacts; it may take fewer calls"
     found = chosen(None, None, rows=101, wanted=wanted, mode=mode, lists=lists, may_compare=False)
     assert found == (Plan(name, calls, why), Sample())
 
@@ -68,7 +68,7 @@ def test_contacts_are_not_read_again_after_a_try_stopped_while_reading(
 @pytest.mark.parametrize(("lists", "calls"), [(False, 202), (True, 404)])
 def test_requested_learned_order(lists: bool, calls: int, may_compare: bool) -> None:
     found = chosen(None, None, rows=101, wanted="learned", lists=lists, may_compare=may_compare)
-    assert found == (Plan("learned", calls, "as asked for; calls at most"), Sample())
+    assert found == (Plan("learned", calls, "requested by plan; it may take fewer calls"), Sample())
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_requested_learned_order(lists: bool, calls: int, may_compare: bool) -> 
     ],
 )
 def test_requested_full_read(total: int | None, lists: bool, calls: int, reported: str) -> None:
-    why = f"as asked for; the CRM reports {reported}, read ten with a call; calls at most"
+    why = f"requested by plan; the CRM reports {reported}, read ten per call; it may take fewer calls"
     assert chosen(total, None, rows=100, wanted="compare", lists=lists) == (Plan("compare", calls, why), Sample())
 
 

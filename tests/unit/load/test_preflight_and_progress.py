@@ -209,7 +209,7 @@ def test_source_that_fails_leaves_nothing_open() -> None:
     class Broken(Rows):
         def rows(self) -> Iterator[Row]:
             yield Row(1, {"email": "a@x"})
-            raise SourceError("line 3 is no text")
+            raise SourceError("line 3 is not text")
 
     with pytest.raises(SourceError, match="line 3"):
         check(Broken([]), PlainMapper(), ContactOptions())

@@ -137,7 +137,7 @@ def test_reject_names_file_line_and_row(suffix: str, tmp_path: Path) -> None:
     rejects = tmp_path / f"r.{suffix}"
     load(open_source(tmp_path / "[12].csv"), rejects, mapping)
     (message,) = messages(rejects)
-    assert message.startswith(f"{tmp_path}/2.csv, line 4 (row 2): age: no number;")
+    assert message.startswith(f"{tmp_path}/2.csv, line 4 (row 2): age: not a number;")
     load(read_rejects(rejects), tmp_path / f"again.{suffix}", mapping)
     (message,) = messages(tmp_path / f"again.{suffix}")
-    assert message.startswith(f"{rejects}, line {2 if suffix == 'csv' else 1} (row 1): age: no number;")
+    assert message.startswith(f"{rejects}, line {2 if suffix == 'csv' else 1} (row 1): age: not a number;")

@@ -293,19 +293,19 @@ HEAD = "_row,email,_type,_message,_suggested_action,_request_id,_original_row,_c
 @pytest.mark.parametrize(
     ("suffix", "lines", "said"),
     [
-        ("jsonl", [GOOD, GOOD[:-20]], "row 2 .*no whole JSON object"),
-        ("jsonl", [GOOD, f'["{SECRET}"]'], "row 2 .*no JSON object"),
-        ("jsonl", [GOOD, "[" * 200_000], "row 2 .*no whole JSON object"),
+        ("jsonl", [GOOD, GOOD[:-20]], "row 2 .*not a complete JSON object"),
+        ("jsonl", [GOOD, f'["{SECRET}"]'], "row 2 .*not a JSON object"),
+        ("jsonl", [GOOD, "[" * 200_000], "row 2 .*not a complete JSON object"),
         ("jsonl", [GOOD.replace('"row"', '"rows"')], "row 1 .*'row' is missing"),
         ("jsonl", [GOOD.replace("true", '"yes"')], "row 1 .*'retryable' is missing or not of type bool"),
         ("csv", ["id,email", f"1,{SECRET}"], "row 1 .*_retryable"),
         ("csv", [HEAD, f"1,{SECRET},T,M"], "row 2 .*4 cells and not 9"),
         ("csv", [HEAD, f"1,{SECRET},T,M,A,,,,ye"], "row 2 .*_retryable is not yes or no"),
-        ("csv", [HEAD, f"x,{SECRET},T,M,A,,,,yes"], "row 2 .*_row is no number"),
+        ("csv", [HEAD, f"x,{SECRET},T,M,A,,,,yes"], "row 2 .*_row is not a number"),
         ("csv", [HEAD, f'1,{SECRET},T,M,A,,,"{{""json"":[""email""]}}",yes'], "row 2 .*_cells"),
         ("csv", [HEAD, f'1,{SECRET},T,M,A,,,"{{""json"":[""other""]}}",yes'], "row 2 .*_cells"),
         ("csv", [HEAD, f"1,{SECRET},T,M,A,,,7,yes"], "row 2 .*_cells"),
-        ("csv", [HEAD, f'1,"{SECRET}"x,T,M,A,,,,yes'], "row 2 .*no line of CSV"),
+        ("csv", [HEAD, f'1,"{SECRET}"x,T,M,A,,,,yes'], "row 2 .*not a CSV record"),
     ],
 )
 def test_error_names_the_line(suffix: str, lines: list[str], said: str, tmp_path: Path) -> None:

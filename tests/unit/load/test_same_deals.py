@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,25 @@ def test_address_of_a_row_is_looked_up_once() -> None:
     assert crm.calls == ["pages of deals", "contact"]
 
 
+def test_addresses_stay_in_memory_only_while_they_are_looked_up() -> None:
+    remote = remote_of(FakeDeals().add(), [NAMED, found(), found("bob@x.org")], BY_ADDRESS, mode="upsert")
+    remote.make_plan(may_compare=True)
+    unknown, given = remote._unknown, set[str]()
+
+    def observed(asked: set[str]) -> Iterator[str]:
+        nonlocal given
+        given = asked
+        for email in unknown(asked):
+            assert asked
+            yield email
+
+    remote._unknown = observed  # type: ignore[method-assign]
+    remote.read_all(lambda count, records: None)
+    assert given == set()
+    assert len(remote.contacts) == 2
+    remote.close()
+
+
 def test_contact_without_an_id_or_with_two_deals_is_left_to_its_row() -> None:
     crm = FakeDeals().add()
     crm.contacts["ada@x.org"] = 7  # type: ignore[assignment]
@@ -258,9 +278,20 @@ def test_loaded_row_is_sent_if_another_one_may_have_changed_its_deal() -> None:
 
 def test_all_or_nothing_writes_no_deal() -> None:
     crm = FakeCrm().add()
+    rows = [NAMED, found("ada@x.org")]
     with pytest.raises(SourceError, match=r"^1 deal is in several rows.*nothing was written"):
-        loaded(crm, [NAMED, found("ada@x.org")], duplicates="reject", on_invalid="stop")
+        loaded(crm, rows, duplicates="reject", on_invalid="stop")
+    crm.add(LETTERS, pipelineId=ELSEWHERE)
+    rows += [{**NAMED, "d": LETTERS}, found("ada@x.org", ELSEWHERE)]
+    with pytest.raises(SourceError, match=r"^2 deals are in several rows"):
+        loaded(crm, rows, duplicates="reject", on_invalid="stop")
     assert "update" not in " ".join(crm.calls)
+
+
+def test_deal_whose_id_is_in_no_row_stops_nothing() -> None:
+    rows = [{**NAMED, "d": LETTERS}, found("ada@x.org", stage=LAST)]
+    crm = FakeCrm().add().add(LETTERS, contactId=OTHER)
+    assert loaded(crm, rows, duplicates="reject", on_invalid="stop") == {"updated": 2}
 
 
 def test_error_while_looking_up_addresses_ends_the_run() -> None:

@@ -53,7 +53,7 @@ def test_items_that_are_not_rows_are_separate_problems() -> None:
     assert [row.problem for row in rows] == [
         None,
         "row 2 is of type list; give a mapping of column to value",
-        "row 3 has a column whose name is no text; name the column",
+        "row 3 has a column whose name is not text; name the column",
         "row 4 is of type str; give a mapping of column to value",
     ]
     assert [row.values for row in rows[1:]] == [{"__line__": ["secret"]}, {"7": "secret"}, {"__line__": "secret"}]
@@ -95,7 +95,7 @@ def test_invalid_source_is_refused_with_a_hint(given: Any) -> None:
 @pytest.mark.parametrize("arguments", [{"format": "csv"}, {"options": {"delimiter": ";"}}])
 @pytest.mark.parametrize("given", [[{"email": "a@x.io"}], Query()])
 def test_file_options_are_refused_for_rows(given: Any, arguments: Any) -> None:
-    with pytest.raises(SourceError, match=r"the source is no file|no meaning for a list of rows"):
+    with pytest.raises(SourceError, match=r"the source is not a file|no meaning for a list of rows"):
         open_source(given, **arguments)
 
 
@@ -245,7 +245,7 @@ def test_every_known_format_is_covered() -> None:
 @pytest.mark.parametrize("name", ["leads.dat", "leads", "_SUCCESS", "csv"])
 def test_unknown_suffix_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    with pytest.raises(SourceError, match=rf"{name} does not tell its format; set source_format"):
+    with pytest.raises(SourceError, match=rf"the format of .*{name} is not clear from its name; set source_format"):
         open_source(tmp_path / name)
 
 

@@ -44,9 +44,9 @@ def test_encodings(tmp_path: Path, case: str, suffix: str, packed: bool) -> None
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (CSV.encode(), "is no valid gzip file; fetch or write it again"),
+        (CSV.encode(), "is not a valid gzip file; fetch or write it again"),
         (gzip.compress(CSV.encode())[:-9], "ends before its gzip data do"),
-        (gzip.compress(CSV.encode())[:-8] + bytes(8), "is no valid gzip file"),
+        (gzip.compress(CSV.encode())[:-8] + bytes(8), "is not a valid gzip file"),
     ],
     ids=["no gzip", "cut off", "wrong sum"],
 )

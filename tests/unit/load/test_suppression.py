@@ -93,7 +93,7 @@ BAD = "ann at secret.example"
         (
             "s.jsonl",
             f'{{"email": "{ANN}"}}\n{{"email": 7}}\n',
-            r"/s\.jsonl, line 2.* of the suppression list is no text",
+            r"/s\.jsonl, line 2.* of the suppression list is not text",
         ),
         ("s.jsonl", f'{{"email": "{ANN}", "Email": "{ANN}"}}\n', "2 columns 'email'"),
     ],
@@ -137,9 +137,9 @@ def test_missing_object(name: str) -> None:
     [
         ([ANN, None], "entry 2 of the suppression list is empty. Each entry must be"),
         ([None], "entry 1 of the suppression list is empty. "),
-        ([ANN, {"email": ANN}], "entry 2 of the suppression list is no text. "),
-        ([7.5, b"x"], "entry 1 of the suppression list is no text. "),
-        ([{"email": ANN}, {"email": 7}], "row 2 of the list of rows of the suppression list is no text. "),
+        ([ANN, {"email": ANN}], "entry 2 of the suppression list is not text. "),
+        ([7.5, b"x"], "entry 1 of the suppression list is not text. "),
+        ([{"email": ANN}, {"email": 7}], "row 2 of the list of rows of the suppression list is not text. "),
         ([[ANN]], "suppression list: row 1 is of type str; "),
         ("https://x", "suppression list: a https:// URL must be given as a path object"),
     ],
