@@ -9,7 +9,7 @@ REASONS = {
     "same value": "the changed code gives the same value for every possible input",
     "same default": "the removed argument has the default value",
     "same order": "numbers that are only compared with each other start elsewhere or grow in larger steps",
-    "no such name": "a placeholder for a missing name is replaced by another text that is no name",
+    "no such name": "a placeholder for a missing name is replaced by another text that is not a name",
     "capitals": "SQL and the names of codecs and hash functions ignore case",
     "newer Python": "only Python 3.10 needs it, and mutants run on a newer version; the tests run on both",
     "words": "the end of a message for people changes, which decides nothing",

@@ -8,7 +8,7 @@ from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client import validation
-from crm_provider.client.pagination import ListingCalls, Page, Record, id_of
+from crm_provider.client.pagination import CAREFUL_READINGS, ListingCalls, Page, Record, id_of
 from crm_provider.client.remote_contact import CLOCKS_APART
 from crm_provider.client.request import Call, mapping_of
 from crm_provider.values.json_values import same_value, shows
@@ -71,7 +71,7 @@ class DealCalls(ListingCalls):
         :raises CrmContactAssociatedWithADealError: if there is such a deal and nothing shows who created it
         """
         undecided = False
-        for deal in self._deals_of(contact_id, pipeline_id, stage_id=None):
+        for deal in self._deals_of(contact_id, pipeline_id, stage_id=None, carefully=True):
             created_at, moment = utc_time(deal.get("createdAt")), since()
             if created_at is not None and moment is not None and created_at < moment.earliest - CLOCKS_APART:
                 continue  # it existed before
@@ -113,7 +113,9 @@ class DealCalls(ListingCalls):
                 return deal
         return None
 
-    def _deals_of(self, contact_id: str, pipeline_id: str, *, stage_id: str | None) -> Iterator[Record]:
+    def _deals_of(
+        self, contact_id: str, pipeline_id: str, *, stage_id: str | None, carefully: bool = False
+    ) -> Iterator[Record]:
         """Deals of a contact in a pipeline. A field that the listing leaves out counts as equal."""
         ids = {
             "contactId": validation.uuid(contact_id, "contact_id"),
@@ -121,7 +123,7 @@ class DealCalls(ListingCalls):
         }
         if stage_id is not None:
             ids["stageId"] = validation.uuid(stage_id, "stage_id")
-        for deal in self.list_deals():
+        for deal in self.list_deals(carefully=carefully):
             shown = {name: deal[name] for name in ids if deal.get(name) is not None}
             if "contactId" in shown and all(str(value).lower() == ids[name].lower() for name, value in shown.items()):
                 yield deal
@@ -184,9 +186,13 @@ class DealCalls(ListingCalls):
         )
         self._send(call)
 
-    def list_deals(self) -> Iterator[Record]:
-        """All deals, each once, ten per call (envelope *inferred*)."""
-        return self._walk("/deals")
+    def list_deals(self, *, carefully: bool = False) -> Iterator[Record]:
+        """All deals, each once, ten per call (envelope *inferred*).
+
+        :param carefully: read the listing again, up to two times, if deals were created or deleted while it was read.
+            A deal may then come twice
+        """
+        return self._walk("/deals", readings=CAREFUL_READINGS if carefully else 1)
 
     def count_deals(self) -> int | None:
         """The number of deals of the account, None if the CRM does not report it; one call."""

@@ -317,6 +317,9 @@ class ReadAhead:
         return self._requested[number]
 
 
+CAREFUL_READINGS = 3
+"""Readings at most of a listing that changes, before a record counts as missing and is created a second time."""
+
 LATER_PAGE_TRIES = 8
 """Minimum attempts for a page behind the first one, because an error discards the pages before it. With the default
 delays they take 17 to 35 seconds."""
@@ -363,11 +366,23 @@ class ListingCalls(Calls):
             fetch = MovedRecords(read, page, total=total) if with_moved else read
             yield from walk_pages(fetch, route, earlier, progress)
 
-    def _walk(self, route: str) -> Iterator[Record]:
-        def page(number: int) -> Page:
-            return self._page(route, number)
+    def _walk(self, route: str, *, readings: int = 1) -> Iterator[Record]:
+        """All records of a listing.
 
-        return walk(MovedRecords(page, page), route)
+        :param readings: while the total changes during a reading, the listing is read again, up to so many times. A
+            record may then come twice; one that a deletion and a creation between two pages have hidden is found
+        """
+        for _ in range(readings):
+            totals: set[int | None] = set()
+
+            def page(number: int, totals: set[int | None] = totals) -> Page:
+                found = self._page(route, number)
+                totals.add(found.total)
+                return found
+
+            yield from walk(MovedRecords(page, page), route)
+            if len(totals) <= 1:
+                return
 
     def _page(self, route: str, number: int, *, use_decimal: bool = False) -> Page:
         call = Call(method="GET", route=route, query={"page": number}, use_decimal=use_decimal)

@@ -222,7 +222,7 @@ class ListingReader:
         else:
             raise ListingChanged(
                 f"the listing of {self._listing} changed while it was read: {stats}. Nothing was written. Run it when "
-                "nothing else writes to the CRM, or take the result as it is with if_changed='warn'"
+                "nothing else writes to the CRM, or accept the result with if_changed='warn'"
             )
         stats.calls = calls
         return stats

@@ -189,7 +189,7 @@ class RowLines(abc.ABC):
         """The error for rows that are missing."""
         return RowsLost(
             str(self.path),
-            f"{count} {self.rows_are} that were in it are gone, because another try or program has changed or replaced "
+            f"{count} {self.rows_are} are no longer in it, because another try or program has changed or replaced "
             "it; the next try starts with the first row",
         )
 
@@ -228,9 +228,9 @@ class RowLines(abc.ABC):
         try:
             self._journal.keep(stays, undisturbed=True)
         except FileChanged:
-            log.info("Another try still writes to %s; rows that both have written stay in it twice.", self.path)
+            log.info("Another try still writes to %s; rows that both wrote stay in it twice.", self.path)
         else:
-            log.info("Rows that another try has written as well were in %s twice; now each is in it once.", self.path)
+            log.info("Another try wrote some of the same rows to %s; the duplicates were removed.", self.path)
 
     def _keys(self) -> Callable[[str], int | str]:
         """Maps each line in turn to the number of its row, or to itself if it is not a row."""

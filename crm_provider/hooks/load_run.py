@@ -277,8 +277,8 @@ def _check_limit(limit: str, context: Context | None) -> None:
     has_retries = bool(context["task"].retries)
     if has_retries or context["ti"].get_first_reschedule_date(context) is not None:
         remedy = "set checkpoint_path, rejects_path or report_path" + (", or retries=0" if has_retries else "")
-        when = "a retry" if has_retries else "the time after this task was rescheduled"
-        raise SourceError(f"{limit} counts for all tries together, but no place keeps the count for {when}; {remedy}")
+        when = "a retry" if has_retries else "a rescheduled task"
+        raise SourceError(f"{limit} applies to all tries together, but {when} would not know the count; {remedy}")
 
 
 def _next(stopped: LoadStopped) -> str:

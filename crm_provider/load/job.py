@@ -354,7 +354,7 @@ class LoadJob:
         try:
             fingerprints.close()
         except CannotWrite as unwritten:
-            log.warning("%s. Rows of this try may be sent once more by the next load.", unwritten)
+            log.warning("%s. The next load may send rows of this try again.", unwritten)
 
     def _preflight(self) -> Preflight:
         is_known = self.fingerprints is not None and not self.full_refresh

@@ -180,7 +180,7 @@ def _refuse(preflight: Preflight, options: LoadOptions) -> NoReturn:
     lines = preflight.problem_lines() + [doubled] * bool(ambiguous)
     problems = "".join(f"\n- {line}" for line in lines)
     raise SourceError(
-        f"{preflight.unsendable:,} of {rows_text(preflight.rows)} cannot be sent, and nothing was "
+        f"{preflight.unsendable:,} of {rows_text(preflight.rows)} cannot be sent; nothing was sent "
         f"(on_invalid='stop'):{problems}"
     )
 
@@ -223,7 +223,7 @@ def _check_has(keys: Sequence[str], columns: tuple[str, ...], file: str) -> None
 def _rows_of(source: Source, cancel_token: CancelToken | None) -> Iterator[Row]:
     for number, row in enumerate(source.rows(), start=1):
         if row.number != number:
-            raise SourceError(f"{source.name} numbers its rows wrongly: {row.number} comes in place of {number}")
+            raise SourceError(f"{source.name} numbers its rows wrongly: {row.number} instead of {number}")
         if cancel_token is not None and cancel_token.is_set:
             raise Cancelled
         yield row

@@ -210,7 +210,7 @@ MEANING: Mapping[Outcome, str] = {
 }
 
 PLAN_WORDS: Mapping[str, str] = {
-    "nothing": "No row has to be sent.",
+    "nothing": "No row needs to be sent.",
     "learned": "Create or update each contact, beginning with the call that the rows so far suggest.",
     "compare": "Read all contacts of the CRM first, then send only the rows that differ.",
     "create": "Create each contact; contacts that exist stay as they are.",
@@ -382,7 +382,7 @@ def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -
     try:
         write_report(path, text)
     except CannotWrite as unwritten:
-        log.warning("%s. It was to be the report of this load.", unwritten)
+        log.warning("%s. The report of this load was not written.", unwritten)
         return False
     return True
 
@@ -432,7 +432,7 @@ def _calls(summary: Summary, naive: str) -> Iterator[Sequence[object]]:
     yield "Saved", f"{calls_text(summary.calls_saved)}, compared with {naive}"
     yield "Refused by the rate limit", calls_text(summary.throttled)
     if summary.resumed_at:
-        yield "Resumed", f"the last try went on after {rows_text(summary.resumed_at)}"
+        yield "Resumed", f"the last try continued after {rows_text(summary.resumed_at)}"
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

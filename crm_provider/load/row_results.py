@@ -174,7 +174,7 @@ class RowResultHandler:
 
     def server_is_down(self, error: e.CrmError) -> None:
         """End the run: a call that belongs to no row failed like the held rows. The next try sends them again."""
-        self._end_run(error, Decision.by_rule(Action.RETRY, "the CRM does not work, so no row is at fault"))
+        self._end_run(error, Decision.by_rule(Action.RETRY, "the CRM is failing, so no row is at fault"))
 
     def reject_held(self, *, before: InFlightRow | None = None) -> None:
         """Reject rows that failed because of the server: it works now.

@@ -343,7 +343,7 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
         own = self._path("rejects_path")
         if own is not None and any(_same_file(own, path) for path in rejects):
             raise SourceError(
-                "rejects_path is the file that rejects reads; give the rows that fail again a file of their own"
+                "rejects_path is the file that rejects reads; use another path for the rows that fail again"
             )
 
 

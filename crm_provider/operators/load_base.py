@@ -76,7 +76,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     :param report_path: file for a Markdown report; by default in the site's ``report_directory``, else beside the
         rejects file
     :param checkpoint_path: file that a retry resumes from, instead of Airflow's task state store
-    :param errors_in_a_row: the load stops after so many consecutive rows that failed because of the server
+    :param errors_in_a_row: the load stops after this many consecutive rows that failed because of the server
     :param dry_run: check all rows and plan, but write nothing
     :raises ValueError: if an argument is not valid; at DAG parse if the argument is known then
     """

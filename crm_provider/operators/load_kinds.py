@@ -36,7 +36,7 @@ class HidesSuppression:
     @suppression.setter
     def suppression(self, value: Any) -> None:
         if value is ...:  # as a generated DAG has it
-            raise SourceError("suppression is ..., a place to fill in: give the addresses, or the path of a file")
+            raise SourceError("suppression is ..., a placeholder: give the addresses, or the path of a file")
         self._suppression = hide_list(value, "address", "addresses")
 
 

@@ -202,7 +202,7 @@ class LoadSettings(TypedDict, total=False):
     checkpoint_path: PathArgument | None
     """File that a retry resumes from, instead of Airflow's task state store."""
     errors_in_a_row: int
-    """The load stops after so many consecutive rows that failed because of the server."""
+    """The load stops after this many consecutive rows that failed because of the server."""
     dry_run: bool
     """Check all rows and plan, but write nothing."""
 

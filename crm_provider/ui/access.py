@@ -21,7 +21,7 @@ def current_user(user: Annotated[Any, Depends(get_user)]) -> Any:
     :raises HTTPException: 401 if nobody is logged in, 403 if the user lacks the permission
     """
     if not get_auth_manager().is_authorized_view(access_view=AccessView.WEBSITE, user=user):
-        raise HTTPException(403, "You have no right to see Airflow's website.")
+        raise HTTPException(403, "You do not have permission to view Airflow's website.")
     return user
 
 

@@ -31,9 +31,11 @@ WAITS = {
 }  # fmt: skip
 """Labels of states before the end; any other is queued."""
 
-NOTHING_LEFT = "It left no reason: it failed outside the operator, or a timeout or kill ended it. See the task's log."
-ELSEWHERE = "Its result is kept elsewhere, by a custom XCom backend; see the task's page."
-UNREADABLE = "Its {part} cannot be read: its format is not that of a sync. See the task's page."
+NOTHING_LEFT = (
+    "No reason was recorded: it failed outside the operator, or a timeout or kill ended it. See the task's log."
+)
+ELSEWHERE = "A custom XCom backend stores its result; see the task's page."
+UNREADABLE = "Its {part} cannot be read: it does not have the format of a sync. See the task's page."
 
 
 @dataclass(frozen=True, kw_only=True)

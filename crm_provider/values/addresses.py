@@ -249,7 +249,7 @@ def _validated(text: str) -> _Address:
     if "@" in local:
         if len(_ADDRESS_LIKE.findall(text)) > 1:
             raise _several()
-        raise NotOneAddress(f"{_INVALID} (it has more than one @)", "correct it, or give each address a row of its own")
+        raise NotOneAddress(f"{_INVALID} (it has more than one @)", "correct it, or put each address in its own row")
     if any(c.isspace() for c in text):
         raise NotOneAddress(f"{_INVALID} (there is a space or other text in it)", "leave only the address")
     if not local or not domain:
@@ -300,7 +300,7 @@ def _forms(text: str) -> set[str]:
 
 
 def _several() -> NotOneAddress:
-    return NotOneAddress("has more than one address", "give each address a row of its own")
+    return NotOneAddress("has more than one address", "put each address in its own row")
 
 
 def _too_long() -> NotOneAddress:

@@ -683,12 +683,12 @@ def test_each_instance_of_a_mapped_load_has_its_own_files(crm: Sandbox, run_dag:
 
 def test_retry_rejects_needs_another_rejects_path(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     path = str(tmp_path / "r.jsonl")
-    with pytest.raises(ValueError, match="a file of their own"):
+    with pytest.raises(ValueError, match="use another path"):
         CrmRetryRejectsOperator(task_id="resend", rejects=path, rejects_path=path)
     with pytest.raises(ValueError, match="only='some' is unknown"):
         CrmRetryRejectsOperator(task_id="resend", rejects=path, only="some")
     end = run_task(CrmRetryRejectsOperator, rejects=path, rejects_path="{{ '" + path + "' }}")
-    assert "a file of their own" in str(end.error)
+    assert "use another path" in str(end.error)
 
 
 @pytest.mark.parametrize(

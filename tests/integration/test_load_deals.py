@@ -203,15 +203,18 @@ def deletion(
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ({"retries": 1}, r"for a retry; set checkpoint_path, rejects_path or report_path, or retries=0"),
-        ({"rescheduled": True}, r"for the time after this task was rescheduled; set checkpoint_path, [^=]*report_path"),
+        (
+            {"retries": 1},
+            r"a retry would not know the count; set checkpoint_path, rejects_path or report_path, or retries=0",
+        ),
+        ({"rescheduled": True}, r"a rescheduled task would not know the count; set [^=]*report_path"),
     ],
 )
 def test_deletion_with_retries_needs_a_file_for_its_count(
     task: dict[str, Any], said: str, crm: Sandbox, tmp_path: Path
 ) -> None:
     seen = len(crm.journal())
-    with pytest.raises(SourceError, match=rf"^max_deletes counts for all tries together, but no place.*{said}$"):
+    with pytest.raises(SourceError, match=rf"^max_deletes applies to all tries together, but {said}$"):
         deletion(**task).run()
     assert len(crm.journal()) == seen
     assert counts(deletion(**task, dry_run=True).run()) == {"left": 1}

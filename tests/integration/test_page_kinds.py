@@ -159,7 +159,7 @@ def test_resend_dag_of_the_page_runs_unchanged(users: Users, crm: Sandbox, run_d
 
 def test_resend_dag_needs_the_suppressed_addresses() -> None:
     code = str(resend_dag(Path("/data/r.jsonl"), {"suppression": ["someone@example.com"]}))
-    with pytest.raises(SourceError, match=r"^suppression is \.\.\., a place to fill in: give the addresses"):
+    with pytest.raises(SourceError, match=r"^suppression is \.\.\., a placeholder: give the addresses"):
         exec(compile(code, "resend.py", "exec"), {})
 
 
@@ -183,7 +183,7 @@ def test_page_has_a_start_button_once_the_resend_dag_exists(users: Users, run_da
     in_folder(dag_id)
     users.may = lambda *, method, **_: method == "GET"
     text = run_page(users, rejected)
-    assert "You have no right to start it" in text and "data-start" not in text
+    assert "You do not have permission to start it" in text and "data-start" not in text
 
 
 def test_page_links_the_newest_resend_run_of_the_file(users: Users, run_dag: RunDag, rejected: Any) -> None:

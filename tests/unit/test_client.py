@@ -842,3 +842,37 @@ def test_later_page_of_a_listing_is_tried_more_often_than_the_first() -> None:
     it = bench(*[Reply(503)] * 2, first, budget=RetryBudget(tries=2))
     with pytest.raises(e.CrmServiceUnavailableError):
         list(it.client.list_contacts())
+
+
+OTHERS = [{"id": f"{n:08}-0000-4000-8000-000000000000", "contactId": OTHER} for n in range(14)]
+
+
+def deals_page(*deals: Any, total: int) -> Reply:
+    return Reply(200, {"data": deals, "total": total})
+
+
+def created_after_a_lost_response(*pages: Reply) -> tuple[str, list[str]]:
+    """The id that ``create_deal`` returns if the response to the first attempt is lost, and the calls after it."""
+    it = bench(lost, *pages, data({"id": OTHER}, 201))
+    made = it.client.create_deal(contact_id=CONTACT, pipeline_id=PIPELINE, stage_id=STAGE, attributes={"pb_name": "x"})
+    return made["id"], it.http.sent[1:]
+
+
+def test_deal_that_a_changing_listing_hides_is_not_created_again() -> None:
+    """It moves from page 1 to page 0 between both requests. A third deal is created meanwhile."""
+    first, second = deals_page(*OTHERS[:10], total=12), deals_page(*OTHERS[11:13], total=13)
+    hidden = [first, second, deals_page(total=13)]
+    found = deals_page(*OTHERS[1:10], DEAL_RECORD, total=13)
+    assert created_after_a_lost_response(*hidden, found) == (DEAL, [f"GET /deals?page={n}" for n in (0, 1, 2, 0)])
+
+
+def test_deal_is_created_again_if_three_readings_of_a_changing_listing_lack_it() -> None:
+    readings = [deals_page(*OTHERS[:10], total=11), deals_page(*OTHERS[10:12], total=12)] * 3
+    made, sent = created_after_a_lost_response(*readings)
+    assert made == OTHER
+    assert sent == ["GET /deals?page=0", "GET /deals?page=1"] * 3 + ["POST /deals"]
+
+
+def test_deal_is_created_again_if_one_reading_of_a_quiet_listing_lacks_it() -> None:
+    made, sent = created_after_a_lost_response(deals_page(*OTHERS[:3], total=3))
+    assert (made, sent) == (OTHER, ["GET /deals?page=0", "POST /deals"])

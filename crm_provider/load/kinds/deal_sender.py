@@ -17,7 +17,7 @@ from crm_provider.load.mapping.deal_mapper import Deal
 from crm_provider.load.rows import EarlierCreation, Outcome
 from crm_provider.load.workers import InFlightRow, SentRow
 
-ELSEWHERE = "The deal is in none of only_from_stages: it was left alone."
+ELSEWHERE = "The deal is in none of only_from_stages: it was not changed."
 
 
 class DealSender:
@@ -126,7 +126,7 @@ class DealSender:
     def _candidates(self, in_flight: InFlightRow, contact_id: str, pipeline_id: str) -> list[RemoteDeal]:
         """Deals of the contact in the pipeline, read after the attempt that may have created one."""
         if in_flight.sends > 1:  # all deals were read before it
-            for record in self._client.list_deals():
+            for record in self._client.list_deals(carefully=True):
                 self._cache.put(RemoteDeal.of(record, self._names))
         return self._cache.of(contact_id, pipeline_id)
 

@@ -33,7 +33,7 @@ class DeleteOptions(LoadOptions):
     outcomes: ClassVar[tuple[Outcome, ...]] = (*WRITTEN, Outcome.DELETED)
     meanings: ClassVar[Mapping[Outcome, str]] = {Outcome.UNCHANGED: "the CRM has no such contact (any more)"}
     plan_words: ClassVar[Mapping[str, str]] = {
-        "compare": "Read all contacts of the CRM first, then delete those that are the person of a row.",
+        "compare": "Read all contacts of the CRM first, then delete those whose address matches a row.",
         "delete": "Delete the contact with each address, as it is given.",
     }
     title: ClassVar[str] = "Deletions from {source}"

@@ -119,7 +119,7 @@ def _check_paths_differ(known: Mapping[str, Any]) -> None:
 
 def _check_full_refresh(given: Mapping[str, Any]) -> None:
     if given.get("full_refresh") and given.get("state_path") is None:
-        raise SourceError("full_refresh=True needs state_path: the file from which the next run knows what was loaded")
+        raise SourceError("full_refresh=True needs state_path: the file that records which rows were loaded")
 
 
 def _check_rejects_path(path: Any) -> None:

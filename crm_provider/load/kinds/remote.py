@@ -165,7 +165,7 @@ class RemoteRecords(abc.ABC):
         except e.CrmProtocolError as odd:
             if strict:
                 raise
-            log.warning("Read %d %s; the rest of the listing is not relied on: %s", count, listing, odd)
+            log.warning("Read %d %s; the rest of the listing is not used: %s", count, listing, odd)
             return False
         if totals:
             totals.append(count)

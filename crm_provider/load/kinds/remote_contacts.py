@@ -23,7 +23,7 @@ from crm_provider.load.rows import Contact, EarlierCreation, Outcome, Record
 from crm_provider.load.state.temp_tables import ContactCache
 from crm_provider.load.workers import InFlightRow, SentRow
 
-UNWANTED = "The CRM shows the contact as unsubscribed or blacklisted: it was kept out of the lists."
+UNWANTED = "The CRM shows the contact as unsubscribed or blacklisted: it was not added to the lists."
 
 
 class ContactSender:

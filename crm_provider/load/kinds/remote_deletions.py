@@ -68,9 +68,9 @@ class RemoteDeletions(RemoteRecords):
             self._read("contacts", self._keep, tick, strict=True, totals=totals)
             if all(before <= after for before, after in itertools.pairwise(totals)):
                 return self._check_most(self._found)
-            log.warning("Contacts were deleted while the listing was read, so others may have moved: it is read again.")
+            log.warning("Contacts were deleted while the listing was read, so others may have moved; reading it again.")
         raise e.CrmProtocolError(
-            f"contacts were deleted each of the {MOST_READS} times that all were read, so one may have been missed; "
+            f"contacts were deleted during each of the {MOST_READS} reads, so one may have been missed; "
             "nothing was deleted. Run this when nothing else deletes contacts",
             method="GET",
             path="/contacts",

@@ -130,6 +130,20 @@ def auto(value: Any) -> Any:
     return value.strip() if isinstance(value, str) else json_safe(value)
 
 
+def only_text(value: Any) -> str:
+    """A text without the space around it. A phone number that is a number has lost its ``+``.
+
+    :raises ConversionError: for any other value
+    """
+    if not isinstance(value, str):
+        raise ConversionError("no text", "give it as text, or give the field the type 'phone' or 'text'")
+    return value.strip()
+
+
+KEEP_TEXT = frozenset({auto, only_text})
+"""The conversions that leave a text as it is, without the space around it."""
+
+
 def text(value: Any) -> str:
     """Any single value as text."""
     if isinstance(value, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from crm_provider.client import validation
 from crm_provider.errors import CrmInvalidValueError
@@ -106,6 +106,15 @@ class Defaults:
     region: str | None = None
     lowercase_email: bool = False
 
+    texts: ClassVar[frozenset[str]] = frozenset()
+    """Attributes that are text only."""
+
+
+class ContactDefaults(Defaults):
+    """Settings of a mapping to contacts."""
+
+    texts = frozenset({"phone"})
+
 
 @dataclass(frozen=True)
 class Field:
@@ -203,7 +212,7 @@ def _field(target: Target, spec: Any, defaults: Defaults) -> Field:
     else:
         fallback, data["empty"] = _fallback(empty), empty
     read = read_column(column, convert, fallback, optional=optional)
-    return Field(target, column, optional, read, data, convert is converters.auto)
+    return Field(target, column, optional, read, data, convert in converters.KEEP_TEXT)
 
 
 def _checked(target: Target, spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -225,7 +234,7 @@ def _checked(target: Target, spec: Mapping[str, Any]) -> tuple[str, dict[str, An
     if target.section is Section.EMAIL and (
         soft := [name for name in ("empty", "default", "optional") if name in spec]
     ):
-        raise ValueError(f"every row needs an email of its own; leave out {', '.join(map(repr, soft))}")
+        raise ValueError(f"every row needs its own email; leave out {', '.join(map(repr, soft))}")
     if "empty" in spec and spec["empty"] not in EMPTIES:
         raise ValueError(unknown("empty", spec["empty"], EMPTIES))
     if "empty" in spec and "default" in spec:
@@ -254,6 +263,8 @@ def _option(option: str, value: Any) -> Any:
 
 
 def _conversion(target: Target, kind: str, options: dict[str, Any], defaults: Defaults) -> Conversion:
+    if kind == "auto" and target.section is Section.ATTRIBUTES and target.name in defaults.texts:
+        return converters.only_text
     if target.section is not Section.EMAIL:
         return TYPES[kind][1](options, defaults)
     if kind != "email":
@@ -305,7 +316,7 @@ FORMULA_SIGNS = frozenset("#=")
 def read_column(
     column: str, convert: Conversion, fallback: Callable[[Any], Any], *, optional: bool = False
 ) -> Callable[[Mapping[str, Any]], Any]:
-    is_path, keeps_text = "." in column, convert is converters.auto
+    is_path, keeps_text = "." in column, convert in converters.KEEP_TEXT
 
     def read(row: Mapping[str, Any]) -> Any:
         given = row.get(column, _MISSING)

@@ -28,6 +28,7 @@ from crm_provider.load.mapping.fields import (
     EMPTIES,
     FORMULA_SIGNS,
     LEFT_OUT,
+    ContactDefaults,
     Defaults,
     Empty,
     Field,
@@ -224,7 +225,7 @@ class Mapper(RecordMapper[Contact]):
     ) -> None:
         if not isinstance(region, (str, type(None))):
             raise SourceError(f"region must be two letters of ISO 3166, such as 'BR', but is a {type(region).__name__}")
-        super().__init__(mapping, Defaults(empty=empty, region=region, lowercase_email=lowercase_email))
+        super().__init__(mapping, ContactDefaults(empty=empty, region=region, lowercase_email=lowercase_email))
 
     def _compiled(self, mapping: Any) -> tuple[Field, ...]:
         return _checked(mapping, self._defaults)

@@ -270,7 +270,7 @@ def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Earlie
         marks = str(found.get("form", "")), str(found.get("kind", CONTACTS))
         return {**given, **found.get("more", {})}, _made_of(found.get("made")), marks
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError("a cell that _cells calls JSON is none, or _cells itself was changed") from None
+        raise ValueError("a cell that _cells marks as JSON is not JSON, or _cells itself was changed") from None
 
 
 def csv_record(cells: Iterable[str]) -> str:

@@ -73,7 +73,7 @@ class ArrowSource:
             places.note(0, problem)
             yield Row(number, without_nulls(values, self._nulls) if self._nulls else values, problem)
         if is_stream and not number:
-            log.warning("%s has no row. If something has read it before, give the load a new one.", self.name)
+            log.warning("%s has no rows. If something has read it before, give the load a new one.", self.name)
 
     def is_malformed(self, number: int) -> bool:
         """Whether a row that :meth:`rows` gave could not be read."""
@@ -91,7 +91,7 @@ class ArrowSource:
         views = [field.name for field in stream.schema if _has_views(arrow, field.type)]
         if views and int(arrow.__version__.partition(".")[0]) < READS_VIEWS:
             raise SourceError(
-                f"{self.name} has texts as views (as polars gives them), which pyarrow {arrow.__version__} cannot read "
+                f"{self.name} has string views (as polars exports them), which pyarrow {arrow.__version__} cannot read "
                 f"from a table in memory; give its to_arrow(), or install pyarrow {READS_VIEWS} or newer"
             )
         return stream

@@ -56,7 +56,9 @@ def expand_pattern(path: Any, given: object = None) -> list[AnyPath]:
     base = path.parents[len(parts) - first - 1]
     found = [file for file in base.glob("/".join(parts[first:])) if not file.is_dir()]
     if not found:
-        raise NoSuchFile(f"no file matches {given or path}; correct the pattern, or see whether the files have arrived")
+        raise NoSuchFile(
+            f"no file matches {given or path}; correct the pattern, or check whether the files have arrived"
+        )
     return sorted(found, key=str)
 
 
@@ -73,7 +75,7 @@ def explain_missing(given: object) -> Iterator[None]:
     except FileNotFoundError:
         if is_folder(given):
             raise folder_refused(given) from None
-        raise NoSuchFile(f"there is no file {given}; correct the path, or see whether the file has arrived") from None
+        raise NoSuchFile(f"there is no file {given}; correct the path, or check whether the file has arrived") from None
 
 
 def read_source(path: AnyPath) -> IO[bytes]:

@@ -90,7 +90,7 @@ def _number(text: str) -> Decimal:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise _Unusable(f"holds {name}, which JSON does not know")
+    raise _Unusable(f"holds {name}, which is not valid JSON")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_without_repetition, parse_float=_number, parse_constant=_no_number)

@@ -71,7 +71,8 @@ class FakeDeals:
         self.created = fields
         return {"id": OTHER}
 
-    def list_deals(self) -> Iterator[dict[str, Any]]:
+    def list_deals(self, *, carefully: bool) -> Iterator[dict[str, Any]]:
+        assert carefully, "a deal that is not found is created a second time"
         self._call("list")
         return iter(self.deals.values())
 

@@ -99,7 +99,7 @@ def test_listing_that_keeps_shrinking_ends_the_run() -> None:
     with pytest.raises(LoadStopped) as stopped:
         erase(crm, "ada@x.org")
     assert stopped.value.error.message == (
-        "contacts were deleted each of the 3 times that all were read, so one may have been missed; nothing was "
+        "contacts were deleted during each of the 3 reads, so one may have been missed; nothing was "
         "deleted. Run this when nothing else deletes contacts"
     )
     assert (stopped.value.error.method, stopped.value.error.path) == ("GET", "/contacts")

@@ -215,7 +215,7 @@ def test_removed_rejects_are_reported_and_written_again(it: Setting) -> None:
             self.path.write_text("".join(kept))
             super().finish(rejected)
 
-    with pytest.raises(LoadUnsaved, match="1 rejected rows that were in it are gone") as cut:
+    with pytest.raises(LoadUnsaved, match="1 rejected rows are no longer in it") as cut:
         it.run(rejects=Rejects(it.rejects_path))
     assert (cut.value.summary.left, len(it.rejected())) == (0, len(REFUSED_ROWS) - 1)
     again = it.run()

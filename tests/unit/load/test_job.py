@@ -170,7 +170,7 @@ def test_rows_loaded_before_cost_no_call(setting: Any, tmp_path: Path) -> None:
 
 def test_all_or_nothing_sends_no_row(setting: Any) -> None:
     it = setting([{"email": "nobody"}, *people(3)], on_invalid="stop")
-    with pytest.raises(SourceError, match=r"1 of 4 rows cannot be sent, and nothing was.*\n- 1 row: email: no"):
+    with pytest.raises(SourceError, match=r"1 of 4 rows cannot be sent; nothing was sent.*\n- 1 row: email: no"):
         it.run()
     assert it.crm.calls == []
 

@@ -88,6 +88,25 @@ def test_row_becomes_a_contact() -> None:
     )
 
 
+@pytest.mark.parametrize("given", [5531999999999, 5531999999999.0, Decimal(5531999999999), True, ["+55"]])
+@pytest.mark.parametrize("mapping", [None, {"email": "email", "phone": "phone"}])
+def test_a_phone_number_that_is_no_text_has_lost_its_plus(mapping: Any, given: Any) -> None:
+    (problem,) = problems(Mapper(mapping), {"email": "a@x.co", "phone": given})
+    assert str(problem) == "phone: no text; give it as text, or give the field the type 'phone' or 'text'"
+
+
+def test_a_phone_number_as_text_and_one_with_a_type_are_sent() -> None:
+    assert attributes({"phone": "tel"}, {"tel": " +5531999999999 "}) == {"phone": "+5531999999999"}
+    assert attributes({"phone": "tel"}, {"tel": None}) == {}
+    line = {"column": "tel", "type": "phone", "region": "BR"}
+    assert attributes({"phone": line}, {"tel": 5531999999999}) == {"phone": "+5531999999999"}
+    assert attributes({"phone": {"column": "tel", "type": "text"}}, {"tel": 5}) == {"phone": "5"}
+    assert attributes({"mobile": "tel"}, {"tel": 5}) == {"mobile": 5}
+    line = {"column": "tel", "default": " +55 "}
+    assert attributes({"phone": line}, {"tel": None}) == {"phone": "+55"}
+    assert "'default' is no text" in refusal({"email": "mail", "phone": {"column": "tel", "default": 55}})
+
+
 def test_email_alone_is_enough() -> None:
     assert contact({"email": "mail"}, ADA) == Contact("ada@example.com", {}, None)
 
@@ -266,7 +285,7 @@ def test_malformed_mapping_is_refused(mapping: Any, message: str) -> None:
         ("name", {"constant": {"a": {1}}}, "'constant'['a'] is a value of type set; convert it"),
         ("name", {"constant": math.nan}, "'constant' is not a finite number"),
         ("email", {"constant": "a@b.c"}, "all rows would be one contact"),
-        ("email", {"column": "mail", "default": "a@b.c"}, "every row needs an email of its own; leave out 'default'"),
+        ("email", {"column": "mail", "default": "a@b.c"}, "every row needs its own email; leave out 'default'"),
         ("email", {"column": "mail", "empty": "skip", "optional": True}, "leave out 'empty', 'optional'"),
         ("email", {"column": "mail", "type": "text"}, "the contact's email has the type 'email', not 'text'"),
         ("email", {"column": "mail", "type": "email"}, None),

@@ -71,7 +71,7 @@ def test_problems_and_calls_in_the_report() -> None:
     assert "| 15 | phone (column 'a\\|b'): no phone number; correct it |" in found
     assert "| Plan | `learned`: of 10 sampled rows, 8 exist |" in found
     assert "| Made | 1,210 calls in 4 min, 98% of the budget |" in found
-    assert "| Resumed | the last try went on after 400 rows |" in found
+    assert "| Resumed | the last try continued after 400 rows |" in found
 
 
 def test_empty_sections_are_omitted() -> None:

@@ -278,7 +278,7 @@ def test_failed_probe_call_ends_the_run() -> None:
     assert it.handler.stop is not None
     error, decision = it.handler.stop
     assert error is last
-    assert decision == Decision.by_rule(Action.RETRY, "the CRM does not work, so no row is at fault")
+    assert decision == Decision.by_rule(Action.RETRY, "the CRM is failing, so no row is at fault")
     it.handler.reject_held()
     assert it.rejected == []
 

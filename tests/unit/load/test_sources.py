@@ -122,7 +122,8 @@ def test_missing_file_is_named_as_written(tmp_path: Path, name: str, monkeypatch
             with pytest.raises(NoSuchFile) as missing:
                 read()
             assert (
-                str(missing.value) == f"there is no file {given}; correct the path, or see whether the file has arrived"
+                str(missing.value)
+                == f"there is no file {given}; correct the path, or check whether the file has arrived"
             )
 
 
@@ -183,7 +184,7 @@ def test_pattern_without_a_match_is_an_error_at_once(tmp_path: Path) -> None:
     for given in (f"{tmp_path}/./leads-*.csv", tmp_path / "leads-*.csv"):
         with pytest.raises(NoSuchFile) as missing:
             open_source(given)
-        expected = f"no file matches {given}; correct the pattern, or see whether the files have arrived"
+        expected = f"no file matches {given}; correct the pattern, or check whether the files have arrived"
         assert str(missing.value) == expected
 
 

@@ -78,7 +78,7 @@ def test_values_of_a_table_are_python_values(name: str) -> None:
 @pytest.mark.parametrize("name", VIEWS)
 def test_views_that_would_crash_the_process_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow_tables, "READS_VIEWS", 999)
-    with pytest.raises(SourceError, match=r"^the Frame has texts as views .*; give its to_arrow\(\), or"):
+    with pytest.raises(SourceError, match=r"^the Frame has string views .*; give its to_arrow\(\), or"):
         values(open_source(Frame(table(v=TYPES[name][0]))))
 
 
@@ -134,7 +134,7 @@ def test_empty_stream_gets_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == []
     assert values(ArrowSource(all_)) == []
     assert caplog.messages == [
-        "the RecordBatchReader has no row. If something has read it before, give the load a new one."
+        "the RecordBatchReader has no rows. If something has read it before, give the load a new one."
     ]
 
 
