@@ -167,7 +167,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         """Check the arguments again, once templates are rendered.
 
         :raises CrmInvalidValueError: if one is not valid
-        :raises CrmConfigurationError: if the connection is not to a database, or its provider is not installed
+        :raises CrmConfigurationError: if the connection is missing or not to a database, or its provider is not installed
         """
         try:
             _check_listing(self.listing)
