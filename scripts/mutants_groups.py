@@ -105,7 +105,7 @@ _ALL = (
     Group(
         "endings",
         ("load/row_results", "load/report"),
-        (f"{LOAD}/test_row_results.py", f"{LOAD}/test_load_end.py", f"{LOAD}/test_decide_row.py"),
+        tuple(f"{LOAD}/test_{name}.py" for name in ("row_results", "load_end", "decide_row", "report", "rare_ends")),
     ),
     Group(
         "books",
