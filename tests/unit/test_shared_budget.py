@@ -135,7 +135,8 @@ def test_only_the_hook_can_share_through_airflow(monkeypatch: pytest.MonkeyPatch
         store_for(SHARED)
 
 
-def test_all_callers_of_a_shared_budget_refine_one_clock() -> None:
+def test_all_callers_of_a_shared_budget_refine_one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter, "_budgets", {})
     bulk = limiter_for(SHARED, lane=Lane.BULK)
     share = limiter.ShareRateLimiter(limiter_for(SHARED, lane=Lane.WAITING), 1.0)
     assert shared_clock_of(share) is shared_clock_of(bulk) is not None

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from crm_provider.errors import CrmTimeoutError
 from crm_provider.errors.catalog import CATALOGUE
+from crm_provider.errors.on_error import Action
+from crm_provider.errors.policy import DecidedBy, Decision
+from crm_provider.files.paths import CannotWrite
 from crm_provider.load.kinds.deals import DEALS
 from crm_provider.load.kinds.deletions import DELETIONS
 from crm_provider.load.kinds.kind import Kind
-from crm_provider.load.report import CORRECT, MEANING, SHOWN_PROBLEMS, Summary, TooManyRejects, report, write_report
+from crm_provider.load.report import (
+    CORRECT,
+    MEANING,
+    SHOWN_PROBLEMS,
+    LoadInterrupted,
+    LoadStopped,
+    LoadUnsaved,
+    Summary,
+    TooManyRejects,
+    duration,
+    report,
+    write_report,
+)
 from crm_provider.load.rows import Outcome
 
 SUMMARY = Summary(
@@ -107,3 +124,114 @@ def test_report_is_private_and_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_result_of_too_many_rejects() -> None:
     error = pickle.loads(pickle.dumps(TooManyRejects("1 of 2 rows was rejected.", {"rejected": 1}, "Correct it.")))
     assert (str(error), error.result) == ("1 of 2 rows was rejected. Correct it.", {"rejected": 1})
+
+
+FULL = Summary(
+    rows=1234,
+    counts={Outcome.CREATED: 1200, Outcome.REJECTED: 4},
+    errors={"INVALID_INPUT": 4},
+    problems={"email": 4},
+    left=30,
+    calls=1300,
+    calls_saved=1100,
+    throttled=2,
+    seconds=100.26,
+    budget_used=0.98765,
+    resumed_at=7,
+    plan="learned",
+    plan_words="does this",
+    plan_why="it is cheapest",
+    plan_calls=1310,
+    plan_seconds=262.06,
+    dry_run=True,
+    would_fail=True,
+    outcomes=(Outcome.CREATED, Outcome.REJECTED),
+    paths={"rejects": "r.csv"},
+    samples=({"row": 1},),
+    ending="It is done.",
+    resend="dag",
+)
+
+
+def test_result_has_every_figure() -> None:
+    result = {
+        "rows": 1234,
+        "created": 1200,
+        "rejected": 4,
+        "left": 30,
+        "calls": 1300,
+        "calls_saved": 1100,
+        "throttled": 2,
+        "errors": {"INVALID_INPUT": 4},
+        "problems": {"email": 4},
+        "plan": {"name": "learned", "words": "does this", "why": "it is cheapest", "calls": 1310, "seconds": 262.1},
+        "seconds": 100.3,
+        "budget_used": 0.988,
+        "resumed_at": 7,
+        "dry_run": True,
+        "would_fail": True,
+        "ending": "It is done.",
+        "samples": [{"row": 1}],
+        "resend": "dag",
+        "rejects_path": "r.csv",
+    }
+    assert FULL.as_dict() == result
+    del result["would_fail"]
+    real = replace(FULL, dry_run=False, plan="none", plan_words="").as_dict()
+    assert real == {**result, "dry_run": False, "plan": {**result["plan"], "name": "none", "words": ""}}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("summary", "line"),
+    [
+        (
+            FULL,
+            (
+                "1,234 rows: 1,200 created, 4 rejected, 30 left; "
+                "1,300 calls in 2 min (99% of the budget), 1,100 saved by the plan"
+            ),
+        ),
+        (Summary(rows=1, calls=1), "1 row: none done; 1 call in 0 s (0% of the budget)"),
+        (Summary(rows=2, calls=2), "2 rows: none done; 2 calls in 0 s (0% of the budget)"),
+    ],
+)
+def test_line_of_the_log(summary: Summary, line: str) -> None:
+    assert summary.line() == line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (89.4, "89 s"),
+        (90.0, "2 min"),
+        (90.5, "2 min"),
+        (89 * 60.0, "89 min"),
+        (90 * 60.0, "1 h 30 min"),
+        (20000.0, "5 h 33 min"),
+        (121 * 60.0, "2 h 01 min"),
+    ],
+)
+def test_time_for_people(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        LoadStopped(CrmTimeoutError("no response"), Decision(Action.FAIL, DecidedBy.DEFAULT, "TIMEOUT"), FULL),
+        LoadUnsaved(CannotWrite("/data", "No space left on device"), FULL),
+        LoadInterrupted(FULL),
+        TooManyRejects("4 rows were rejected.", {"rows": 4}, "Correct them."),
+        TooManyRejects("4 rows were rejected.", {"rows": 4}),
+    ],
+)
+def test_end_of_a_load_can_be_sent_to_another_process(end: Exception) -> None:
+    copy = pickle.loads(pickle.dumps(end))
+    assert type(copy) is type(end)
+    assert (str(copy), list(vars(copy))) == (str(end), list(vars(end)))
+    assert list(map(str, copy.args)) == list(map(str, end.args)) == list(map(str, vars(end).values()))
+
+
+def test_advice_follows_the_problem_if_there_is_one() -> None:
+    assert str(TooManyRejects("Too many.", {}, "Correct them.")) == "Too many. Correct them."
+    assert str(TooManyRejects("Too many.", {})) == "Too many."
