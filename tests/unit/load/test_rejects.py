@@ -7,6 +7,7 @@ import datetime
 import io
 import json
 import os
+import re
 import stat
 import uuid
 from dataclasses import replace
@@ -281,7 +282,7 @@ def test_edited_file_is_read(tmp_path: Path) -> None:
 
 
 def test_missing_rejects_file(path: Any) -> None:
-    with pytest.raises(NoRejects, match=r"no rejects file r\."):
+    with pytest.raises(NoRejects, match=f"there is no rejects file {re.escape(str(path))}, or"):
         read_rejects(path)
 
 
