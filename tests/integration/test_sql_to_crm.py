@@ -140,7 +140,7 @@ def test_missing_database_connection_fails_without_a_retry(operator: Any, crm: S
 
 
 def test_sql_transfer_arguments_are_checked_at_parse() -> None:
-    with pytest.raises(ValueError, match="fetch_size must be"):
+    with pytest.raises(ValueError, match="fetch_size is 0; give at least 1"):
         SqlToCrmContactsOperator(task_id="load", sql="SELECT 1", sql_conn_id="db", fetch_size=0)
     with pytest.raises(ValueError, match="max_rejects='x'"):
         SqlToCrmContactsOperator.partial(task_id="load", sql_conn_id="db", max_rejects="x")
