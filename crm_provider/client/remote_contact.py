@@ -12,6 +12,7 @@ from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.values.json_values import shows
 from crm_provider.values.server_clock import ServerMoment, utc_time
+from crm_provider.values.suggest import nearest
 
 
 def pick_list(
@@ -35,16 +36,22 @@ def pick_list(
         wanted = list_id.lower()
         found = list(islice((item for item in lists() if str(item.get("id")).lower() == wanted), 1))
     else:
-        found = [item for item in lists() if list_name(item) == name]
+        every = list(lists())
+        found = [item for item in every if list_name(item) == name]
     if not found:
-        which = f"no list has the id {list_id}" if list_id else "no list has this name"
+        which = f"no list has the id {list_id}." if list_id else _no_list_called(name, map(list_name, every))
         raise e.CrmSegmentationListNotFoundError(
-            f"Segmentation list not found: {which}.", method="GET", path="/segments"
+            f"Segmentation list not found: {which}", method="GET", path="/segments"
         )
     if len(found) > 1:
         ids = ", ".join(str(item.get("id")) for item in found)
         raise e.CrmInvalidValueError(f"{len(found)} segmentation lists have this name; use list_id, one of {ids}")
     return found[0]
+
+
+def _no_list_called(name: Any, others: Iterable[Any]) -> str:
+    near = nearest(name, (other for other in others if isinstance(other, str)))
+    return f"no list is called {name!r}" + (f"; did you mean {near!r}?" if near else ".")
 
 
 def list_name(item: Mapping[str, Any]) -> Any:

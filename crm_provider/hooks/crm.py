@@ -249,10 +249,7 @@ class CrmHook(BaseHook):
 
     def _checked(self, fields: _ConnectionFields | None) -> Settings:
         if fields is None:
-            raise e.CrmConfigurationError(
-                f"Airflow has no connection {self.crm_conn_id!r}; create it with type CRM and the API key as Password"
-                f"{_or_a_variable(self.crm_conn_id)}"
-            )
+            raise e.CrmConfigurationError(missing_connection(self.crm_conn_id, "type CRM and the API key as Password"))
         site = config.connection_defaults()
         try:
             settings = Settings.from_fields(
@@ -346,11 +343,14 @@ UNREADABLE = object()
 """A marker for an extra that is not JSON."""
 
 
-def _or_a_variable(conn_id: str) -> str:
-    """The environment variable of a connection, if a shell can export one of that name."""
-    if not re.fullmatch(r"\w+", conn_id, re.ASCII):
-        return ""
-    return f", or set the environment variable AIRFLOW_CONN_{conn_id.upper()}"
+def missing_connection(conn_id: str, fields: str) -> str:
+    """The message for a connection that does not exist. It names an environment variable if a shell can export it.
+
+    :param fields: what the connection needs, in words
+    """
+    variable = f", or set the environment variable AIRFLOW_CONN_{conn_id.upper()}"
+    exportable = re.fullmatch(r"\w+", conn_id, re.ASCII)
+    return f"Airflow has no connection {conn_id!r}; create it with {fields}{variable if exportable else ''}"
 
 
 def call_spans() -> Observer | None:

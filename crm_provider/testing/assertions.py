@@ -9,7 +9,6 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crm_provider.testing.dag_runs import FinishedRun, TaskEnd, run_dag
-from crm_provider.values.counted import counted
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -181,6 +180,8 @@ def _wrong(run: FinishedRun, expected: Mapping[str, str], others: str | None) ->
 
 def _why(task: TaskEnd) -> str:
     """The exception, or the error from the CRM, or the last lines of the log."""
+    from crm_provider.values.counted import counted  # pytest loads this plugin before coverage begins
+
     tries = counted(len(task.attempts), "attempt")
     if task.error is not None:
         return f"{tries}, {type(task.error).__name__}: {task.error}"

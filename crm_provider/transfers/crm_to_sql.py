@@ -167,7 +167,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         """Check the arguments again, once templates are rendered.
 
         :raises CrmInvalidValueError: if one is not valid
-        :raises CrmConfigurationError: if the connection is not to a database, or its provider is not installed
+        :raises CrmConfigurationError: if the connection does not exist, is not to a database, or lacks its provider
         """
         try:
             _check_listing(self.listing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from crm_provider._compat import AirflowException, BaseHook
+from crm_provider._compat import AirflowException, AirflowNotFoundException, BaseHook
 from crm_provider.client import validation
 from crm_provider.load.rows import SourceError
 from crm_provider.observability.lineage import Lineage, lineage_of_query
@@ -162,15 +162,24 @@ class SqlToCrmDealsOperator(LoadsQuery, CrmDealLoadOperator):
 def database_of(conn_id: str, hook_params: Mapping[str, Any] | None) -> tuple[Any, Any]:
     """The database hook of a connection, and the connection.
 
-    :raises SourceError: if it is not a database hook, or its provider is not installed
+    :raises SourceError: if there is no such connection, it is not to a database, or its provider is not installed
     """
-    connection = BaseHook.get_connection(conn_id)
+    connection = _connection(conn_id)
     hook = _hook_of(connection, hook_params)
     if not callable(getattr(hook, "get_conn", None)) or not hasattr(hook, "get_records"):
         raise SourceError(
             f"the connection {conn_id!r} is of type {type(hook).__name__}, which is not a database hook (DbApiHook)"
         )
     return hook, connection
+
+
+def _connection(conn_id: str) -> Any:
+    from crm_provider.hooks.crm import missing_connection
+
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise SourceError(missing_connection(conn_id, "the type and the address of your database")) from None
 
 
 def _hook_of(connection: Any, hook_params: Mapping[str, Any] | None) -> Any:

@@ -190,6 +190,14 @@ def test_connection_without_a_database_is_a_configuration_error(
     assert transfer.crm.journal() == []
 
 
+def test_missing_database_connection_is_a_configuration_error(transfer: Transfers) -> None:
+    task = transfer(sql_conn_id="warehouse", table="people", mode="replace", create_table=True)
+    assert task.states == ["failed"]
+    assert task.xcoms["crm_error"]["type"] == "CONFIGURATION"
+    assert "Airflow has no connection 'warehouse'; create it with the type and the address" in str(task.error)
+    assert transfer.crm.journal() == []
+
+
 def test_constraint_violation_is_reported_without_row_values(transfer: Transfers, database: SqliteTarget) -> None:
     database.run("CREATE TABLE strict_people (id TEXT, email TEXT CHECK (length(email) < 3))")
     task = transfer(table="strict_people", mode="replace", columns=["id", "email"])

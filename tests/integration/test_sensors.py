@@ -78,6 +78,16 @@ def test_valid_response_resets_the_count_of_errors(mode: str, crm: Sandbox, run_
     assert [entry.status for entry in crm.journal()] == [500, 500, 404, 500, 500, 200]
 
 
+@pytest.mark.parametrize("sensor", [CrmListSensor, CrmListMembershipSensor])
+def test_misspelt_list_name_is_shown_with_the_nearest_name(
+    sensor: Any, crm: Sandbox, run_task: RunTask, waits: Waits
+) -> None:
+    arguments = {"emails": MEMBER} if sensor is CrmListMembershipSensor else {}
+    task = run_task(sensor, list_name="newsletter", **arguments, **{**MODES["reschedule"], "timeout": 100})
+    assert task.states[-1] == "failed"
+    assert "no list is called 'newsletter'; did you mean 'Newsletter'?" in str(task.error)
+
+
 # -- Retry-After --------------------------------------------------------------------------------------------
 
 

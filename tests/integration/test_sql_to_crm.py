@@ -18,7 +18,7 @@ from crm_provider.sandbox import Sandbox, SandboxSettings
 from crm_provider.transfers import sql_drivers
 from crm_provider.transfers.sql_drivers import CURSOR_NAME, driver_of
 from crm_provider.transfers.sql_rows import SqlRows
-from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
+from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator, SqlToCrmDealsOperator
 
 RunTask = Callable[..., Any]
 MAPPING = {"email": "mail", "name": "first"}
@@ -127,8 +127,20 @@ def test_connection_without_a_database_hook_is_named(crm: Sandbox, run_task: Run
     assert "'crm_default' is of type CrmHook" in str(end.error)
 
 
+@pytest.mark.parametrize("operator", [SqlToCrmContactsOperator, SqlToCrmDealsOperator])
+def test_missing_database_connection_fails_without_a_retry(operator: Any, crm: Sandbox, run_task: RunTask) -> None:
+    options = {"mapping": MAPPING} if operator is SqlToCrmContactsOperator else {"mode": "move"}
+    end = run_task(operator, sql="SELECT 1", sql_conn_id="warehouse", **options)
+    assert end.states == ["failed"]
+    assert (
+        "Airflow has no connection 'warehouse'; create it with the type and the address of your database, or set the "
+        "environment variable AIRFLOW_CONN_WAREHOUSE"
+    ) in str(end.error)
+    assert not crm.journal()
+
+
 def test_sql_transfer_arguments_are_checked_at_parse() -> None:
-    with pytest.raises(ValueError, match="fetch_size must be"):
+    with pytest.raises(ValueError, match="fetch_size is 0; give at least 1"):
         SqlToCrmContactsOperator(task_id="load", sql="SELECT 1", sql_conn_id="db", fetch_size=0)
     with pytest.raises(ValueError, match="max_rejects='x'"):
         SqlToCrmContactsOperator.partial(task_id="load", sql_conn_id="db", max_rejects="x")

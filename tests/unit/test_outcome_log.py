@@ -206,3 +206,32 @@ def test_error_that_is_not_a_crm_error(
     pushed.clear()
     outcome.report_other(error, {"task": task, "ti": ti}, publish=False)  # type: ignore[typeddict-item]
     assert pushed == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (Refused("ada@example.com"), "Refused: see the task's log"),
+        (CannotWrite("/data", "x" * 2000), str(CannotWrite("/data", "x" * 2000))[:1000]),
+        (AirflowSkipException("no deal"), "no deal"),
+    ],
+)
+def test_published_reason_shows_only_texts_without_values(error: Exception, message: str) -> None:
+    pushed: list[Any] = []
+    ti = SimpleNamespace(xcom_push=lambda key, value: pushed.append(value))
+    for task in (SimpleNamespace(), SimpleNamespace(do_xcom_push=False)):
+        outcome.publish_reason(error, {"task": task, "ti": ti})  # type: ignore[typeddict-item]
+    assert pushed == [{"error": type(error).__name__, "message": message}]
+
+
+def test_error_of_python_is_not_a_crm_error(caplog: pytest.LogCaptureFixture) -> None:
+    ti = SimpleNamespace(try_number=1, max_tries=0)
+    outcome.report_other(KeyError("ada"), {"task": SimpleNamespace(), "ti": ti}, publish=False)  # type: ignore[typeddict-item]
+    assert caplog.messages[0].startswith("KeyError of Python: not a CRM error.")
+
+
+def test_record_of_a_task_that_is_not_retried(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Exception, match=r"^no key$"):
+        outcome.fail_without_retry("no key")
+    said = "Task: failed; not retried, because a retry would fail in the same way"
+    assert " ".join(caplog.text.split()).endswith(said)

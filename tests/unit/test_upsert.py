@@ -154,13 +154,17 @@ EITHER = "give either the name or the list_id of the segmentation list"
         ({"name": None, "list_id": None}, EITHER),
         ({"name": "VIP", "list_id": LIST}, EITHER),
         ({"name": "VIP", "list_id": None}, f"2 segmentation lists have this name; use list_id, one of {LIST}, {OTHER}"),
-        ({"name": "none", "list_id": None}, "Segmentation list not found: no list has this name."),
+        ({"name": "none", "list_id": None}, "Segmentation list not found: no list is called 'none'."),
+        (
+            {"name": "vip", "list_id": None},
+            "Segmentation list not found: no list is called 'vip'; did you mean 'VIP'?",
+        ),
         ({"name": None, "list_id": NONE}, f"Segmentation list not found: no list has the id {NONE}."),
     ],
 )
 def test_reason_why_no_list_is_picked(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(e.CrmError) as raised:
-        pick_list(lambda: [{"id": LIST, "name": "VIP"}, {"id": OTHER, "title": "VIP"}], **asked)
+        pick_list(lambda: [{"id": LIST, "name": "VIP"}, {"id": OTHER, "title": "VIP"}, {"id": NONE[:-1]}], **asked)
     assert raised.value.message == message
     if "not found" in raised.value.message:
         assert (raised.value.method, raised.value.path) == ("GET", "/segments")

@@ -168,6 +168,8 @@ def test_timeout_message_describes_the_last_check() -> None:
     assert waiting.last_result == "not yet."
     waiting.record_error(e.CrmForbiddenError("no", status=403), SENSOR, NOW, interval=60.0)
     assert waiting.last_result == "not yet.", "the error that ends the wait is reported itself"
+    waiting.record_result("the deal is in another stage")
+    assert waiting.last_result == "not yet: the deal is in another stage."
 
 
 def test_steady_time_is_shared_as_wall_time(monkeypatch: pytest.MonkeyPatch) -> None:
