@@ -17,6 +17,7 @@ from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.errors.policy import Decision
 from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
 from crm_provider.load.options import ContactOptions, LoadOptions, rejects_allowed
+from crm_provider.load.planner import NO_PLAN
 from crm_provider.load.rows import CHECKED, WRITTEN, Outcome, calls_text, more_kinds, rows_text
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Summary:
     left: int = 0
     budget_used: float = 0.0
     resumed_at: int = 0
-    plan: str = "nothing"
+    plan: str = NO_PLAN
     plan_why: str = ""
     plan_calls: int = 0
     plan_seconds: float = 0.0
@@ -160,17 +161,17 @@ class LoadUnsaved(Exception):
     """A file of the load cannot be written, such as its rejects on a full disk. Nothing more was sent.
 
     :param unwritten: which file, and why
+    :ivar advice: what to do; what follows it depends on the task
     """
+
+    advice = "Free disk space or fix the path; a retry continues from there, a cleared task starts with the first row"
 
     def __init__(self, unwritten: CannotWrite, summary: Summary) -> None:
         super().__init__(unwritten, summary)
         self.unwritten, self.summary = unwritten, summary
 
     def __str__(self) -> str:
-        return f"{self.unwritten}. The load stopped after: {self.summary.line()}. {FIX}"
-
-
-FIX = "Free disk space or fix the path; a retry continues from there, a cleared task starts with the first row"
+        return f"{self.unwritten}. The load stopped after: {self.summary.line()}. {self.advice}"
 
 
 class TooManyRejects(Exception):
@@ -211,6 +212,7 @@ MEANING: Mapping[Outcome, str] = {
 }
 
 PLAN_WORDS: Mapping[str, str] = {
+    NO_PLAN: "The load stopped before a plan was made.",
     "nothing": "No row needs to be sent.",
     "learned": "Create or update each contact, beginning with the call that the rows so far suggest.",
     "compare": "Read all contacts of the CRM first, then send only the rows that differ.",
@@ -322,8 +324,9 @@ def _most_frequent(summary: Summary, rejected: int) -> str:
     (top, count), *others = most_frequent(errors)
     problems = most_frequent(summary.problems) if top == "INVALID_VALUE" else []
     also = _counted(others)
-    what = problems[0][0] if problems else advice_of(top)
-    return f"Most often {top} ({rows_text(count)}): {what}{also and f'. Also {also}'}"
+    what, rows = problems[0] if problems else (advice_of(top), count)
+    some = f", {rows:,} of them" if rows < count else ""
+    return f"Most often {top} ({rows_text(count)}){some}: {what}{also and f'. Also {also}'}"
 
 
 def _counted(types: Sequence[tuple[str, int]]) -> str:
@@ -428,8 +431,11 @@ def _problems(summary: Summary) -> Iterator[Sequence[object]]:
 
 
 def _calls(summary: Summary, naive: str) -> Iterator[Sequence[object]]:
-    yield "Plan", f"`{summary.plan}`: {summary.plan_why}"
-    yield "Planned", f"{calls_text(summary.plan_calls)}, {duration(summary.plan_seconds)}"
+    if summary.plan == NO_PLAN:
+        yield "Plan", PLAN_WORDS[NO_PLAN]
+    else:
+        yield "Plan", f"`{summary.plan}`: {summary.plan_why}"
+        yield "Planned", f"{calls_text(summary.plan_calls)}, {duration(summary.plan_seconds)}"
     yield "Made", f"{calls_text(summary.calls)} in {duration(summary.seconds)}, {summary.budget_used:.0%} of the budget"
     yield "Saved", f"{calls_text(summary.calls_saved)}, compared with {naive}"
     yield "Refused by the rate limit", calls_text(summary.throttled)
