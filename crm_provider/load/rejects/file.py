@@ -161,7 +161,7 @@ class RejectedRows:
         with _text_errors(self.name):
             first = next(journal.lines(rest=True), None)
         if first is None:
-            raise NoRejects(f"there is no rejects file {self.name}, or it is empty")
+            raise NoRejects(f"there is no rejects file {path}, or it is empty")
         RejectReader(lines, self.name).read(first)
         self.header = lines.columns()
         """The columns of a CSV file: those of its first row. Other rows may have more."""
