@@ -184,7 +184,7 @@ class RejectedRows:
                     self._originals.append(reject.number if reject.original is None else reject.original)
                     problem = self._form_problem(reject, reader.number)
                     self._places.note(reader.number, problem)
-                    yield Row(len(self._originals), reject.values, problem, reject.made)
+                    yield Row(len(self._originals), reject.values, problem, reject.made, reject.replaced)
 
     def _check_kind(self, reject: Reject | None, line: int) -> None:
         """Refuse rows of another kind: rows of a deletion must not create the people that they should delete."""

@@ -160,6 +160,15 @@ def test_file_errors_name_the_list(name: str, content: bytes, tmp_path: Path, da
         databases[0].execute("SELECT 1")
 
 
+@pytest.mark.parametrize("name", ["s.txt", "s.csv"])
+def test_list_in_another_encoding_has_no_options(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes("email\nZo\u00eb@x.org".encode("latin-1") if name == "s.csv" else "\nZo\u00eb@x".encode("latin-1"))
+    with pytest.raises(SourceError) as caught:
+        Suppression.read(path)
+    assert str(caught.value) == f"suppression list: {path}, line 2 is not utf-8; save it as UTF-8"
+
+
 def test_empty_list_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert len(Suppression.read([])) == 0
