@@ -67,15 +67,12 @@ class Sample:
         return self.same / self.existing if self.existing else 0.0
 
 
-NO_PLAN = "none"
-"""The name in place of a plan's, if a load ended before it had one."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """What a load will do.
 
-    :param name: ``compare``, ``learned``, the mode where it is the one call, ``nothing``, or :data:`NO_PLAN`
+    :param name: ``compare``, ``learned``, the mode where it is the one call, ``nothing``, or
+        :data:`~crm_provider.load.report.NO_PLAN`
     :param calls: expected calls, including those spent on choosing the plan
     :param why: one sentence
     """
