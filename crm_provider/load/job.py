@@ -256,6 +256,7 @@ class LoadTry:
             counts=dict(counts.counts),
             errors=dict(counts.errors),
             problems=self.preflight.problems,
+            notes=self.preflight.notes,
             calls=calls,
             calls_saved=max(self.remote.naive_calls(counts.counts, counts.refused) - calls, 0),
             throttled=totals.throttled,

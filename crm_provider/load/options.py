@@ -26,6 +26,10 @@ ERRORS_IN_A_ROW = 10
 """Consecutive rows that may fail because of the server; each stands for a call that was tried several times."""
 
 
+TAKEN_ROW: Mapping[Duplicates, str] = {"last": "a later row", "first": "an earlier row", "reject": "another row"}
+"""Which of several rows for one record is sent in place of the others, for people."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
     """How to load; each kind of record has a subclass, which adds its own options and words.

@@ -36,7 +36,7 @@ class Summary:
     :param rows: rows of the source; the outcomes add up to it once all is done
     :param counts: rows by outcome
     :param errors: rows by the type of the error that decided them
-    :param problems: what the check found -> rows; no text holds a value
+    :param problems: what the check found -> rows; ``notes``: its warnings, in sentences; no text holds a value
     :param calls: calls made, including refused ones
     :param calls_saved: the extra calls that a create-then-update loop would have made; 0 if there are none
     :param throttled: calls of this try that were refused for their rate
@@ -55,6 +55,7 @@ class Summary:
     counts: Mapping[Outcome, int] = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
     problems: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     calls: int = 0
     calls_saved: int = 0
     throttled: int = 0
@@ -249,6 +250,7 @@ def report(
         ending,
         "## Rows" if not summary.dry_run else "## Rows (dry run: nothing was written)",
         _table(("Outcome", "Rows", "Share", "Meaning"), _outcomes(summary, options.meanings)),
+        *summary.notes,
     ]
     if summary.errors:
         parts += ["## Errors", _table(("Type", "Rows", "What to do"), _errors(summary))]

@@ -10,7 +10,8 @@ would treat as a formula gets an apostrophe, which is removed when the file is r
 
 Values without a JSON form are written as exact text (:func:`crm_provider.values.json_values.lenient_json`). A row that
 its source could not read has a fingerprint of its values (``form``; in CSV in ``_cells``). While it matches, nobody has
-corrected the row.
+corrected the row. A row for whose record the load took another row has a mark of this record (``replaced``; in CSV in
+``_cells``), which shows whether the row is still for the same record.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class Reject:
     """:func:`form_mark` of the values of a row that its source could not read."""
     kind: str = CONTACTS
     """The kind of record; rows of another kind must not be loaded as contacts."""
+    replaced: str = ""
+    """The mark of its record if the load took another row for this record; sent again, the row is left out."""
 
 
 def form_mark(values: Mapping[str, Any]) -> str:
@@ -135,6 +138,8 @@ class JsonLines:
             found["form"] = reject.form
         if reject.kind != CONTACTS:
             found["kind"] = reject.kind
+        if reject.replaced:
+            found["replaced"] = reject.replaced
         return json_text(found)
 
     def parse(self, line: str) -> Reject:
@@ -154,6 +159,7 @@ class JsonLines:
             request_id=None if request_id is None else str(request_id), retryable=found["retryable"],
             original=original if isinstance(original, int) else None, made=_made_of(found.get("made")),
             form=str(found.get("form") or ""), kind=str(found.get("kind") or CONTACTS),
+            replaced=str(found.get("replaced") or ""),
         )  # fmt: skip
 
 
@@ -208,6 +214,8 @@ class CsvLines:
             notes["form"] = reject.form
         if reject.kind != CONTACTS:
             notes["kind"] = reject.kind
+        if reject.replaced:
+            notes["replaced"] = reject.replaced
         original = "" if reject.original is None else str(reject.original)
         after = [
             reject.type, reject.message, reject.suggested_action, reject.request_id or "", original,
@@ -270,8 +278,8 @@ def _made_of(data: Any) -> EarlierCreation | None:
     return EarlierCreation(utc_time(data.get("since")), certain=data.get("certain") is True, earlier_load=True)
 
 
-def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], EarlierCreation | None, tuple[str, str]]:
-    """The values of a row from its cells, the contact created for it, and its :func:`form_mark` and kind.
+def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], EarlierCreation | None, tuple[str, str, str]]:
+    """The values of a row from its cells, the contact created for it, and its :func:`form_mark`, kind and ``replaced``.
 
     An empty cell may have been filled in.
     """
@@ -282,7 +290,7 @@ def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Earlie
         for name in found.get("missing", []):
             if not given[name]:
                 given.pop(name)
-        marks = str(found.get("form", "")), str(found.get("kind", CONTACTS))
+        marks = str(found.get("form", "")), str(found.get("kind", CONTACTS)), str(found.get("replaced", ""))
         return {**given, **found.get("more", {})}, _made_of(found.get("made")), marks
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError("a cell that _cells marks as JSON is not JSON, or _cells itself was changed") from None
