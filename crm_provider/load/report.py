@@ -434,10 +434,8 @@ def _problems(summary: Summary) -> Iterator[Sequence[object]]:
 
 
 def _calls(summary: Summary, naive: str) -> Iterator[Sequence[object]]:
-    if summary.plan == NO_PLAN:
-        yield "Plan", PLAN_WORDS[NO_PLAN]
-    else:
-        yield "Plan", f"`{summary.plan}`: {summary.plan_why}"
+    yield "Plan", PLAN_WORDS[NO_PLAN] if summary.plan == NO_PLAN else f"`{summary.plan}`: {summary.plan_why}"
+    if summary.plan != NO_PLAN:
         yield "Planned", f"{calls_text(summary.plan_calls)}, {duration(summary.plan_seconds)}"
     yield "Made", f"{calls_text(summary.calls)} in {duration(summary.seconds)}, {summary.budget_used:.0%} of the budget"
     yield "Saved", f"{calls_text(summary.calls_saved)}, compared with {naive}"
