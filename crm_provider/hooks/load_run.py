@@ -14,10 +14,10 @@ from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
 from crm_provider.load.kinds.kind import Kind
+from crm_provider.load.options import NO_PLAN
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import (
-    NO_PLAN,
     LoadInterrupted,
     LoadStopped,
     LoadUnsaved,

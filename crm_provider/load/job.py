@@ -21,14 +21,14 @@ from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.kinds.contacts import CONTACTS
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.kinds.remote import TrySetup
-from crm_provider.load.options import ContactOptions, LoadOptions
+from crm_provider.load.options import NO_PLAN, ContactOptions, LoadOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import Preflight, RowMapper, check
 from crm_provider.load.progress import KEPT, LoadProgress, cleared
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.samples import samples_of
-from crm_provider.load.report import NO_PLAN, LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
+from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
 from crm_provider.load.row_results import RowResultHandler, decide_run
 from crm_provider.load.rows import Outcome, SourceError, calls_text, rows_text
 from crm_provider.load.sources.source import Source

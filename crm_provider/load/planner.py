@@ -72,7 +72,7 @@ class Plan:
     """What a load will do.
 
     :param name: ``compare``, ``learned``, the mode where it is the one call, ``nothing``, or
-        :data:`~crm_provider.load.report.NO_PLAN`
+        :data:`~crm_provider.load.options.NO_PLAN`
     :param calls: expected calls, including those spent on choosing the plan
     :param why: one sentence
     """

@@ -16,7 +16,7 @@ from crm_provider.client.responses import family_of
 from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.errors.policy import Decision
 from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
-from crm_provider.load.options import ContactOptions, LoadOptions, rejects_allowed
+from crm_provider.load.options import NO_PLAN, ContactOptions, LoadOptions, rejects_allowed
 from crm_provider.load.rows import CHECKED, WRITTEN, Outcome, calls_text, more_kinds, rows_text
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from crm_provider.load.state.fingerprints import Fingerprints
 
 log = logging.getLogger(__name__)
-
-
-NO_PLAN = "none"
-"""The name in place of a plan's, if a load ended before it had one."""
 
 
 @dataclass(frozen=True, kw_only=True)
