@@ -45,7 +45,7 @@ EXPLAINED = (
     Explained("capitals", "files.fingerprints", "lines_of", r'decode\("ASCII"\)'),
     Explained("capitals", "load.state.fingerprints", "", r'"SHA256"'),
     Explained("words", "load.row_results", "_reject", r"rstrip\('XX\.XX'\)"),
-    Explained("words", "tasks.outcome", "_remark", r"rstrip\('XX\.XX'\)"),
+    Explained("same value", "tasks.outcome", "", r"^\+.*log\.log\(level, \w|default=1\)"),
     Explained("same default", "load.row_results", "_reject_unsendable", r"^-        (request_id=None|retryable=False)"),
     Explained("no such name", "client.responses", "_spec_by_header", r'"XXXX"\)'),
     Explained("no such name", "client.responses", "_http_date", r'value or "XXXX"'),

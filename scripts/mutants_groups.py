@@ -25,7 +25,6 @@ class Group:
 
 UNIT = "tests/unit"
 LOAD = f"{UNIT}/load"
-OUTCOME_LOG = f"{UNIT}/test_outcome_log.py"
 ENGINE = f"{LOAD}/test_job.py"
 CHANGES = f"{LOAD}/test_changes.py"
 OUTCOMES = f"{LOAD}/test_outcomes_file.py"
@@ -42,16 +41,6 @@ _ANY_CHANGES = (
     f"{CHANGES}::test_each_change_is_in_the_table_once_despite_repeats_and_kills",
 )
 
-_OUTCOME = (  # without the tests of tracebacks, to which mutmut adds frames
-    f"{UNIT}/test_outcome.py",
-    f"{OUTCOME_LOG}::test_error_that_is_not_a_crm_error",
-    f"{OUTCOME_LOG}::test_published_reason_shows_only_texts_without_values",
-    f"{OUTCOME_LOG}::test_error_of_python_is_not_a_crm_error",
-    f"{OUTCOME_LOG}::test_record_of_a_task_that_is_not_retried",
-    f"{OUTCOME_LOG}::test_record_of_an_error_with_all_facts",
-    f"{OUTCOME_LOG}::test_lines_fit_the_log_view_and_paths_are_not_wrapped",
-)
-
 _ALL = (
     Group(
         "policy",
@@ -65,7 +54,7 @@ _ALL = (
     Group(
         "answers",
         ("errors/exceptions", "errors/catalog", "client/responses"),
-        (f"{UNIT}/test_errors.py", f"{UNIT}/test_catalog.py", f"{UNIT}/test_responses.py"),
+        (f"{UNIT}/test_errors.py", f"{UNIT}/test_catalog.py", f"{UNIT}/test_responses.py", f"{UNIT}/test_body.py"),
     ),
     Group(
         "upsert",
@@ -85,7 +74,7 @@ _ALL = (
         ("load/kinds/deal_plan", "load/kinds/deal_sender", "load/kinds/remote_deals"),
         (f"{LOAD}/test_deal_plan.py", f"{LOAD}/test_deal_sender.py", f"{LOAD}/test_same_deals.py"),
     ),
-    Group("outcome", ("tasks/outcome",), _OUTCOME),
+    Group("outcome", ("tasks/outcome",), (f"{UNIT}/test_outcome.py", f"{UNIT}/test_outcome_log.py")),
     Group("waiting", ("waiting/backoff",), (f"{UNIT}/test_waiting_backoff.py",)),
     Group(
         "schedule",

@@ -126,7 +126,7 @@ def _shortened(traceback: TracebackType | None) -> TracebackType | None:
 def _foreign(traceback: TracebackType | None) -> Iterator[TracebackType]:
     """The frames outside this package, down to the first frame of its client."""
     while traceback is not None:
-        module = str(traceback.tb_frame.f_globals.get("__name__", ""))
+        module = str(traceback.tb_frame.f_globals.get("__name__"))
         if not module.startswith(PACKAGE):
             yield traceback
         elif not module.startswith(OUTER):
@@ -443,7 +443,7 @@ def _policy_page(task: Any) -> str | None:
     return config.page_url(f"policy?operator={quote(operator)}") if operator else None
 
 
-def _wrapped(text: str, *, first: str = "", others: str = "") -> list[str]:
+def _wrapped(text: str, *, first: str, others: str = "") -> list[str]:
     """Lines of at most :data:`WIDTH` characters; a URL, an id or a path stays whole."""
     return textwrap.wrap(
         text, WIDTH, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False

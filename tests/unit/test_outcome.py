@@ -232,17 +232,17 @@ def test_end_without_a_crm_error(end: Any, raises: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("soft_fail", "raises", "level", "text", "ended"),
+    ("arguments", "raises", "level", "text", "ended"),
     [
         (
-            False,
+            {},
             AirflowSensorTimeout,
             "ERROR",
             "Over. The last result was: not yet.",
             "failed; the timeout of a sensor",
         ),
         (
-            True,
+            {"soft_fail": True},
             AirflowSkipException,
             "INFO",
             "Skipped by soft_fail. Over. The last result was: not yet.",
@@ -251,10 +251,10 @@ def test_end_without_a_crm_error(end: Any, raises: type[Exception]) -> None:
     ],
 )
 def test_timeout_of_a_sensor(
-    soft_fail: bool, raises: type[Exception], level: str, text: str, ended: str, caplog: pytest.LogCaptureFixture
+    arguments: Any, raises: type[Exception], level: str, text: str, ended: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO), pytest.raises(raises) as caught:
-        outcome.sensor_timeout("Over.", last_result="not yet.", soft_fail=soft_fail)
+        outcome.sensor_timeout("Over.", last_result="not yet.", **arguments)
     assert type(caught.value) is raises
     assert str(caught.value) == text
     [said] = logged(caplog)

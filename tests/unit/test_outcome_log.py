@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from crm_provider import config
 from crm_provider import errors as e
-from crm_provider._compat import AirflowSkipException
+from crm_provider._compat import AirflowFailException, AirflowSkipException
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
 from crm_provider.files.paths import CannotWrite
 from crm_provider.hooks.crm import CrmHook
+from crm_provider.load.report import LoadStopped, Summary
+from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks import crm_errors, outcome
 from crm_provider.tasks.outcome import DOCS, PREFIX, WIDTH, error_record, record, short_traceback
 from crm_provider.ui import PREFIX as PAGE
+
+from .fakes import logged
 
 KEEPS_FRAMES = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 adds the frames again")
 
@@ -48,7 +54,7 @@ def test_docs_have_the_section_that_a_record_names() -> None:
 
 
 def test_lines_fit_the_log_view_and_paths_are_not_wrapped() -> None:
-    path = "/var/crm/" + "x" * WIDTH
+    path = "/var/crm/" + "x-" * WIDTH
     lines = record("word " * 40, [("Where", f"{'word ' * 20}{path}")]).splitlines()
     assert [line for line in lines if len(line) > WIDTH] == [f"        {path}"]
     assert len(lines[0]) <= WIDTH - PREFIX < len(lines[1])
@@ -83,12 +89,139 @@ def test_record_of_an_error_with_all_facts(base: str | None, link: str | None, m
     ]
 
 
+DEAL = "DEAL_NOT_FOUND (404) on GET /deals/{id}: Deal not found."
+
+
+@pytest.mark.parametrize(
+    ("action", "policy", "level", "says"),
+    [
+        (Action.RETRY, None, "ERROR", "this try failed. No retries left (set retries=)"),
+        (Action.FAIL, object(), "ERROR", "failed; whether it is retried is up to the task's own retry policy"),
+    ],
+)
+def test_record_of_a_task_that_ends_with_an_error(
+    action: Action,
+    policy: Any,
+    level: str,
+    says: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(config.conf, "get", lambda *_, **__: "https://airflow.example.com/")
+    ti = SimpleNamespace(max_tries=0, try_number=1, xcom_push=lambda **_: None)
+    task = SimpleNamespace(retry_policy=policy, error_policy=ErrorPolicy(operator="CrmDealStageSensor"))
+    error = e.CrmDealNotFoundError("Deal not found.", status=404, method="GET", path="/deals/{id}", outcome_known=True)
+    decision = Decision(action, DecidedBy.TASK, "DEAL_NOT_FOUND")
+    assert caught(outcome.raise_for_decision, error, decision, {"ti": ti, "task": task}) is error
+    [said] = logged(caplog)
+    assert (said.levelname, said.getMessage().splitlines()) == (
+        level,
+        [
+            DEAL,
+            "What to do:  Check that the deal exists.",
+            f"Task:        {says}",
+            "Decided by:  on_error[DEAL_NOT_FOUND]",
+            "Policy:      https://airflow.example.com/crm/policy?operator=CrmDealStageSensor",
+            "Docs:        the page Operations of the provider's documentation, What to do, by error family",
+        ],
+    )
+
+
+def test_remark_follows_an_earlier_one_as_a_sentence() -> None:
+    error = e.CrmDealNotFoundError("Deal not found.", remark="Tried by X.")
+    ti = SimpleNamespace(max_tries=0, try_number=1, xcom_push=lambda **_: None)
+    caught(outcome.raise_for_decision, error, Decision(Action.FAIL, DecidedBy.TASK, "Y"), {"ti": ti, "task": None})
+    assert error.remark == "Tried by X. Not retried, by on_error[Y]"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("the disk is full", "The disk is full."),
+        ("no column X.", "No column X."),
+        (".env is missing..", ".env is missing."),
+    ],
+)
+def test_error_of_ours_is_logged_as_a_sentence(text: str, sentence: str, caplog: pytest.LogCaptureFixture) -> None:
+    error = ValueError(text)
+    assert caught(outcome.fail, error, {"ti": SimpleNamespace(max_tries=2, try_number=1)}) is error
+    assert caplog.messages == [f"{sentence}\nTask:  this try failed; it is retried (2 left)"]
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="Windows cannot change the time zone of a process")
+def test_times_are_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        with monkeypatch.context() as patched:
+            patched.setenv("TZ", "Asia/Tokyo")
+            time.tzset()
+            moscow = timezone(timedelta(hours=3))
+            assert outcome.moment(datetime(2026, 5, 4, 15, 0, tzinfo=moscow)) == "2026-05-04 12:00:00 UTC"
+    finally:
+        time.tzset()
+
+
 # -- tracebacks ---------------------------------------------------------------------------------------------
+
+
+OWN = (__file__, str(Path(outcome.__file__).parents[1]))
+"""This file and the package: code between them, such as that of a tool that changes functions, does not count."""
 
 
 def frames(error: BaseException) -> list[str]:
     """The function names of a traceback, outermost first."""
-    return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    shown = traceback.extract_tb(error.__traceback__)
+    return [frame.name for frame in shown if frame.filename.startswith(OWN)]
+
+
+def step(rest: list[Any]) -> None:
+    if not rest:
+        raise KeyError("the last step")
+    rest[0](rest[1:])
+
+
+def raised_through(*modules: str) -> BaseException:
+    """An error that went through a function of each module."""
+    first, *rest = [FunctionType(step.__code__, {"__name__": module}) for module in modules]
+    return caught(first, rest)
+
+
+def shown_modules(error: BaseException) -> list[str]:
+    """The modules of the frames below :func:`caught`, outermost first."""
+    modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    assert modules[0] == __name__
+    return modules[1:]
+
+
+@pytest.mark.parametrize(
+    ("modules", "shown"),
+    [
+        (["dags.mine", "crm_provider.operators.base", "crm_provider.tasks.outcome", "dags.mine"], ["dags.mine"] * 2),
+        (
+            ["crm_provider.sensors.base", "airflow.sdk", "crm_provider.transfers.sql", "pandas"],
+            ["airflow.sdk", "pandas"],
+        ),
+        (["dags.mine", "crm_provider.client.http", "requests"], ["dags.mine"]),
+        (["dags.mine", "crm_provider.operators_of_others", "requests"], ["dags.mine"]),
+        (["crm_provider_of_others.client", "crm_provider.hooks.crm"], ["crm_provider_of_others.client"]),
+    ],
+)
+def test_frames_of_the_package_and_those_below_its_client_are_left_out(modules: list[str], shown: list[str]) -> None:
+    error = raised_through(*modules)
+    lines = dict(traceback.walk_tb(error.__traceback__))
+    outcome.leave_out_own_frames(error)
+    assert shown_modules(error) == shown
+    assert dict(traceback.walk_tb(error.__traceback__)).items() <= lines.items(), "each frame with its line"
+
+
+@pytest.mark.parametrize(
+    ("suppressed", "shown"), [(False, ["dags.mine"]), (True, ["dags.mine", "crm_provider.client.http"])]
+)
+def test_frames_of_an_earlier_error_are_left_out_if_python_shows_it(suppressed: bool, shown: list[str]) -> None:
+    earlier, cause, error = (raised_through("dags.mine", "crm_provider.client.http") for _ in range(3))
+    error.__cause__, cause.__context__ = cause, earlier
+    cause.__suppress_context__ = suppressed
+    outcome.leave_out_own_frames(error)
+    assert [shown_modules(each) for each in (error, cause, earlier)] == [["dags.mine"], ["dags.mine"], shown]
 
 
 def caught(function: Any, *args: Any) -> BaseException:
@@ -122,7 +255,7 @@ def test_operator_traceback_shows_only_the_frames_of_the_dag_author(monkeypatch:
 
 def test_all_frames_are_kept_at_debug_level(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger=outcome.__name__):
-        assert "raise_for_decision" in frames(failed_task(monkeypatch))
+        assert "execute" in frames(failed_task(monkeypatch))
 
 
 @KEEPS_FRAMES
@@ -228,6 +361,38 @@ def test_error_of_python_is_not_a_crm_error(caplog: pytest.LogCaptureFixture) ->
     ti = SimpleNamespace(try_number=1, max_tries=0)
     outcome.report_other(KeyError("ada"), {"task": SimpleNamespace(), "ti": ti}, publish=False)  # type: ignore[typeddict-item]
     assert caplog.messages[0].startswith("KeyError of Python: not a CRM error.")
+
+
+def source_error(kind: type[Exception]) -> BaseException:
+    with crm_errors():
+        raise kind("no column mail")
+
+
+def test_source_that_cannot_be_used_is_not_retried_unless_its_file_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(try_number=1, max_tries=3, xcom_push=lambda key, value: pushed.update({key: value}))
+    monkeypatch.setattr("airflow.sdk.get_current_context", lambda: {"ti": ti, "task": SimpleNamespace()})
+    assert type(caught(source_error, NoSuchFile)) is NoSuchFile
+    assert pushed == {}
+    refused = caught(source_error, SourceError)
+    assert type(refused) is AirflowFailException
+    assert type(refused.__cause__) is SourceError
+    assert pushed == {"crm_reason": {"error": "SourceError", "message": "no column mail"}}
+
+
+def test_decision_of_a_stopped_load_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(try_number=1, max_tries=0, xcom_push=lambda key, value: pushed.update({key: value}))
+    monkeypatch.setattr("airflow.sdk.get_current_context", lambda: {"ti": ti, "task": SimpleNamespace()})
+    error = e.CrmDealNotFoundError("Deal not found.")
+    stopped = LoadStopped(error, Decision.by_rule(Action.SKIP, "max_errors_in_a_row=3"), Summary(rows=1))
+
+    def load() -> None:
+        with crm_errors():
+            raise error from stopped
+
+    assert type(caught(load)) is AirflowSkipException
+    assert pushed["crm_error"]["origin"] == "max_errors_in_a_row=3"
 
 
 def test_record_of_a_task_that_is_not_retried(caplog: pytest.LogCaptureFixture) -> None:

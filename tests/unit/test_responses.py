@@ -151,9 +151,9 @@ def test_text_of_the_response_is_shown_or_the_documented_one(row: Row, status: i
 
 
 def test_error_has_the_request_and_the_response() -> None:
-    error = error_of(response(418, b"{}", method="PUT"))
+    error = error_of(response(418, {"requestId": "r-1"}, method="PUT"))
     assert (error.method, error.path, error.status) == ("PUT", "/contacts/{email}", 418)
-    assert error.message == "status 418 (the response has no text)"
+    assert (error.message, error.request_id) == ("status 418 (the response has no text)", "r-1")
 
 
 def test_nested_error_takes_precedence_over_data() -> None:
