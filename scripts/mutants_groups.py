@@ -35,6 +35,7 @@ LEASES = f"{LIMIT}_leases.py"
 ROSTER = f"{LIMIT}_roster.py"
 SCHEDULE = f"{LIMIT}_schedule.py"
 STORES = f"{LIMIT}_stores.py"
+BUDGETS = f"{UNIT}/test_shared_budget.py"
 
 _ANY_CHANGES = (
     f"{CHANGES}::test_changes_applied_to_the_old_copy_give_the_new_one",
@@ -92,7 +93,7 @@ _ALL = (
     Group(
         "pacing",
         ("rate_limit/limiter", "rate_limit/host_file", "rate_limit/redis"),
-        (f"{LIMIT}_limiter.py", f"{LIMIT}_budget.py", f"{LIMIT}_host_file.py", f"{LIMIT}_redis.py", STORES),
+        (f"{LIMIT}_limiter.py", f"{LIMIT}_budget.py", f"{LIMIT}_host_file.py", f"{LIMIT}_redis.py", STORES, BUDGETS),
         (f"{STORES}::test_constantly_killed_processes_neither_break_the_rate_nor_stop_the_others",),
     ),
     Group(
@@ -105,7 +106,7 @@ _ALL = (
     Group(
         "endings",
         ("load/row_results", "load/report"),
-        (f"{LOAD}/test_row_results.py", f"{LOAD}/test_load_end.py", f"{LOAD}/test_decide_row.py"),
+        tuple(f"{LOAD}/test_{name}.py" for name in ("row_results", "load_end", "decide_row", "report", "rare_ends")),
     ),
     Group(
         "books",

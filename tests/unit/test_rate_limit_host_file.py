@@ -185,6 +185,17 @@ def test_only_old_files_are_swept_and_nothing_else_is_touched(
     assert sorted(files.opened) == sorted(files.closed)
 
 
+def test_link_that_takes_the_place_of_an_old_file_is_not_followed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir(mode=0o700)
+    (tmp_path / "victim").touch()
+    (folder / "a link").symlink_to(tmp_path / "victim")
+    monkeypatch.setattr(host_file, "_is_unused", lambda about: True)  # it was a file when it was looked at
+    ask(HostFileStore("key.rate", folder=folder, clock=FakeClock()))
+    assert (folder / "a link").is_symlink()
+
+
 def test_own_file_is_not_swept(folder: Path) -> None:
     """An empty file was just created, whatever age its folder reports."""
     folder.mkdir(mode=0o700)

@@ -55,6 +55,11 @@ def test_caller_sleeps_until_its_slot() -> None:
     assert clock.slept == pytest.approx([0.202, 0.202], abs=1e-3), "no sleep where the slot is free"
 
 
+def test_all_but_one_call_of_the_burst_may_go_at_once() -> None:
+    limiter = ProcessRateLimiter(1.0, 3, clock=FakeClock(), sleep=lambda _: None)
+    assert [limiter.acquire(NEVER_MIND) for _ in range(3)] == pytest.approx([0.0, 0.0, 1 / MARGIN])
+
+
 # -- a bounded wait ------------------------------------------------------------------------------------------
 
 

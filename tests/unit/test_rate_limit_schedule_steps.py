@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from crm_provider.rate_limit import schedule
+from crm_provider.rate_limit.limiter import MemoryStore
 from crm_provider.rate_limit.schedule import (
     GRANT_AHEAD,
     LANES,
@@ -22,6 +23,8 @@ from crm_provider.rate_limit.schedule import (
     Pace,
     Queue,
     Schedule,
+    Ticket,
+    number_for,
 )
 
 PACE = Pace(spacing=1.0, at_once=1)
@@ -82,6 +85,19 @@ def test_burst_is_used_up_and_refills_with_time() -> None:
     assert it.next == 101.0
     assert ask(it, 101.0, 3, pace=pace) == (GO, 0.0, 3)
     assert [ask(it, 103.0, pace=pace)[:2] for _ in range(3)] == [(GO, 0.0), (GO, 0.0), (DELAY, 0.5)]
+
+
+def test_slots_that_are_half_a_second_apart() -> None:
+    it, pace = Schedule(), Pace(0.5, 3)
+    granted = [ask(it, 100.0, pace=pace)[:2] for _ in range(4)]
+    assert granted == [(GO, 0.0), (GO, 0.0), (GO, 0.0), (DELAY, 0.2)], "the slots are 99, 99.5, 100 and 100.5"
+    assert ask(it, 100.0, pace=pace, patience=0.9) == (LEAVE, 1.0, 4), "one caller is before it, at 100.5"
+
+
+def test_ticket_counts_only_in_its_own_store() -> None:
+    store, other = MemoryStore(), MemoryStore()
+    ticket = Ticket(id(store), 0)
+    assert (number_for(store, ticket), number_for(other, ticket), number_for(store, None)) == (0, None, None)
 
 
 def test_shortest_delay() -> None:

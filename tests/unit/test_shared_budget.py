@@ -120,6 +120,13 @@ def test_store_falls_back_on_the_host() -> None:
     assert isinstance(store, FallbackStore)
     assert isinstance(store._first, LeaseStore)
     assert isinstance(store._second, FallbackStore)
+    assert (store._otherwise, store._second._otherwise) == ("each host paces itself", "each process paces itself")
+
+
+def test_factory_of_shared_texts_is_given_by_the_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter, "_shared_text", None)
+    limiter.share_through(AirflowVariable)
+    assert isinstance(store_for(SHARED)._first, LeaseStore)  # type: ignore[attr-defined]
 
 
 def test_only_the_hook_can_share_through_airflow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +139,7 @@ def test_all_callers_of_a_shared_budget_refine_one_clock() -> None:
     bulk = limiter_for(SHARED, lane=Lane.BULK)
     share = limiter.ShareRateLimiter(limiter_for(SHARED, lane=Lane.WAITING), 1.0)
     assert shared_clock_of(share) is shared_clock_of(bulk) is not None
+    assert shared_clock_of(bulk) is bulk.budget.store._first._server_clock  # type: ignore[attr-defined]
     assert shared_clock_of(limiter_for(SETTINGS)) is None
 
 

@@ -164,6 +164,15 @@ def test_sample_decides_the_plan(
     assert chosen(1000, seen, rows=1000, mode=mode, lists=lists) == (Plan(name, calls, why), seen)
 
 
+def test_calls_for_lists_count_before_the_sample() -> None:
+    seen = Sample(5, 5, 5)
+    why = (
+        "of 5 sampled rows, 5 exist and 5 are equal: "
+        "about 400 calls if the CRM's 2,000 contacts are read first, and 300 if not"
+    )
+    assert chosen(2000, seen, rows=100, lists=True) == (Plan("learned", 306, why), seen), "200 pages, and 300 calls"
+
+
 def test_fraction_of_a_call_is_a_whole_call() -> None:
     # size of the sample: 10. compare: 101 + 1001 * 0.6 = 701.6; learned with nothing equal: 101 + 1001 against 1501.5
     assert chosen(1001, HALF, rows=1001)[0].calls == 702 + 11

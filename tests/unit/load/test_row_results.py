@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from crm_provider import errors as e
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
 from crm_provider.load.options import ContactOptions, Mode
+from crm_provider.load.outcomes.formats import RowOutcome
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.row_results import SENDS_OF_A_ROW, WRITE_UNCERTAIN, RowResultHandler
@@ -332,3 +335,108 @@ def test_invalid_rows_are_rejected(status: RowStatus, type_: str, message: str) 
         )
     ]
     assert it.notes.prints == []
+
+
+# -- the outcomes file --------------------------------------------------------------------------------------
+
+
+class OutcomeNotes:
+    """A stand-in for the outcomes file."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[RowOutcome] = []
+
+    def write(self, outcome: RowOutcome) -> None:
+        self.outcomes.append(outcome)
+
+
+def noting(on_error: dict[str, str] | None = None, *, mode: Mode = "upsert") -> tuple[Scene, list[RowOutcome]]:
+    """A scene with an outcomes file, and what is written to it."""
+    it, notes = Scene(on_error, mode=mode), OutcomeNotes()
+    it.handler._outcomes = notes  # type: ignore[assignment]
+    return it, notes.outcomes
+
+
+P1 = {"email": "p1@x.org"}
+IDS = {"contact_id": "c-1"}
+
+
+def noted_first(outcome: Outcome, **about: Any) -> RowOutcome:
+    return RowOutcome(number=1, outcome=outcome, values=P1, **about)
+
+
+def test_outcome_of_a_sent_row_has_its_ids_and_message() -> None:
+    it, noted = noting()
+    it.handler.handle(RowResult(it.launch(1), SentRow(Outcome.UPDATED, ids=IDS, message="No list."), None))
+    assert noted == [noted_first(Outcome.UPDATED, message="No list.", ids=IDS)]
+
+
+@pytest.mark.parametrize(
+    ("on_error", "outcome"), [({"INVALID_INPUT": "skip"}, Outcome.SKIPPED), ({}, Outcome.REJECTED)]
+)
+@pytest.mark.parametrize(("written", "ids"), [(SimpleNamespace(ids=IDS), IDS), (SimpleNamespace(), {}), (None, {})])
+def test_outcome_of_a_failed_row_has_its_error_and_what_was_written(
+    on_error: dict[str, str], outcome: Outcome, written: Any, ids: dict[str, str]
+) -> None:
+    it, noted = noting(on_error)
+    it.land(replace(it.launch(1), written=written), invalid())
+    assert noted == [
+        noted_first(outcome, error_type="INVALID_INPUT", message="Invalid JSON body.", request_id="req-2", ids=ids)
+    ]
+
+
+def test_outcome_of_an_existing_contact_says_why_it_is_unchanged() -> None:
+    it, noted = noting(mode="create")
+    it.send(1, e.CrmContactAlreadyExistsError("Contact already exists.", status=409, request_id="req-3"))
+    assert noted == [noted_first(Outcome.UNCHANGED, message="Contact already exists.", request_id="req-3")]
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "message"),
+    [
+        (RowStatus.DUPLICATE, Outcome.SKIPPED, "Another row is sent for the same record (duplicates)."),
+        (RowStatus.SUPPRESSED, Outcome.SUPPRESSED, "The address is on the suppression list."),
+        (RowStatus.SAME, Outcome.UNCHANGED, "The same row was loaded before (state_path)."),
+    ],
+)
+def test_outcome_of_a_row_without_a_call_says_why(status: RowStatus, outcome: Outcome, message: str) -> None:
+    it, noted = noting()
+    it.handler.without_call(StagedRow(Row(1, P1), status))
+    assert noted == [noted_first(outcome, message=message)]
+
+
+def test_invalid_row_has_no_ids_in_its_outcome() -> None:
+    it, noted = noting()
+    it.handler.without_call(StagedRow(Row(1, P1), RowStatus.INVALID, problem="no email address"))
+    assert noted == [noted_first(Outcome.REJECTED, error_type="INVALID_VALUE", message="no email address")]
+
+
+def test_reject_names_its_kind_and_the_record_that_may_exist() -> None:
+    it = Scene()
+    it.handler._kind = "deals"
+    made = SimpleNamespace(certain=True)
+    it.land(replace(it.launch(1), made=made), invalid())  # type: ignore[arg-type]
+    [reject] = it.notes.rejects
+    assert (reject.kind, reject.made) == ("deals", made)
+
+
+def test_error_that_every_row_would_get_ends_the_run() -> None:
+    it = Scene()
+    it.handler._of_the_run = lambda error: f"a constant: {error.type}"
+    it.send(1, invalid())
+    assert it.handler.stop is not None
+    assert it.handler.stop[1] == Decision.by_rule(Action.FAIL, "a constant: INVALID_INPUT")
+
+
+def test_first_twenty_rejects_are_samples_without_a_rejects_file() -> None:
+    it = Scene(keeps=False)
+    for number in range(1, 22):
+        it.send(number, invalid())
+    assert [reject.number for reject in it.handler.samples] == list(range(1, 21))
+
+
+def test_only_full_stops_are_removed_before_the_doubt_about_a_write() -> None:
+    it = Scene()
+    it.send(1, e.CrmTimeoutError("no response to X.", outcome_known=False))
+    it.handler.reject_held()
+    assert it.notes.rejects[0].message == f"no response to X. {WRITE_UNCERTAIN}"
