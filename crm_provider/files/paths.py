@@ -84,7 +84,9 @@ class AnyPath(Protocol):
 
 
 def as_path(given: str | os.PathLike[str] | AnyPath) -> AnyPath:
-    """A path object. A path on a local disk becomes a ``pathlib.Path``, whatever wraps it.
+    """A path object. A path on a local disk becomes an absolute ``pathlib.Path``, whatever wraps it.
+
+    Messages, logs and results then show the folder of a relative path: that of the process, which differs by worker.
 
     :raises ValueError: for an empty path, for ``None``, and for a URL given as text: only a path object knows its
         connection
@@ -330,16 +332,16 @@ def _of_text(text: str) -> AnyPath:
         )
     if text == "None":
         raise ValueError("a path is the text 'None': a template renders a missing value like this; name a file")
-    return pathlib.Path(rest) if found else _at_home(pathlib.Path(text))
+    return pathlib.Path(rest).absolute() if found else _at_home(pathlib.Path(text))
 
 
 def _at_home(path: pathlib.Path) -> pathlib.Path:
-    """The path with a leading ``~`` replaced by the home folder, as in a shell.
+    """The absolute path. A leading ``~`` is the home folder, as in a shell.
 
     :raises ValueError: if there is no such user
     """
     try:
-        return path.expanduser()
+        return path.expanduser().absolute()
     except RuntimeError:
         raise ValueError("a path begins with ~, but the home folder is not known; write it out") from None
 

@@ -14,6 +14,7 @@ from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
 from crm_provider.load.kinds.kind import Kind
+from crm_provider.load.options import NO_PLAN
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import (
@@ -32,7 +33,7 @@ from crm_provider.load.rows import Outcome, SourceError, rows_text
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.workers import CancelToken
 from crm_provider.observability.metrics import LoadEnd, count_load
-from crm_provider.tasks.outcome import record
+from crm_provider.tasks.outcome import record, reschedule_date, retries_left
 from crm_provider.tasks.templates import with_connection
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WRITTEN_PATHS = ("rejects_path", "outcomes_path", "state_path", "checkpoint_path")
+
+CLEARED = "A cleared task starts with the first row; with state_path, loaded rows then cost no call"
+"""What happens to the rows that are left if no retry is."""
 
 BESIDE_REPORT = "crm_load"
 """Beginning of the name of a checkpoint in the folder of the report."""
@@ -94,7 +98,7 @@ class LoadRun:
                 job = self._job(opened)
             except CannotWrite as unwritten:
                 self._count("stopped")
-                raise LoadUnsaved(unwritten, Summary(rows=0)) from unwritten
+                raise self._advised(LoadUnsaved(unwritten, Summary(rows=0))) from unwritten
             return self._run(job)
 
     def _run(self, job: LoadJob) -> dict[str, Any]:
@@ -104,7 +108,7 @@ class LoadRun:
             self._stopped(stopped, job)
             raise
         except LoadUnsaved as unsaved:
-            self._finish(job, unsaved.summary, f"{unsaved}.")
+            self._finish(job, unsaved.summary, f"{self._advised(unsaved)}.")
             self._count("stopped")
             raise
         except LoadInterrupted as interrupted:
@@ -144,8 +148,28 @@ class LoadRun:
         error, summary = stopped.error, stopped.summary
         self._finish(job, summary, f"Stopped: {error}")
         self._count("stopped")
-        text = f"The load stopped after {summary.rows - summary.left:,} of {rows_text(summary.rows)}. {_next(stopped)}"
+        done_rows = f"{summary.rows - summary.left:,} of {rows_text(summary.rows)}"
+        planned = ", before a plan was made" if summary.plan == NO_PLAN else ""
+        text = f"The load stopped after {done_rows}{planned}. {self._next(stopped)}"
         error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
+
+    def _next(self, stopped: LoadStopped) -> str:
+        """What happens to the rows that are left."""
+        is_tried_again = stopped.decision.action is Action.RETRY and (
+            self._has_retry or (self.context is not None and reschedule_date(stopped.error, self.context) is not None)
+        )
+        return "A retry continues from there" if is_tried_again else CLEARED
+
+    def _advised(self, unsaved: LoadUnsaved) -> LoadUnsaved:
+        """The error, which names no retry if none is left."""
+        if not self._has_retry:
+            unsaved.advice = f"Free disk space or fix the path. {CLEARED}"
+        return unsaved
+
+    @property
+    def _has_retry(self) -> bool:
+        """Whether the load may be tried again: in a task, if a retry is left."""
+        return self.context is None or retries_left(self.context["ti"]) > 0
 
     def _finish(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
         summary = replace(summary, resend=self._resend(job))
@@ -279,10 +303,3 @@ def _check_limit(limit: str, context: Context | None) -> None:
         remedy = "set checkpoint_path, rejects_path or report_path" + (", or retries=0" if has_retries else "")
         when = "a retry" if has_retries else "a rescheduled task"
         raise SourceError(f"{limit} applies to all tries together, but {when} would not know the count; {remedy}")
-
-
-def _next(stopped: LoadStopped) -> str:
-    """What happens to the rows that are left."""
-    if stopped.decision.action is Action.RETRY:
-        return "A retry continues from there"
-    return "A cleared task starts with the first row; with state_path, loaded rows then cost no call"

@@ -21,7 +21,7 @@ from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.kinds.contacts import CONTACTS
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.kinds.remote import TrySetup
-from crm_provider.load.options import ContactOptions, LoadOptions
+from crm_provider.load.options import NO_PLAN, ContactOptions, LoadOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import Preflight, RowMapper, check
@@ -75,7 +75,7 @@ class LoadTry:
             )
         )
         self.progress.kept = self.remote.kept
-        self.plan = Plan("nothing", 0, "")
+        self.plan = Plan(NO_PLAN, 0, "")
         self.handler = RowResultHandler(
             counts=self.counts,
             options=job.options,
@@ -256,6 +256,7 @@ class LoadTry:
             counts=dict(counts.counts),
             errors=dict(counts.errors),
             problems=self.preflight.problems,
+            notes=self.preflight.notes,
             calls=calls,
             calls_saved=max(self.remote.naive_calls(counts.counts, counts.refused) - calls, 0),
             throttled=totals.throttled,

@@ -25,6 +25,12 @@ OnInvalid = Literal["reject", "stop"]
 ERRORS_IN_A_ROW = 10
 """Consecutive rows that may fail because of the server; each stands for a call that was tried several times."""
 
+NO_PLAN = "none"
+"""The name in place of a plan's, if a load ended before it had one."""
+
+TAKEN_ROW: Mapping[Duplicates, str] = {"last": "a later row", "first": "an earlier row", "reject": "another row"}
+"""Which of several rows for one record is sent in place of the others, for people."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:

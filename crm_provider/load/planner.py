@@ -71,7 +71,8 @@ class Sample:
 class Plan:
     """What a load will do.
 
-    :param name: ``compare``, ``learned``, or the mode where it is the one call
+    :param name: ``compare``, ``learned``, the mode where it is the one call, ``nothing``, or
+        :data:`~crm_provider.load.options.NO_PLAN`
     :param calls: expected calls, including those spent on choosing the plan
     :param why: one sentence
     """

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
 from crm_provider.load.mapping.columns import NullWords, has_column, key_value
-from crm_provider.load.options import Duplicates, LoadOptions
+from crm_provider.load.options import TAKEN_ROW, LoadOptions
 from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError, more_kinds, rows_text
 from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
-from crm_provider.load.state.temp_tables import RowStatus, StagedRows, without_views
+from crm_provider.load.state.temp_tables import UNSENDABLE, RowStatus, StagedRows, record_mark, without_views
 from crm_provider.load.workers import Cancelled, CancelToken
 from crm_provider.values.suggest import did_you_mean
 
@@ -44,6 +44,7 @@ class Preflight:
     :param problems: problem -> number of rows; no text holds a value
     :param fingerprint: of the input; it is equal for equal rows, mapping and options
     :param places: problem -> its first place: file, line and row
+    :param notes: warnings about rows for the same record as rejected ones, for log and report
     """
 
     staged: StagedRows
@@ -52,18 +53,19 @@ class Preflight:
     fingerprint: str
     places: Mapping[str, str] = field(default_factory=dict)
     rows: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def unsendable(self) -> int:
         """Rows that are rejected without a call."""
-        return self.counts[RowStatus.INVALID] + self.counts[RowStatus.AMBIGUOUS]
+        return sum(self.counts[status] for status in UNSENDABLE)
 
     def as_found(self) -> dict[str, int]:
         """Rows by what would happen to them, for a dry run."""
         return {
             "to send": self.counts[RowStatus.SEND],
             "unchanged": self.counts[RowStatus.SAME],
-            "duplicate": self.counts[RowStatus.DUPLICATE],
+            "duplicate": self.counts[RowStatus.DUPLICATE] + self.counts[RowStatus.REPLACED],
             "suppressed": self.counts[RowStatus.SUPPRESSED],
             "cannot be sent": self.unsendable,
         }
@@ -136,7 +138,7 @@ def _staged(
             record = mapper(row)
         except InvalidRow as invalid:
             problems.count(invalid, place(row.number))
-            staged.add(row, RowStatus.INVALID, problem=str(invalid), place=place)
+            staged.add_invalid(row, str(invalid), invalid.key, place)
             continue
         if columns is None:
             words.note(record.attributes, record.attributes)
@@ -145,6 +147,8 @@ def _staged(
         if suppressed is not None and record.email is not None and suppressed(record.email):
             shown = {name: value for name in keys if (value := key_value(row.values, name, fields)) is not None}
             staged.add(Row(row.number, shown), RowStatus.SUPPRESSED)
+        elif row.replaced and row.replaced == record_mark(record.key):
+            staged.add(row, RowStatus.REPLACED, place=place)
         else:
             is_same = unchanged is not None and unchanged(record)
             status = RowStatus.SAME if is_same else RowStatus.SEND
@@ -153,23 +157,39 @@ def _staged(
     if (warning := words.warning()) is not None:
         log.warning("%s", warning)
     counts = staged.counts()
-    return Preflight(staged, counts, problems.as_data(), digest.as_text(), problems.places(), sum(counts.values()))
+    return Preflight(
+        staged, counts, problems.as_data(), digest.as_text(), problems.places(), sum(counts.values()),
+        notes=tuple(_notes(staged, counts, options)),
+    )  # fmt: skip
 
 
-_SENT_INSTEAD: Mapping[Duplicates, str] = {"last": "a later", "first": "an earlier", "reject": "another"}
-"""Which row is sent in place of a duplicate."""
+def _notes(staged: StagedRows, counts: Counter[RowStatus], options: LoadOptions) -> Iterator[str]:
+    """What the user should know about rows that are for the same record as rejected ones; without values."""
+    if options.on_invalid != "stop" and (counts[RowStatus.INVALID] or counts[RowStatus.STALE]):
+        other = f"{TAKEN_ROW[options.duplicates]} for the same record"
+        if number := counts[RowStatus.STALE]:
+            it = "it" if number == 1 else "them"
+            yield f"{rows_text(number)} cannot be sent, and {other} is valid: a resend of the rejects leaves {it} out."
+        if number := staged.count_overtaken(options.duplicates):
+            yield f"{rows_text(number)} {'is' if number == 1 else 'are'} sent although {other} cannot be sent."
+    if number := counts[RowStatus.REPLACED]:
+        one = number == 1
+        yield (
+            f"{rows_text(number)} {'is' if one else 'are'} left out: the load that rejected {'it' if one else 'them'} "
+            "took another row for the same record."
+        )
 
 
 def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None:
     counts = preflight.counts
     log.info(
-        "Checked %s: %d row%s.\n%d to send, %d unchanged since the last load, %d skipped because %s row has the same "
+        "Checked %s: %d row%s.\n%d to send, %d unchanged since the last load, %d skipped because %s has the same "
         "%s,\n%d suppressed, %d that cannot be sent.",
         name, preflight.rows, "s" * (preflight.rows != 1), counts[RowStatus.SEND], counts[RowStatus.SAME],
-        counts[RowStatus.DUPLICATE], _SENT_INSTEAD[options.duplicates], options.shared,
+        counts[RowStatus.DUPLICATE], TAKEN_ROW[options.duplicates], options.shared,
         counts[RowStatus.SUPPRESSED], preflight.unsendable,
     )  # fmt: skip
-    for text in preflight.problem_lines():
+    for text in (*preflight.problem_lines(), *preflight.notes):
         log.warning("%s", text)
 
 
@@ -269,7 +289,7 @@ class InputDigest:
             row, text = without_views(row), ""
             is_text = False
         else:
-            is_text = row.problem is None and text.count(_BETWEEN) == len(names) - 1
+            is_text = row.problem is None and not row.replaced and text.count(_BETWEEN) == len(names) - 1
         if is_text:
             self._texts.append(text)
             self._size += len(text)
@@ -277,7 +297,7 @@ class InputDigest:
                 self._flush()
         else:
             self._flush()
-            self._update(repr((row.problem, *row.values.values())))
+            self._update(repr((row.problem, *row.values.values(), *([row.replaced] if row.replaced else []))))
         return row
 
     def as_text(self) -> str:

@@ -16,7 +16,7 @@ from crm_provider.client.responses import family_of
 from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.errors.policy import Decision
 from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
-from crm_provider.load.options import ContactOptions, LoadOptions, rejects_allowed
+from crm_provider.load.options import NO_PLAN, ContactOptions, LoadOptions, rejects_allowed
 from crm_provider.load.rows import CHECKED, WRITTEN, Outcome, calls_text, more_kinds, rows_text
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Summary:
     :param rows: rows of the source; the outcomes add up to it once all is done
     :param counts: rows by outcome
     :param errors: rows by the type of the error that decided them
-    :param problems: what the check found -> rows; no text holds a value
+    :param problems: what the check found -> rows; ``notes``: its warnings, in sentences; no text holds a value
     :param calls: calls made, including refused ones
     :param calls_saved: the extra calls that a create-then-update loop would have made; 0 if there are none
     :param throttled: calls of this try that were refused for their rate
@@ -54,6 +54,7 @@ class Summary:
     counts: Mapping[Outcome, int] = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
     problems: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     calls: int = 0
     calls_saved: int = 0
     throttled: int = 0
@@ -61,7 +62,7 @@ class Summary:
     left: int = 0
     budget_used: float = 0.0
     resumed_at: int = 0
-    plan: str = "nothing"
+    plan: str = NO_PLAN
     plan_why: str = ""
     plan_calls: int = 0
     plan_seconds: float = 0.0
@@ -159,17 +160,17 @@ class LoadUnsaved(Exception):
     """A file of the load cannot be written, such as its rejects on a full disk. Nothing more was sent.
 
     :param unwritten: which file, and why
+    :ivar advice: what to do; what follows it depends on the task
     """
+
+    advice = "Free disk space or fix the path; a retry continues from there, a cleared task starts with the first row"
 
     def __init__(self, unwritten: CannotWrite, summary: Summary) -> None:
         super().__init__(unwritten, summary)
         self.unwritten, self.summary = unwritten, summary
 
     def __str__(self) -> str:
-        return f"{self.unwritten}. The load stopped after: {self.summary.line()}. {FIX}"
-
-
-FIX = "Free disk space or fix the path; a retry continues from there, a cleared task starts with the first row"
+        return f"{self.unwritten}. The load stopped after: {self.summary.line()}. {self.advice}"
 
 
 class TooManyRejects(Exception):
@@ -210,6 +211,7 @@ MEANING: Mapping[Outcome, str] = {
 }
 
 PLAN_WORDS: Mapping[str, str] = {
+    NO_PLAN: "The load stopped before a plan was made.",
     "nothing": "No row needs to be sent.",
     "learned": "Create or update each contact, beginning with the call that the rows so far suggest.",
     "compare": "Read all contacts of the CRM first, then send only the rows that differ.",
@@ -247,6 +249,7 @@ def report(
         ending,
         "## Rows" if not summary.dry_run else "## Rows (dry run: nothing was written)",
         _table(("Outcome", "Rows", "Share", "Meaning"), _outcomes(summary, options.meanings)),
+        *summary.notes,
     ]
     if summary.errors:
         parts += ["## Errors", _table(("Type", "Rows", "What to do"), _errors(summary))]
@@ -320,8 +323,9 @@ def _most_frequent(summary: Summary, rejected: int) -> str:
     (top, count), *others = most_frequent(errors)
     problems = most_frequent(summary.problems) if top == "INVALID_VALUE" else []
     also = _counted(others)
-    what = problems[0][0] if problems else advice_of(top)
-    return f"Most often {top} ({rows_text(count)}): {what}{also and f'. Also {also}'}"
+    what, rows = problems[0] if problems else (advice_of(top), count)
+    some = f", {rows:,} of them" if rows < count else ""
+    return f"Most often {top} ({rows_text(count)}){some}: {what}{also and f'. Also {also}'}"
 
 
 def _counted(types: Sequence[tuple[str, int]]) -> str:
@@ -426,8 +430,9 @@ def _problems(summary: Summary) -> Iterator[Sequence[object]]:
 
 
 def _calls(summary: Summary, naive: str) -> Iterator[Sequence[object]]:
-    yield "Plan", f"`{summary.plan}`: {summary.plan_why}"
-    yield "Planned", f"{calls_text(summary.plan_calls)}, {duration(summary.plan_seconds)}"
+    yield "Plan", PLAN_WORDS[NO_PLAN] if summary.plan == NO_PLAN else f"`{summary.plan}`: {summary.plan_why}"
+    if summary.plan != NO_PLAN:
+        yield "Planned", f"{calls_text(summary.plan_calls)}, {duration(summary.plan_seconds)}"
     yield "Made", f"{calls_text(summary.calls)} in {duration(summary.seconds)}, {summary.budget_used:.0%} of the budget"
     yield "Saved", f"{calls_text(summary.calls_saved)}, compared with {naive}"
     yield "Refused by the rate limit", calls_text(summary.throttled)

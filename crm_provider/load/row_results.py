@@ -14,7 +14,7 @@ from typing import Any
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import LONG_WAIT, DecidedBy, Decision, ErrorPolicy, RowRule, row_rule, server_delay
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import TAKEN_ROW, LoadOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.outcomes.formats import RowOutcome
 from crm_provider.load.progress import RowCounts
@@ -23,7 +23,7 @@ from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.rejects.samples import MOST_SAMPLES
 from crm_provider.load.rows import Outcome, Record, Row
 from crm_provider.load.state.fingerprints import Fingerprints
-from crm_provider.load.state.temp_tables import RowStatus, StagedRow
+from crm_provider.load.state.temp_tables import UNSENDABLE, RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult
 
 SENDS_OF_A_ROW = 3
@@ -97,6 +97,7 @@ WRITE_UNCERTAIN = "Whether it was written is not known."
 _WITHOUT_CALL: Mapping[RowStatus, tuple[Outcome, str]] = {
     RowStatus.DUPLICATE: (Outcome.SKIPPED, "Another row is sent for the same record (duplicates)."),
     RowStatus.SUPPRESSED: (Outcome.SUPPRESSED, "The address is on the suppression list."),
+    RowStatus.REPLACED: (Outcome.SKIPPED, "The load that rejected the row took another row for the same record."),
     RowStatus.SAME: (Outcome.UNCHANGED, "The same row was loaded before (state_path)."),
 }
 """Rows that the preflight check has decided: their outcome, and why."""
@@ -165,7 +166,7 @@ class RowResultHandler:
 
     def without_call(self, staged: StagedRow) -> None:
         """Record a row that the preflight check has decided."""
-        if staged.status in (RowStatus.INVALID, RowStatus.AMBIGUOUS):
+        if staged.status in UNSENDABLE:
             self._reject_unsendable(staged)
         else:
             outcome, message = _WITHOUT_CALL[staged.status]
@@ -255,8 +256,11 @@ class RowResultHandler:
 
     def _reject_unsendable(self, staged: StagedRow) -> None:
         type_, message = "DUPLICATE_ROW", f"Several rows have this {self._options.shared} (duplicates='reject')."
-        if staged.status is RowStatus.INVALID:
+        if staged.status is not RowStatus.AMBIGUOUS:
             type_, message = "INVALID_VALUE", staged.problem
+        if is_stale := staged.status is RowStatus.STALE:
+            other = TAKEN_ROW[self._options.duplicates].capitalize()
+            message = f"{message}. {other} for the same record is valid; if this one is sent again, it is left out."
         reject = Reject(
             number=staged.row.number,
             values=staged.row.values,
@@ -265,6 +269,7 @@ class RowResultHandler:
             suggested_action="Correct the row in its source.",
             request_id=None,
             retryable=False,
+            replaced=staged.row.replaced if is_stale else "",
         )
         self._write(staged.row, reject)
 

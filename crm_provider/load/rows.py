@@ -85,12 +85,14 @@ class Row(NamedTuple):  # a dataclass takes three times the time, for each row o
     :param problem: why the row cannot be used, if its source could not read it properly (a ragged line); it names the
         place, never a value
     :param made: the record that the load that rejected the row may have created; None for rows of any other source
+    :param replaced: the mark of the record for which the load that rejected the row took another row; empty if none
     """
 
     number: int
     values: Mapping[str, Any]
     problem: str | None = None
     made: EarlierCreation | None = None
+    replaced: str = ""
 
 
 class Record(Protocol):
@@ -179,11 +181,12 @@ class InvalidRow(Exception):
     """A row that cannot become a record, with all its problems and without values.
 
     :param problems: at least one
+    :param key: of the record that the row is for; None if the row does not say it
     """
 
-    def __init__(self, *problems: Problem) -> None:
+    def __init__(self, *problems: Problem, key: str | None = None) -> None:
         super().__init__("; ".join(map(str, problems)))
-        self.problems = problems
+        self.problems, self.key = problems, key
 
 
 class SourceError(ValueError):

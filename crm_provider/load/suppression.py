@@ -20,7 +20,7 @@ from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.files import expand_pattern, explain_missing, place, refuse_addresses
 from crm_provider.load.sources.options import FORMATS
 from crm_provider.load.sources.source import FilesSource, Source, open_source
-from crm_provider.load.sources.text_files import open_lines
+from crm_provider.load.sources.text_files import WrongEncoding, open_lines
 from crm_provider.values.addresses import NotOneAddress, one_address, person_key, spellings, without_wrapping
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,8 @@ def _named(entries: Iterator[tuple[str, object]]) -> Iterator[tuple[str, object]
     """The entries; errors of their file name the suppression list, not the source of the load."""
     try:
         yield from entries
+    except WrongEncoding as wrong:
+        raise SourceError(f"suppression list: {wrong.of_any_file()}") from None
     except SourceError as wrong:
         raise type(wrong)(f"suppression list: {wrong}") from None
 

@@ -28,6 +28,7 @@ from crm_provider.observability.lineage import ExtractLineage
 from crm_provider.observability.links import CrmExtractedFileLink
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.mixins import naming_task
 from crm_provider.tasks.templates import is_mapped, path_of, path_text, with_connection
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         self.fields = rendered(fields)
         self.format = format
         self.if_changed = if_changed
-        self.formula_guard = validation.boolean(formula_guard, "formula_guard")
+        with naming_task(type(self), self.task_id):
+            self.formula_guard = validation.boolean(formula_guard, "formula_guard")
         self.column_types = column_types
         self.changes_since = changes_since
         self.state_path = path_text(state_path)

@@ -22,6 +22,7 @@ from crm_provider.observability.lineage import Lineage, LoadLineage
 from crm_provider.observability.links import CrmRejectsLink, CrmReportLink
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.mixins import naming_task
 from crm_provider.tasks.outcome import (
     ENDS,
     fail,
@@ -141,13 +142,15 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         """
         self.set_error_policy(self.on_error, mode=mode, operator=self.policy_operator())
         if not is_mapped(self):
-            self.kind.check_arguments(self._arguments(), later=comes_later)
+            with naming_task(type(self), self.task_id):
+                self.kind.check_arguments(self._arguments(), later=comes_later)
 
     @classmethod
     def check_mapped(cls, given: Mapping[str, Any]) -> None:
         kind = cls.kind_of(given)
         known = {name: given[name] for name in (*ARGUMENTS, *kind.arguments) if name in given}
-        kind.check_arguments(known, later=comes_later, complete=False)
+        with naming_task(cls, given.get("task_id")):
+            kind.check_arguments(known, later=comes_later, complete=False)
 
     def policy_operator(self) -> str | None:
         """The operator whose rules apply, None for this one."""

@@ -27,7 +27,7 @@ from crm_provider.client.settings import DEFAULT_CONN_ID
 from crm_provider.errors.on_error import Action, OnError, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator
+from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator, naming_task
 from crm_provider.tasks.outcome import (
     ENDS,
     log_reschedule,
@@ -95,9 +95,10 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
     ) -> None:
         super().__init__(**for_base_operator(self, retry_policy, kwargs))
         self.crm_conn_id = rendered(crm_conn_id)
-        self.max_errors_in_a_row = validation.count(max_errors_in_a_row, "max_errors_in_a_row", least=0)
-        self.deferrable = validation.boolean(deferrable, "deferrable")
-        self.share_poll = validation.boolean(share_poll, "share_poll")
+        with naming_task(type(self), self.task_id):
+            self.max_errors_in_a_row = validation.count(max_errors_in_a_row, "max_errors_in_a_row", least=0)
+            self.deferrable = validation.boolean(deferrable, "deferrable")
+            self.share_poll = validation.boolean(share_poll, "share_poll")
         self.set_error_policy(on_error)
         if deferrable and self.exponential_backoff:
             warnings.warn(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider import config
@@ -99,6 +100,23 @@ class ErrorPolicyMixin:
 
         :param given: the arguments of ``partial`` and its ``default_args``
         """
+
+
+@contextmanager
+def naming_task(operator: type, task_id: object) -> Iterator[None]:
+    """Begin the message of an invalid argument with the operator and the task: a DAG file has many.
+
+    :raises ValueError: the error of the block
+    """
+    try:
+        yield
+    except ValueError as wrong:
+        which = f"{operator.__name__}{f' {task_id!r}' if task_id else ''}"
+        if isinstance(wrong, e.CrmError):
+            wrong.message = f"{which}: {wrong.message}"
+        else:
+            wrong.args = (f"{which}: {wrong}",)
+        raise
 
 
 def for_base_operator(

@@ -219,7 +219,7 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) 
     The decision is stored in the context for :class:`~crm_provider.tasks.CrmRetryPolicy`.
     """
     ti, task = context["ti"], context["task"]
-    retries_left = _retries_left(ti)
+    left = retries_left(ti)
     _publish(error, decision, ti, task)
     context[DECISION_KEY] = (error, decision)  # type: ignore[literal-required]
 
@@ -230,10 +230,10 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) 
         log_end(logging.INFO, "skipped")
         raise AirflowSkipException(f"Skipped by {decision.origin}. {error}") from error
     if decision.action is Action.RETRY:
-        if (until := _reschedule_date(error, context)) is not None:
+        if (until := reschedule_date(error, context)) is not None:
             log_end(logging.WARNING, f"slot freed until {moment(until)}; the try is kept")
             raise AirflowRescheduleException(until)
-        remark, level = _retry_remark(retries_left), logging.WARNING if retries_left else logging.ERROR
+        remark, level = _retry_remark(left), logging.WARNING if left else logging.ERROR
         log_end(level, f"this try failed. {remark}")
         _remark(error, remark)
         raise error
@@ -244,7 +244,7 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) 
     else:
         log_end(logging.ERROR, "failed; not retried, because a retry would fail in the same way")
         _remark(error, f"Not retried, by {decision.origin}")
-    if retries_left and policy is None:
+    if left and policy is None:
         raise AirflowFailException(str(error)) from error
     raise error
 
@@ -280,11 +280,11 @@ def report_other(error: Exception, context: Context, *, publish: bool = True) ->
 
 
 def _try_failed(ti: Any) -> str:
-    left = _retries_left(ti)
-    return f"this try failed; it is retried ({left} left)" if left else "failed; no retry is left"
+    return f"this try failed; it is retried ({left} left)" if (left := retries_left(ti)) else "failed; no retry is left"
 
 
-def _retries_left(ti: Any) -> int:
+def retries_left(ti: Any) -> int:
+    """Tries that Airflow still starts if this one fails."""
     return max(int(ti.max_tries or 0) - int(ti.try_number) + 1, 0)
 
 
@@ -356,7 +356,8 @@ def task_timeout(message: str) -> NoReturn:
     raise AirflowTaskTimeout(message)
 
 
-def _reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
+def reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
+    """Until when an error frees the slot without using up the try; None if it does not."""
     delay = server_delay(error)
     if not isinstance(error, e.CrmThrottledError) or delay is None or delay < LONG_WAIT:
         return None
@@ -368,10 +369,9 @@ def _reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
     return now + timedelta(seconds=delay)
 
 
-def _retry_remark(retries_left: int) -> str:
-    if retries_left:
-        return "1 retry left" if retries_left == 1 else f"{retries_left} retries left"
-    return "No retries left (set retries=)"
+def _retry_remark(left: int) -> str:
+    some = "1 retry left" if left == 1 else f"{left} retries left"
+    return some if left else "No retries left (set retries=)"
 
 
 def _remark(error: e.CrmError, text: str) -> None:

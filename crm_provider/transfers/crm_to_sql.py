@@ -22,6 +22,7 @@ from crm_provider.observability.lineage import TableLineage
 from crm_provider.operators.base import CrmOperator
 from crm_provider.operators.extract import check_files, goes_on, owner_of, tracker_of, tries_left
 from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.mixins import naming_task
 from crm_provider.tasks.templates import is_mapped, path_text, with_connection
 from crm_provider.transfers.sql_table import SqlTable, TableMode, check_table_mode, with_kinds
 from crm_provider.transfers.sql_to_crm import database_of
@@ -108,7 +109,8 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
                 _check_columns(columns, mode, changes_since)
         check_if_changed(if_changed)
         self.listing, self.mode = listing, mode
-        self.create_table = validation.boolean(create_table, "create_table")
+        with naming_task(type(self), self.task_id):
+            self.create_table = validation.boolean(create_table, "create_table")
         self.sql_conn_id = rendered(sql_conn_id)
         self.table = rendered(table)
         self.columns = rendered(columns)

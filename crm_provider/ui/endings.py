@@ -125,7 +125,7 @@ def _stopped_at(run: Run) -> str:
 
 
 def _progress(run: Run) -> str:
-    """Its progress, and the time left at the pace so far."""
+    """Its progress and, while it runs, the time left at the pace so far."""
     if run.found.state != "running" and (run.result is not None or run.failure is not None):
         ended = run.result.ending if run.result is not None else _failure_text(run)
         return f"The last try ended: {ended}" if ended else ""
@@ -136,4 +136,5 @@ def _progress(run: Run) -> str:
     if left is None:
         return f"{rows_text(checkpoint.rows)} done."
     rows, seconds = left
-    return f"{checkpoint.rows:,} of {rows_text(rows)} done; about {duration(seconds)} left at the pace so far."
+    time_left = f"; about {duration(seconds)} left at the pace so far" if run.found.state == "running" else ""
+    return f"{checkpoint.rows:,} of {rows_text(rows)} done{time_left}."

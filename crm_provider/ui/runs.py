@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
+from crm_provider.load.options import NO_PLAN
 from crm_provider.load.report import duration
 from crm_provider.load.rows import calls_text
 from crm_provider.ui.charts import BarSegment, segments_of, words_of
@@ -308,7 +309,7 @@ def _plan(result: Result) -> list[tuple[str, str]]:
 
 def _planned(result: Result) -> str:
     calls, seconds = result.plan.get("calls"), result.plan.get("seconds")
-    if calls is None:
+    if calls is None or result.plan.get("name") == NO_PLAN:
         return ""
     return calls_text(calls) + ("" if seconds is None else f", about {duration(seconds)}")
 

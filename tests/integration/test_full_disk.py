@@ -85,6 +85,10 @@ def test_load_on_a_full_disk_without_retries_keeps_its_counts(
     assert type(task.error).__name__ == "LoadUnsaved"
     assert task.result["rows"] == 8
     assert task.result["left"] >= 1
+    assert str(task.error).endswith(
+        f". {ADVICE}. A cleared task starts with the first row; with state_path, loaded rows then cost no call"
+    )
+    assert task.result["ending"] == f"{task.error}."
     assert NO_SPACE in Path(task.result["report_path"]).read_text("utf-8")
 
 

@@ -494,6 +494,20 @@ def test_retry_of_a_load_continues_from_a_checkpoint_file(crm: Sandbox, run_task
     assert not path.exists(), "the file is removed after the load"
 
 
+@pytest.mark.parametrize(
+    ("retries", "next_step"), [(1, "A retry continues from there"), (0, "A cleared task starts with the first row;")]
+)
+def test_stopped_load_names_a_retry_only_if_one_is_left(
+    crm: Sandbox, run_task: RunTask, retries: int, next_step: str
+) -> None:
+    crm.add_fault(effect="error", error="unavailable")
+    end = run_task(CrmLoadContactsOperator, source=rows(200), mapping=MAPPING, retries=retries)
+    first = " ".join(end.log.split()).partition("Also: ")[2]
+    assert first.startswith(f"The load stopped after 0 of 200 rows, before a plan was made. {next_step}")
+    assert "A retry continues" not in str(end.error), "no retry is left after the last try"
+    assert end.result["plan"]["words"] == "The load stopped before a plan was made."
+
+
 @pytest.fixture
 def restored_sigterm() -> Iterator[None]:
     """Restore the SIGTERM handler of pytest, which Airflow's task runner replaces."""

@@ -112,3 +112,22 @@ def test_extract_can_be_loaded_again(crm: Sandbox, run_dag: RunDag, tmp_path: Pa
     assert run["back"].state == "success"
     assert (run["back"].result["rows"], run["back"].result["rejected"]) == (2, 0)
     assert attributes(crm) == {row["email"]: {"name": row["name"], "note": row["note"]} for row in given}
+
+
+def test_corrected_row_does_not_replace_a_newer_one(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    """Two spellings of an address are one person, also for the rows of a rejects file."""
+    source, rejects = tmp_path / "leads.csv", tmp_path / "rejects.csv"
+    source.write_text("mail,first,score\nANN@ex.co,Old,x1\nann@ex.co,New,2\n", encoding="utf-8")
+    shared = {
+        "mapping": {"email": "mail", "name": "first", "score": {"column": "score", "type": "number"}},
+        "state_path": str(tmp_path / "state.db"),
+    }
+    load = run_task(
+        CrmLoadContactsOperator, source=str(source), rejects_path=str(rejects), max_rejects=1, **shared
+    )  # fmt: skip
+    assert (load.result["created"], load.result["rejected"]) == (1, 1)
+    rejects.write_text(rejects.read_text(encoding="utf-8").replace("x1", "1"), encoding="utf-8")
+    again = run_task(CrmRetryRejectsOperator, rejects=str(rejects), only="all", **shared)
+    assert (again.states, again.result["skipped"], again.result["calls"]) == (["success"], 1, 0)
+    assert "1 row is left out: the load that rejected it took another row for the same record." in again.log
+    assert attributes(crm) == {"ann@ex.co": {"name": "New", "score": "2"}}

@@ -101,7 +101,8 @@ def test_switch_that_is_not_a_boolean_is_refused(operator: Any, given: Any, swit
     operator(task_id="right", **given, **{switch: False})
     texts = {"false": "of type str", "{{ params.on }}": "of type str; templates are not", None: "None"}
     for number, (value, kind) in enumerate(texts.items()):
-        with pytest.raises(ValueError, match=f"{switch} must be True or False but is {kind}"):
+        named = f"{operator.__name__} 'wrong_{number}': {switch} must be True or False but is {kind}"
+        with pytest.raises(ValueError, match=named):
             operator(task_id=f"wrong_{number}", **given, **{switch: value})
 
 
@@ -111,7 +112,7 @@ def test_switch_in_default_args_or_a_mapped_task_is_checked() -> None:
         pytest.raises(ValueError, match="dry_run must be True or False"),
     ):
         CrmLoadContactsOperator(task_id="task", source=[])
-    with pytest.raises(ValueError, match="resubscribe must be True or False"):
+    with pytest.raises(ValueError, match=r"^CrmLoadContactsOperator 'mapped': resubscribe must be True or False"):
         CrmLoadContactsOperator.partial(task_id="mapped", resubscribe="no")  # type: ignore[arg-type]
 
 

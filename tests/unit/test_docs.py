@@ -300,6 +300,7 @@ KNOWN_LINES = (
     r"export AIRFLOW__[A-Z]+__[A-Z_]+=\S+",
     r"curl .*|  -d .*|(sandbox|json)='?[^']*'?",  # tests/integration/test_sandbox_docs.py
     r"make [a-z-]+.*",  # test_every_job_exists
+    r"pip install (\.|uv) .*",  # tests/system/test_install.py
     r"pip install '?airflow-provider-crm(\[\w+\])?'?",  # tests/unit/test_packages.py
     r"\.venv/bin/python scripts/\w+\.py.*",  # test_every_script_exists
     r"#.*|",

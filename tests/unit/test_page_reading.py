@@ -125,6 +125,10 @@ CHECKED = "A dry run: every row was checked, nothing was written."
             {**RUNNING, "checkpoint": checkpoint()}, "running", "running",
             "300 of 1,000 rows done; about 2 min left at the pace so far.",
         ),
+        (
+            {**RUNNING, "state": "up_for_retry", "checkpoint": checkpoint()}, "running", "waits for a retry",
+            "300 of 1,000 rows done.",
+        ),
         ({**RUNNING, "checkpoint": checkpoint(notes={})}, "running", "running", "300 rows done."),
         ({**RUNNING, "checkpoint": checkpoint(calls=0)}, "running", "running", "300 rows done."),
         ({**RUNNING, "checkpoint": checkpoint(done_upto=0)}, "running", "running", "No row is done yet"),
@@ -224,6 +228,13 @@ def test_page_of_a_run() -> None:
     ]
     assert shown.samples == SUMMARY.samples
     assert (shown.resend, shown.rejects_path) == ("with DAG(...)", "/data/rejects.jsonl")
+
+
+def test_load_that_stopped_before_its_plan() -> None:
+    stopped = Summary(rows=377, left=377, ending="Stopped: x.").as_dict()
+    assert page(state="up_for_retry", result=stopped).plan == [
+        ("What it does", "The load stopped before a plan was made.")
+    ]
 
 
 def test_reasons_come_with_catalogue_advice_and_the_policy_of_the_run() -> None:

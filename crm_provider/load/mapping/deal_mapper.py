@@ -196,8 +196,16 @@ class DealMapper(RecordMapper[Deal]):
         problems = [*_missing(self._mode, own), *_inexact(attributes)]
         if problems:
             columns = self.field_columns
-            raise InvalidRow(*(replace(problem, column=columns.get(problem.field, "")) for problem in problems))
+            named = (replace(problem, column=columns.get(problem.field, "")) for problem in problems)
+            raise InvalidRow(*named, key=self._key(found, ()))
         return Deal(**own, attributes=attributes)
+
+    def _key(self, found: tuple[dict[str, Any], ...], wrong: Collection[str]) -> str | None:
+        own = found[Section.FIELDS]
+        if "deal_id" in own:
+            return Deal(deal_id=own["deal_id"]).key
+        is_certain = "pipeline_id" in own and not own.keys().isdisjoint(CONTACT) and "deal_id" not in wrong
+        return Deal(**own).key if is_certain else None
 
 
 def target_of(name: Any) -> Target:

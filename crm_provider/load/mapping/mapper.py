@@ -39,7 +39,7 @@ from crm_provider.load.mapping.fields import (
     nested_field,
     target_of,
 )
-from crm_provider.load.rows import Contact, InvalidRow, Problem, Record, Row, SourceError
+from crm_provider.load.rows import Contact, InvalidRow, Problem, Record, Row, SourceError, key_of
 from crm_provider.load.sources.options import HeaderLine, is_nameless, look_like_values, shared_name
 from crm_provider.values.json_values import ConversionError
 from crm_provider.values.suggest import nearest, unknown
@@ -90,6 +90,13 @@ class RecordMapper(abc.ABC, Generic[R]):
         """The record of what was found, by section.
 
         :raises InvalidRow: with all problems of the row
+        """
+
+    @abc.abstractmethod
+    def _key(self, found: tuple[dict[str, Any], ...], wrong: Collection[str]) -> str | None:
+        """The key of the record of an invalid row; None if it is not certain.
+
+        :param wrong: the fields that could not be read, by their labels
         """
 
     @property
@@ -162,7 +169,7 @@ class RecordMapper(abc.ABC, Generic[R]):
                 if value is not LEFT_OUT:
                     found[place][name] = value
         if problems:
-            raise InvalidRow(*problems)
+            raise InvalidRow(*problems, key=self._key(found, {problem.field for problem in problems}))
         return self._record(found, row)
 
     def _without_mapping(self, given: Mapping[str, Any]) -> tuple[Mapping[str, Any], Steps]:
@@ -236,6 +243,10 @@ class Mapper(RecordMapper[Contact]):
     def _record(self, found: tuple[dict[str, Any], ...], row: Row) -> Contact:
         address, attributes, origin, _ = found  # by Section
         return Contact(address[EMAIL], attributes, origin or None)
+
+    def _key(self, found: tuple[dict[str, Any], ...], wrong: Collection[str]) -> str | None:
+        email = found[Section.EMAIL].get(EMAIL)
+        return None if email is None else key_of(email)
 
 
 class Steps:

@@ -161,7 +161,7 @@ class RejectedRows:
         with _text_errors(self.name):
             first = next(journal.lines(rest=True), None)
         if first is None:
-            raise NoRejects(f"there is no rejects file {self.name}, or it is empty")
+            raise NoRejects(f"there is no rejects file {path}, or it is empty")
         RejectReader(lines, self.name).read(first)
         self.header = lines.columns()
         """The columns of a CSV file: those of its first row. Other rows may have more."""
@@ -184,7 +184,7 @@ class RejectedRows:
                     self._originals.append(reject.number if reject.original is None else reject.original)
                     problem = self._form_problem(reject, reader.number)
                     self._places.note(reader.number, problem)
-                    yield Row(len(self._originals), reject.values, problem, reject.made)
+                    yield Row(len(self._originals), reject.values, problem, reject.made, reject.replaced)
 
     def _check_kind(self, reject: Reject | None, line: int) -> None:
         """Refuse rows of another kind: rows of a deletion must not create the people that they should delete."""

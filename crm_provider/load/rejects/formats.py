@@ -10,7 +10,8 @@ would treat as a formula gets an apostrophe, which is removed when the file is r
 
 Values without a JSON form are written as exact text (:func:`crm_provider.values.json_values.lenient_json`). A row that
 its source could not read has a fingerprint of its values (``form``; in CSV in ``_cells``). While it matches, nobody has
-corrected the row.
+corrected the row. A row for whose record the load took another row has a mark of this record (``replaced``; in CSV in
+``_cells``), which shows whether the row is still for the same record.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, Literal, Protocol
 from crm_provider.files.journal import Journal
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import EarlierCreation, SourceError
+from crm_provider.load.sources.csv_files import most_consistent_delimiter
 from crm_provider.values.json_values import json_text, json_value
 from crm_provider.values.json_values import lenient_json as plain
 from crm_provider.values.server_clock import utc_time
@@ -60,12 +62,18 @@ class Reject:
     """:func:`form_mark` of the values of a row that its source could not read."""
     kind: str = CONTACTS
     """The kind of record; rows of another kind must not be loaded as contacts."""
+    replaced: str = ""
+    """The mark of its record if the load took another row for this record; sent again, the row is left out."""
 
 
 def form_mark(values: Mapping[str, Any]) -> str:
     """A fingerprint of a row, the same in both formats, which shows whether the row was changed."""
     written = json_value(json_text(dict(sorted(plain(values).items())), ascii_only=True))
     return blake2b(json_text(written, ascii_only=True).encode(), digest_size=8).hexdigest()
+
+
+class ForeignFile(ValueError):
+    """A line has nothing of a rejects file."""
 
 
 class RejectLines(Protocol):
@@ -130,6 +138,8 @@ class JsonLines:
             found["form"] = reject.form
         if reject.kind != CONTACTS:
             found["kind"] = reject.kind
+        if reject.replaced:
+            found["replaced"] = reject.replaced
         return json_text(found)
 
     def parse(self, line: str) -> Reject:
@@ -139,6 +149,8 @@ class JsonLines:
             raise ValueError("it is not a complete JSON object") from None
         if not isinstance(found, dict):
             raise ValueError("it is not a JSON object")
+        if not {"row", "values"} & found.keys():
+            raise ForeignFile("its 'row' is missing")
         _check(found, {"row": int, "values": dict, "type": str, "retryable": bool})
         texts = {name: str(found.get(name) or "") for name in ("message", "suggested_action")}
         request_id, original = found.get("request_id"), found.get("original_row")
@@ -147,6 +159,7 @@ class JsonLines:
             request_id=None if request_id is None else str(request_id), retryable=found["retryable"],
             original=original if isinstance(original, int) else None, made=_made_of(found.get("made")),
             form=str(found.get("form") or ""), kind=str(found.get("kind") or CONTACTS),
+            replaced=str(found.get("replaced") or ""),
         )  # fmt: skip
 
 
@@ -157,21 +170,29 @@ def _check(found: Mapping[str, Any], wanted: Mapping[str, type]) -> None:
 
 
 class CsvLines:
-    """Comma, double quotes, UTF-8. ``_retryable`` comes last, so that a truncated line is always noticed."""
+    """Comma, double quotes, UTF-8. ``_retryable`` comes last, so that a truncated line is always noticed.
+
+    A spreadsheet may have saved the file again with another delimiter.
+    """
 
     begin = "_row,"
     quoted = True
 
     def __init__(self) -> None:
         self._columns: tuple[str, ...] | None = None
+        self._delimiter = ","
 
     def columns(self) -> tuple[str, ...] | None:
         return self._columns
 
     def read_header(self, first: str) -> bool:
-        cells = _cells(first.removeprefix("\ufeff"))
+        header = first.removeprefix("\ufeff")
+        if not header.startswith(self.begin):
+            self._delimiter = most_consistent_delimiter([header])
+        cells = _cells(header, self._delimiter)
         if (cells[0], *cells[-len(_AFTER) :]) != ("_row", *_AFTER):
-            raise ValueError(f"its first line is not _row, the row's columns, {', '.join(_AFTER)}, with commas")
+            problem = f"its first line is not _row, the row's columns, {', '.join(_AFTER)}"
+            raise ValueError(problem) if {"_row", *_AFTER} & set(cells) else ForeignFile(problem)
         self._columns = tuple(map(_unescape_formula, cells[1 : -len(_AFTER)]))
         return True
 
@@ -193,6 +214,8 @@ class CsvLines:
             notes["form"] = reject.form
         if reject.kind != CONTACTS:
             notes["kind"] = reject.kind
+        if reject.replaced:
+            notes["replaced"] = reject.replaced
         original = "" if reject.original is None else str(reject.original)
         after = [
             reject.type, reject.message, reject.suggested_action, reject.request_id or "", original,
@@ -203,7 +226,7 @@ class CsvLines:
         return csv_record([str(reject.number), *row, *facts, "yes" if reject.retryable else "no"])
 
     def parse(self, line: str) -> Reject:
-        columns, cells = self._columns or (), _cells(line)
+        columns, cells = self._columns or (), _cells(line, self._delimiter)
         if len(cells) != len(columns) + 1 + len(_AFTER):
             raise ValueError(f"it has {len(cells)} cells and not {len(columns) + 1 + len(_AFTER)}")
         number, *texts, retryable = (cells[0], *map(_unescape_formula, cells[1:-1]), cells[-1].strip().lower())
@@ -255,8 +278,8 @@ def _made_of(data: Any) -> EarlierCreation | None:
     return EarlierCreation(utc_time(data.get("since")), certain=data.get("certain") is True, earlier_load=True)
 
 
-def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], EarlierCreation | None, tuple[str, str]]:
-    """The values of a row from its cells, the contact created for it, and its :func:`form_mark` and kind.
+def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], EarlierCreation | None, tuple[str, str, str]]:
+    """The values of a row from its cells, the contact created for it, and its :func:`form_mark`, kind and ``replaced``.
 
     An empty cell may have been filled in.
     """
@@ -267,7 +290,7 @@ def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Earlie
         for name in found.get("missing", []):
             if not given[name]:
                 given.pop(name)
-        marks = str(found.get("form", "")), str(found.get("kind", CONTACTS))
+        marks = str(found.get("form", "")), str(found.get("kind", CONTACTS)), str(found.get("replaced", ""))
         return {**given, **found.get("more", {})}, _made_of(found.get("made")), marks
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError("a cell that _cells marks as JSON is not JSON, or _cells itself was changed") from None
@@ -279,10 +302,10 @@ def csv_record(cells: Iterable[str]) -> str:
     return out.getvalue()[:-2]
 
 
-def _cells(line: str) -> list[str]:
+def _cells(line: str, delimiter: str) -> list[str]:
     limit = csv.field_size_limit(max(len(line), 1))  # the default refuses cells of 128 KB
     try:
-        return next(csv.reader([line], strict=True), [""])
+        return next(csv.reader([line], delimiter=delimiter, strict=True), [""])
     except csv.Error:
         raise ValueError("it is not a CSV record") from None
     finally:
@@ -333,4 +356,6 @@ class RejectReader:
                 return None
             return self._lines.parse(line) if line.strip() else None
         except ValueError as wrong:
+            if self.number == 1 and isinstance(wrong, ForeignFile):
+                raise SourceError(f"{self._name} is not a rejects file; give the load's rejects_path") from None
             raise SourceError(f"{self._name}, row {self.number} of the file (a header counts): {wrong}") from None

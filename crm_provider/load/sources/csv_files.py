@@ -62,40 +62,66 @@ class CsvFiles:
             delimiter = self._options.delimiter or marked or self._found(path, text)
             if csv.field_size_limit() < LARGEST_ROW:  # it applies to the whole process, so it is only raised
                 csv.field_size_limit(LARGEST_ROW)
-            records = _RecordReader(text, **self._dialect(delimiter))
+            if self._options.delimiter and not self._options.header:
+                self._check_delimiter(text)
+            records = _RecordReader(text, **_dialect(delimiter, self._options.quotechar))
             columns = self._options.header or records.header()
             yield SourceTable(columns, records.of(columns))
 
-    def _dialect(self, delimiter: str) -> dict[str, Any]:
-        quoted = bool(self._options.quotechar)
-        return {
-            "delimiter": delimiter,
-            "quotechar": self._options.quotechar or None,
-            "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-            "skipinitialspace": delimiter != " ",  # otherwise a space before a quote makes the quote part of the value
-            "strict": True,  # otherwise a misplaced quote changes values silently
-        }
+    def _check_delimiter(self, text: _LineReader) -> None:
+        """Check a given delimiter that leaves the header line in one piece.
+
+        :raises SourceError: if another one divides all lines into the same number of fields
+        """
+        sample, quote = text.peek(SAMPLE_LINES, SAMPLE_SIZE), self._options.quotechar
+        given = _field_counts(sample[:1], _dialect(self._options.delimiter or ",", quote))
+        if given != [1]:
+            return
+        other = most_consistent_delimiter(sample, quotechar=quote)
+        counts = set(_field_counts(sample, _dialect(other, quote)))
+        if len(counts) == 1 and max(counts) > 1:
+            raise SourceError(
+                f"{place(text.path, text.number + 1)}: the fields seem to be separated by {other!r}; remove delimiter, "
+                f"or give source_options={{'delimiter': {other!r}}}"
+            )
 
     def _found(self, path: AnyPath, text: _LineReader) -> str:
-        """The delimiter that gives most records as many fields as the header; of several, the one with most fields."""
-        sample = text.peek(SAMPLE_LINES, SAMPLE_SIZE)
-        header = len(self._options.header or ())
-
-        def score(delimiter: str) -> tuple[bool, float, int]:
-            counts = _field_counts(sample, self._dialect(delimiter))
-            first = counts[0] if counts else 0
-            expected, rest = (header, counts) if header else (first, counts[1:])
-            consistent = sum(count == expected for count in rest) / len(rest) if rest else 1.0
-            return first > 1 or bool(header), consistent, -abs(first - header) if header else first
-
-        found = max((mark for mark in DELIMITERS if mark != self._options.quotechar), key=score)
+        sample, header = text.peek(SAMPLE_LINES, SAMPLE_SIZE), len(self._options.header or ())
+        found = most_consistent_delimiter(sample, quotechar=self._options.quotechar, header=header)
         if found not in self._logged:
             self._logged.add(found)
             log.info("%s: the fields are separated by a %s", path, DELIMITERS[found])
         return found
 
 
+def most_consistent_delimiter(sample: list[str], *, quotechar: str = '"', header: int = 0) -> str:
+    """The delimiter that gives most records as many fields as the header; of several, the one with most fields.
+
+    :param sample: the first lines
+    :param header: number of columns, if the lines have no header line
+    """
+
+    def score(delimiter: str) -> tuple[bool, float, int]:
+        counts = _field_counts(sample, _dialect(delimiter, quotechar))
+        first = counts[0] if counts else 0
+        expected, rest = (header, counts) if header else (first, counts[1:])
+        consistent = sum(count == expected for count in rest) / len(rest) if rest else 1.0
+        return first > 1 or bool(header), consistent, -abs(first - header) if header else first
+
+    return max((mark for mark in DELIMITERS if mark != quotechar), key=score)
+
+
 # -- helpers ------------------------------------------------------------------------------------------------
+
+
+def _dialect(delimiter: str, quotechar: str) -> dict[str, Any]:
+    return {
+        "delimiter": delimiter,
+        "quotechar": quotechar or None,
+        "quoting": csv.QUOTE_MINIMAL if quotechar else csv.QUOTE_NONE,
+        "skipinitialspace": delimiter != " ",  # otherwise a space before a quote makes the quote part of the value
+        "strict": True,  # otherwise a misplaced quote changes values silently
+    }
 
 
 class _LineReader:

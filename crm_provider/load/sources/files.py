@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
-from crm_provider.files.paths import AnyPath, open_source
+from crm_provider.files.paths import AnyPath, as_path, open_source
 from crm_provider.files.private import NO_FILE
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.sources.options import FORMATS
@@ -57,7 +58,7 @@ def expand_pattern(path: Any, given: object = None) -> list[AnyPath]:
     found = [file for file in base.glob("/".join(parts[first:])) if not file.is_dir()]
     if not found:
         raise NoSuchFile(
-            f"no file matches {given or path}; correct the pattern, or check whether the files have arrived"
+            f"no file matches {_shown(given or path)}; correct the pattern, or check whether the files have arrived"
         )
     return sorted(found, key=str)
 
@@ -75,7 +76,15 @@ def explain_missing(given: object) -> Iterator[None]:
     except FileNotFoundError:
         if is_folder(given):
             raise folder_refused(given) from None
-        raise NoSuchFile(f"there is no file {given}; correct the path, or check whether the file has arrived") from None
+        raise NoSuchFile(
+            f"there is no file {_shown(given)}; correct the path, or check whether the file has arrived"
+        ) from None
+
+
+def _shown(given: object) -> object:
+    """A path as the user wrote it, but with its folder if it is relative."""
+    written = str(given)
+    return given if "://" in written or Path(written).is_absolute() else as_path(written)
 
 
 def read_source(path: AnyPath) -> IO[bytes]:

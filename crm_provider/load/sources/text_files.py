@@ -27,8 +27,6 @@ CHUNK = 1 << 18
 DAMAGED = "\0" * 64
 """A block of the file that was never written: no value has so many NULs in a row."""
 
-_ENCODING_ADVICE = "save it as UTF-8, or, of a source, give its own encoding in source_options"
-
 _MARK = "\udcff"
 """Replaces bytes that cannot be decoded: half a surrogate pair, which no text decodes to."""
 
@@ -41,6 +39,25 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+class WrongEncoding(SourceError):
+    """A file is not text in its encoding.
+
+    :param problem: with the file and line
+    :param option: the option of a source that may help
+    """
+
+    def __init__(self, problem: str, option: str) -> None:
+        super().__init__(problem, option)
+        self.problem, self.option = problem, option
+
+    def __str__(self) -> str:
+        return f"{self.of_any_file()} or give source_options={self.option}"
+
+    def of_any_file(self) -> str:
+        """The message without the advice for files that have ``source_options``."""
+        return f"{self.problem}; save it as UTF-8"
 
 
 class TextLines:
@@ -69,13 +86,12 @@ class TextLines:
     def _wrong(self, line: str) -> SourceError:
         where, encoding = place(self.path, self.number), self._text.encoding
         if _MARK in line:
-            other = "'cp1252' (Windows, Excel) or 'latin-1'" if encoding.startswith("utf") else "'utf-8'"
-            return SourceError(f"{where} is not {encoding}; {_ENCODING_ADVICE}, such as {other}")
+            windows = encoding.startswith("utf")
+            option = "{'encoding': 'cp1252'} (Windows, Excel) or 'latin-1'" if windows else "{'encoding': 'utf-8'}"
+            return WrongEncoding(f"{where} is not {encoding}", option)
         if "\0" in line:
-            return SourceError(
-                f"{where} holds a NUL character; if the file is UTF-16 save it as UTF-8 (of a source, give "
-                "source_options={'encoding': 'utf-16-le'}), else it is damaged or not a text file"
-            )
+            problem = f"{where} holds a NUL character: it is damaged, not a text file, or UTF-16"
+            return WrongEncoding(problem, "{'encoding': 'utf-16-le'}")
         return SourceError(f"{where} is longer than {LONGEST_LINE} characters; write one record per line")
 
 
@@ -173,4 +189,4 @@ def _unpacking(path: AnyPath, lines: TextLines | None = None) -> Iterator[None]:
     except UnicodeError:
         # some encodings refuse the whole file instead of the bytes
         where = place(path, lines.number + 1) if lines else str(path)
-        raise SourceError(f"{where} cannot be decoded; {_ENCODING_ADVICE}") from None
+        raise WrongEncoding(f"{where} cannot be decoded", "{'encoding': ...}") from None

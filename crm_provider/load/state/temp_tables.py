@@ -85,6 +85,11 @@ def digest(key: str) -> bytes:
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
+def record_mark(key: str) -> str:
+    """A mark of a record in a rejects file: equal for equal keys."""
+    return digest(key).hex()
+
+
 class RowStatus(IntEnum):
     """What the preflight check decides about a row."""
 
@@ -97,7 +102,14 @@ class RowStatus(IntEnum):
     SUPPRESSED = 4
     SAME = 5
     """An earlier load sent the same values."""
+    REPLACED = 6
+    """The load that rejected the row took another row for the same record."""
+    STALE = 7
+    """Invalid, and another row for the same record is valid: once corrected, this row must not replace that one."""
 
+
+UNSENDABLE = (RowStatus.INVALID, RowStatus.AMBIGUOUS, RowStatus.STALE)
+"""Rows that are rejected without a call."""
 
 _NUMBERS = {status: int(status) for status in RowStatus}
 """SQLite stores a member of an enumeration three times as slowly as its number."""
@@ -111,6 +123,20 @@ _LOSERS: Mapping[Duplicates, tuple[str, RowStatus]] = {
     "reject": ("1", RowStatus.AMBIGUOUS),
 }
 """Which of several rows for one record are not sent, and their status."""
+
+
+_PREFERRED: Mapping[Duplicates, str] = {
+    "last": "staged.number > invalid.number", "first": "staged.number < invalid.number", "reject": "1"
+}  # fmt: skip
+"""Whether a valid row is preferred to an invalid one for the same record."""
+
+_OVERTAKING: Mapping[Duplicates, str] = {
+    "last": "staged.number < invalid.number", "first": "staged.number > invalid.number", "reject": "1"
+}  # fmt: skip
+"""Whether an invalid row would be preferred to a valid one for the same record."""
+
+_TAKEN = ", ".join(str(int(status)) for status in (RowStatus.SEND, RowStatus.SAME, RowStatus.DUPLICATE))
+"""Valid rows: of several with one key, one is sent or was sent before."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +178,8 @@ class StagedRows:
 
     def __init__(self, most_bytes: int = STAGED_BYTES) -> None:
         self._database = TempDatabase(
-            "CREATE TABLE staged (number INTEGER PRIMARY KEY, status INTEGER, key TEXT, data BLOB)"
+            "CREATE TABLE staged (number INTEGER PRIMARY KEY, status INTEGER, key TEXT, data BLOB);"
+            "CREATE TABLE invalid (number INTEGER PRIMARY KEY, key TEXT, is_replaced INTEGER)"
         )
         self._names: dict[tuple[Any, ...], int] = {}
         self._names_by_id: list[tuple[Any, ...]] = []
@@ -165,6 +192,8 @@ class StagedRows:
         self._last_attributes: int | tuple[Any, ...] = ()
         self.attribute_names: set[str] = set()
         """Attributes that the load writes."""
+        self._has_invalid_keys = False
+        """Whether the record of a row that cannot be sent is known."""
         self.has_made = False
         """Whether an earlier load has created the record of a row, or may have."""
 
@@ -186,7 +215,7 @@ class StagedRows:
         :param place: from a row's number to its file, line and row, for messages
         :raises SourceError: if a value cannot be stored, or the budget is used up
         """
-        number, values, broken, made = row
+        number, values, broken, made, replaced = row
         mapped = key = None
         if record is not None:
             self._type, attributes = type(record), record.attributes
@@ -196,7 +225,7 @@ class StagedRows:
                 self._last_attributes = names
                 self.attribute_names.update(attributes)
         try:
-            data = pickle.dumps((self._id(values), tuple(values.values()), broken, made, mapped, problem))
+            data = pickle.dumps((self._id(values), tuple(values.values()), broken, made, mapped, problem, replaced))
         except (TypeError, AttributeError, pickle.PicklingError):
             kinds = sorted({type(value).__name__ for value in values.values()})
             raise SourceError(
@@ -213,6 +242,18 @@ class StagedRows:
                 raise self._too_many((place and place(number)) or f"row {number}")
             self._flush()
 
+    def add_invalid(self, row: Row, problem: str, key: str | None, place: Callable[[int], str] | None = None) -> None:
+        """Stage a row that cannot be sent.
+
+        :param key: of its record, None if unknown; it is compared with those of the valid rows
+        """
+        mark = "" if key is None else record_mark(key)
+        self.add(row._replace(replaced=mark), RowStatus.INVALID, problem=problem, place=place)
+        if key is not None:
+            self._has_invalid_keys = True
+            values = (row.number, key, row.replaced == mark)
+            self._database.execute("INSERT INTO invalid VALUES (?, ?, ?)", values)
+
     def _too_many(self, where: str) -> SourceError:
         return SourceError(
             f"{where}: the rows up to here take more than {self._most_bytes >> 20:,} MiB in "
@@ -225,6 +266,28 @@ class StagedRows:
         losers, status = _LOSERS[duplicates]
         statement = f"UPDATE staged SET status = ? WHERE key IN (SELECT key {_SEVERAL}) AND {losers}"  # noqa: S608 - of constants
         self._query(statement, (int(status),))
+        if self._has_invalid_keys:
+            self._mark_stale(duplicates)
+
+    def _mark_stale(self, duplicates: Duplicates) -> None:
+        """Distinguish the invalid rows for whose record a preferred row is valid."""
+        stale = (
+            "SELECT number FROM invalid WHERE is_replaced OR EXISTS (SELECT 1 FROM staged WHERE "  # noqa: S608 - of constants
+            f"staged.key = invalid.key AND status IN ({_TAKEN}) AND {_PREFERRED[duplicates]})"
+        )
+        statement = (
+            f"UPDATE staged SET status = CASE WHEN number IN ({stale}) THEN ? ELSE ? END "  # noqa: S608 - of constants
+            "WHERE number IN (SELECT number FROM invalid)"
+        )
+        self._query(statement, (int(RowStatus.STALE), int(RowStatus.INVALID)))
+
+    def count_overtaken(self, duplicates: Duplicates) -> int:
+        """How many rows are sent only because a row for the same record, which would be preferred, is invalid."""
+        overtaken = (
+            "SELECT count(DISTINCT staged.number) FROM invalid JOIN staged ON staged.key = invalid.key "  # noqa: S608 - of constants
+            f"WHERE status = ? AND {_OVERTAKING[duplicates]}"
+        )
+        return int(self._query(overtaken, (int(RowStatus.SEND),)).fetchone()[0])
 
     def has(self, key: str) -> bool:
         """Whether a row has this key."""
@@ -238,7 +301,8 @@ class StagedRows:
 
         :param other: the key that all of them get
         """
-        self._query("UPDATE staged SET key = ? WHERE key = ?", (other, key))
+        for statement in ("UPDATE staged SET key = ? WHERE key = ?", "UPDATE invalid SET key = ? WHERE key = ?"):
+            self._query(statement, (other, key))
         statement = "UPDATE staged SET status = ? WHERE key = ? AND status = ?"
         self._query(statement, (int(RowStatus.SEND), other, int(RowStatus.SAME)))
 
@@ -314,12 +378,13 @@ class StagedRows:
 
     def _row(self, number: int, status: int, data: bytes) -> StagedRow:
         # written by add(), into a file that only this process can open
-        names, values, broken, made, mapped, problem = pickle.loads(data)  # noqa: S301 - our own data
+        names, values, broken, made, mapped, problem, replaced = pickle.loads(data)  # noqa: S301 - our own data
         record = None
         if mapped is not None:
             attributes, attribute_values, fixed = mapped
             record = self._type.restored(self._joined(attributes, attribute_values), fixed)
-        return StagedRow(Row(number, self._joined(names, values), broken, made), RowStatus(status), record, problem)
+        row = Row(number, self._joined(names, values), broken, made, replaced)
+        return StagedRow(row, RowStatus(status), record, problem)
 
 
 _VIEWS = frozenset((memoryview, bytearray))

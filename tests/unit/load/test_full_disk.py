@@ -27,7 +27,7 @@ from crm_provider.load import workers
 from crm_provider.load.progress import SENT_ROWS
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.report import FIX, LoadStopped, LoadUnsaved
+from crm_provider.load.report import LoadStopped, LoadUnsaved
 from crm_provider.load.rows import Outcome
 from crm_provider.load.state import temp_tables
 from crm_provider.load.state.checkpoint import Checkpoint
@@ -81,7 +81,7 @@ def test_retry_continues_after_a_full_disk(it: Setting, size: int) -> None:
         it.run()
     text, summary = str(cut.value), cut.value.summary
     assert str(it.folder) in text
-    assert text.endswith(FIX)
+    assert text.endswith(LoadUnsaved.advice)
     assert sum(summary[outcome] for outcome in Outcome) + summary.left == summary.rows == ROWS
     assert "@" not in text, "no value of a row is shown"
     assert set(it.rejected()) <= set(REFUSED_ROWS), "no line is partial"

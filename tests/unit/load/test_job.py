@@ -216,7 +216,7 @@ TOO_MANY: dict[str, tuple[int, int, dict[str, int], dict[str, int], int | str]] 
     "1 of 1 row was rejected; max_rejects=0 allows none. "
     f"Most often INVALID_VALUE (1 row): {PHONE}": (1, 1, {"INVALID_VALUE": 1}, {PHONE: 1}, 0),
     "9 of 40 rows were rejected; max_rejects='10%' allows 4. "
-    f"Most often INVALID_VALUE (6 rows): {PHONE}. Also 3 INVALID_INPUT": (
+    f"Most often INVALID_VALUE (6 rows), 5 of them: {PHONE}. Also 3 INVALID_INPUT": (
         40, 9, {"INVALID_INPUT": 3, "INVALID_VALUE": 6}, {PHONE: 5, "name: too long; correct it": 2}, "10%",
     ),
     "2,000 of 5,000 rows were rejected; max_rejects=1000 allows 1,000. "

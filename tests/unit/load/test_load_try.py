@@ -135,7 +135,7 @@ def test_no_plan_before_planning(make: Make) -> None:
     it = make(10, plan="compare")
     it.crm.trouble = lambda call, email: DOWN
     summary = stopped(it)
-    assert (summary.plan, summary.plan_calls, summary.plan_why) == ("nothing", 0, "")
+    assert (summary.plan, summary.plan_calls, summary.plan_why) == ("none", 0, "")
 
 
 def test_dry_run_says_so_and_ignores_earlier_tries(make: Make) -> None:

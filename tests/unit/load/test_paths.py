@@ -155,8 +155,17 @@ def test_store_gets_the_whole_object_or_none(bucket: UPath, monkeypatch: pytest.
 def test_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert as_path("~/rejects.jsonl") == as_path(Path("~/rejects.jsonl")) == tmp_path / "rejects.jsonl"
-    assert as_path("a~/b") == Path("a~/b")
+    monkeypatch.chdir(tmp_path)
+    assert as_path("a~/b") == tmp_path / "a~/b"
     assert as_path("file:///a/~") == Path("/a/~")
+
+
+def test_relative_path_becomes_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given in ("r.jsonl", Path("r.jsonl"), "file://r.jsonl"):
+        assert as_path(given) == tmp_path / "r.jsonl"
+    monkeypatch.chdir("/")
+    assert as_path("r.jsonl") == Path("/r.jsonl")
 
 
 @pytest.mark.parametrize(

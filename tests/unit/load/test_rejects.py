@@ -7,6 +7,7 @@ import datetime
 import io
 import json
 import os
+import re
 import stat
 import uuid
 from dataclasses import replace
@@ -280,8 +281,26 @@ def test_edited_file_is_read(tmp_path: Path) -> None:
     assert values_of(path) == [{"email": "1@b.com"}, {"email": "2@b.com"}]
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_csv_saved_again_with_another_delimiter(delimiter: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    given = [{"name": "Ada; L., M.", "phone": "+1", "note": 'a "b"', "n": 7}, {"name": "", "phone": "", "note": "x"}]
+    written(path, reject(1, **given[0]), reject(2, **given[1]))
+    with path.open(newline="") as file:
+        saved = list(csv.reader(file))
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=delimiter).writerows(saved)
+    assert values_of(path) == given
+
+
+def test_header_with_more_semicolons_than_commas_is_read_with_commas(tmp_path: Path) -> None:
+    path, name = tmp_path / "r.csv", ";".join("abcdefghijklmnop")
+    written(path, reject(1, **{name: "1;2"}))
+    assert values_of(path) == [{name: "1;2"}]
+
+
 def test_missing_rejects_file(path: Any) -> None:
-    with pytest.raises(NoRejects, match=r"no rejects file r\."):
+    with pytest.raises(NoRejects, match=f"there is no rejects file {re.escape(str(path))}, or"):
         read_rejects(path)
 
 
@@ -298,7 +317,10 @@ HEAD = "_row,email,_type,_message,_suggested_action,_request_id,_original_row,_c
         ("jsonl", [GOOD, "[" * 200_000], "row 2 .*not a complete JSON object"),
         ("jsonl", [GOOD.replace('"row"', '"rows"')], "row 1 .*'row' is missing"),
         ("jsonl", [GOOD.replace("true", '"yes"')], "row 1 .*'retryable' is missing or not of type bool"),
-        ("csv", ["id,email", f"1,{SECRET}"], "row 1 .*_retryable"),
+        ("csv", ["id,email", f"1,{SECRET}"], "^r.csv is not a rejects file; give the load's rejects_path$"),
+        ("jsonl", [f'{{"email": "{SECRET}"}}'], "^r.jsonl is not a rejects file; give the load's rejects_path$"),
+        ("jsonl", [GOOD, "{}"], "row 2 .*'row' is missing"),
+        ("csv", [HEAD.replace("_cells,", "")], "row 1 .*its first line is not _row, the row's columns, _type, .*"),
         ("csv", [HEAD, f"1,{SECRET},T,M"], "row 2 .*4 cells and not 9"),
         ("csv", [HEAD, f"1,{SECRET},T,M,A,,,,ye"], "row 2 .*_retryable is not yes or no"),
         ("csv", [HEAD, f"x,{SECRET},T,M,A,,,,yes"], "row 2 .*_row is not a number"),

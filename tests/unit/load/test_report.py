@@ -97,6 +97,13 @@ def test_empty_sections_are_omitted() -> None:
         assert absent not in text
 
 
+def test_load_that_stopped_before_its_plan() -> None:
+    found = lines(Summary(rows=377, left=377))
+    assert "| Plan | The load stopped before a plan was made. |" in found
+    assert not [line for line in found if line.startswith("| Planned")]
+    assert "| Planned | 1,230 calls, 4 min |" in lines()
+
+
 def test_many_problems_are_summarised() -> None:
     many = {f"field {number}: wrong; correct it": 1 for number in range(SHOWN_PROBLEMS + 7)}
     assert "| 7 | 7 more kinds of problems |" in lines(Summary(rows=100, problems=many))

@@ -114,16 +114,19 @@ def test_file_by_text_or_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["leads.csv", "leads.jsonl", "leads.parquet"])
-def test_missing_file_is_named_as_written(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_file_is_named_as_written_but_with_its_folder(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    for given in (f"./in/../{name}", f"file://{tmp_path}/{name}", tmp_path / name):
+    absolute = [f"{tmp_path}/./{name}", f"file://{tmp_path}/{name}", tmp_path / name]
+    for given, shown in [(f"./in/../{name}", f"{tmp_path}/in/../{name}"), *zip(absolute, absolute, strict=True)]:
         source = open_source(given)
         for read in (lambda source=source: source.columns, lambda source=source: list(source.rows())):
             with pytest.raises(NoSuchFile) as missing:
                 read()
             assert (
                 str(missing.value)
-                == f"there is no file {given}; correct the path, or check whether the file has arrived"
+                == f"there is no file {shown}; correct the path, or check whether the file has arrived"
             )
 
 
@@ -179,12 +182,14 @@ def test_files_come_in_the_order_of_their_names_and_of_the_list(tmp_path: Path) 
         assert (emails(source), source.name) == (found, f"{tmp_path}/{name}")
 
 
-def test_pattern_without_a_match_is_an_error_at_once(tmp_path: Path) -> None:
+def test_pattern_without_a_match_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "leads-folder.csv").mkdir()
-    for given in (f"{tmp_path}/./leads-*.csv", tmp_path / "leads-*.csv"):
+    monkeypatch.chdir(tmp_path)
+    absolute = [f"{tmp_path}/./leads-*.csv", tmp_path / "leads-*.csv"]
+    for given, shown in [("leads-*.csv", absolute[1]), *zip(absolute, absolute, strict=True)]:
         with pytest.raises(NoSuchFile) as missing:
             open_source(given)
-        expected = f"no file matches {given}; correct the pattern, or check whether the files have arrived"
+        expected = f"no file matches {shown}; correct the pattern, or check whether the files have arrived"
         assert str(missing.value) == expected
 
 

@@ -158,6 +158,33 @@ def test_invalid_header_is_an_error(tmp_path: Path, case: str) -> None:
         assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "text", "options", "line", "other"),
+    [
+        ("leads.csv", "", "E-mail;Nome\na@x.io;Ada\n", {"delimiter": ","}, 1, "';'"),
+        ("leads.csv", "note\n", "E-mail,Nome\n", {"delimiter": ";", "skip_lines": 1}, 2, "','"),
+        ("leads.tsv", "", "email|name\na@x.io|Ada, L.\n", {}, 1, "'|'"),
+    ],
+)
+def test_given_delimiter_that_does_not_divide_the_lines(
+    tmp_path: Path, name: str, before: str, text: str, options: dict[str, Any], line: int, other: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(before + text, encoding="utf-8")
+    with pytest.raises(SourceError) as caught:
+        open_source(path, options=options).columns  # noqa: B018
+    assert str(caught.value) == (
+        f"{path}, line {line}: the fields seem to be separated by {other}; remove delimiter, or give "
+        f"source_options={{'delimiter': {other}}}"
+    )
+
+
+def test_single_column_with_a_given_delimiter(tmp_path: Path) -> None:
+    assert values(tmp_path, "email\na@x.io;\n", delimiter=",") == [{"email": "a@x.io;"}]
+    assert values(tmp_path, "email;mail\na@x.io\n", delimiter=",") == [{"email;mail": "a@x.io"}]
+    assert values(tmp_path, "a;b\n", delimiter=",", header=["email"]) == [{"email": "a;b"}]
+
+
 def test_names_that_differ_in_case_are_two_columns(tmp_path: Path) -> None:
     assert values(tmp_path, "Email,email\n1,2\n") == [{"Email": "1", "email": "2"}]
 

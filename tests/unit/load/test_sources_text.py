@@ -109,13 +109,13 @@ def refused(path: Path, **options: Any) -> str:
         (
             "utf-8",
             "secret Jos\xe9\n".encode("latin-1"),
-            "is not utf-8; save it as UTF-8, or, of a source, give its own encoding in source_options, such as",
+            "is not utf-8; save it as UTF-8 or give source_options={'encoding': 'cp1252'} (Windows, Excel) or",
         ),
         ("utf-8", b"secret" + bytes(64) + b"\n", "holds a NUL character"),
         (
             "ascii",
             "secret é\n".encode(),
-            "is not ascii; save it as UTF-8, or, of a source, give its own encoding in source_options, such as 'utf-8'",
+            "is not ascii; save it as UTF-8 or give source_options={'encoding': 'utf-8'}",
         ),
         ("shift_jis", b"secret \x81\n", "is not shift_jis"),
         ("utf-8", b"secret \xe2\x82", "is not utf-8"),
@@ -142,8 +142,8 @@ def test_utf_16_without_a_mark_is_recognised_by_its_nuls(tmp_path: Path) -> None
     path = tmp_path / "leads.csv"
     path.write_bytes("email\n".encode("utf-16-le"))
     assert (
-        "line 1 holds a NUL character; if the file is UTF-16 save it as UTF-8 "
-        "(of a source, give source_options={'encoding': 'utf-16-le'})" in refused(path)
+        "line 1 holds a NUL character: it is damaged, not a text file, or UTF-16; save it as UTF-8 "
+        "or give source_options={'encoding': 'utf-16-le'}" in refused(path)
     )
 
 

@@ -122,7 +122,7 @@ def test_missing_list(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ann@2024.txt", "ann@2024.CSV.gz"])
 def test_the_name_of_a_file_may_look_like_an_address(name: str) -> None:
-    with pytest.raises(NoSuchFile, match=f"there is no file {name};"):
+    with pytest.raises(NoSuchFile, match=f"there is no file {Path.cwd()}/{name};"):
         Suppression.read(name)
 
 
@@ -158,6 +158,15 @@ def test_file_errors_name_the_list(name: str, content: bytes, tmp_path: Path, da
         Suppression.read(str(tmp_path / name))
     with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
         databases[0].execute("SELECT 1")
+
+
+@pytest.mark.parametrize("name", ["s.txt", "s.csv"])
+def test_list_in_another_encoding_has_no_options(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes("email\nZo\u00eb@x.org".encode("latin-1") if name == "s.csv" else "\nZo\u00eb@x".encode("latin-1"))
+    with pytest.raises(SourceError) as caught:
+        Suppression.read(path)
+    assert str(caught.value) == f"suppression list: {path}, line 2 is not utf-8; save it as UTF-8"
 
 
 def test_empty_list_is_logged(caplog: pytest.LogCaptureFixture) -> None:
