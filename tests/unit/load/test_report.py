@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,8 +16,9 @@ from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision
 from crm_provider.files.paths import CannotWrite
 from crm_provider.load.kinds.deals import DEALS
-from crm_provider.load.kinds.deletions import DELETIONS
+from crm_provider.load.kinds.deletions import DELETIONS, DeleteOptions
 from crm_provider.load.kinds.kind import Kind
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.report import (
     CORRECT,
     MEANING,
@@ -26,7 +29,10 @@ from crm_provider.load.report import (
     Summary,
     TooManyRejects,
     duration,
+    finish_summary,
+    outcomes_of,
     report,
+    too_many_rejects,
     write_report,
 )
 from crm_provider.load.rows import Outcome
@@ -242,3 +248,186 @@ def test_end_of_a_load_can_be_sent_to_another_process(end: Exception) -> None:
 def test_advice_follows_the_problem_if_there_is_one() -> None:
     assert str(TooManyRejects("Too many.", {}, "Correct them.")) == "Too many. Correct them."
     assert str(TooManyRejects("Too many.", {})) == "Too many."
+
+
+REAL = Summary(
+    rows=2000,
+    counts={Outcome.CREATED: 1200, Outcome.UPDATED: 300, Outcome.SKIPPED: 40, Outcome.REJECTED: 60},
+    errors={"INVALID_VALUE": 30, "HTTP_404": 15, "INVALID_INPUT": 15, "CONTACT_ALREADY_EXISTS": 40},
+    problems={"phone (column 'a|b'): no phone number": 5, "email: missing": 20, "birthday: no date": 5},
+    notes=("A first note.", "A second note."),
+    calls=1620, calls_saved=1100, throttled=1, seconds=245.0, left=400, budget_used=0.98, resumed_at=1,
+    plan="learned", plan_why="of 10 sampled rows, 8 exist", plan_calls=2030, plan_seconds=5400.0,
+)  # fmt: skip
+
+REAL_PAGE = """\
+# Load of in.csv
+
+Stopped.
+
+## Rows
+
+| Outcome | Rows | Share | Meaning |
+| --- | --- | --- | --- |
+| created | 1,200 | 60.0% | new in the CRM |
+| updated | 300 | 15.0% | were there, and were changed |
+| unchanged | 0 | 0.0% | the CRM has these values already, or the same row was loaded before |
+| skipped | 40 | 2.0% | left out: `on_error` said so, or another row has the same email |
+| rejected | 60 | 3.0% | in the rejects file |
+| suppressed | 0 | 0.0% | left out: the person does not want to be contacted |
+| left | 400 | 20.0% | not sent yet |
+| **all** | **2,000** |  |  |
+
+A first note.
+
+A second note.
+
+## Errors
+
+| Type | Rows | What to do |
+| --- | --- | --- |
+| `CONTACT_ALREADY_EXISTS` | 40 | check before creating: update the contact, or upsert it |
+| `INVALID_VALUE` | 30 | correct the rows in their source |
+| `HTTP_404` | 15 | check the base URL, and that the record exists |
+| `INVALID_INPUT` | 15 | send a valid body with all required fields |
+
+## Rows that cannot be sent
+
+Found before the first call; a row may have several problems.
+
+| Rows | Problem |
+| --- | --- |
+| 20 | email: missing |
+| 5 | birthday: no date |
+| 5 | phone (column 'a\\|b'): no phone number |
+
+## Send the rejected rows again
+
+Run it again.
+
+## Calls
+
+|  |  |
+| --- | --- |
+| Plan | `learned`: of 10 sampled rows, 8 exist |
+| Planned | 2,030 calls, 1 h 30 min |
+| Made | 1,620 calls in 4 min, 98% of the budget |
+| Saved | 1,100 calls, compared with a create-then-update loop |
+| Refused by the rate limit | 1 call |
+| Resumed | the last try continued after 1 row |
+"""
+
+DRY_PAGE = """\
+# Load of one.csv
+
+Nothing was sent.
+
+## Rows (dry run: nothing was written)
+
+| Outcome | Rows | Share | Meaning |
+| --- | --- | --- | --- |
+| to send | 0 | 0.0% | valid |
+| cannot be sent | 1 | 100.0% | a real run rejects them |
+| **all** | **1** |  |  |
+
+## Rows that cannot be sent
+
+Found before the first call; a row may have several problems.
+
+| Rows | Problem |
+| --- | --- |
+| 1 | email: missing |
+
+## Calls
+
+|  |  |
+| --- | --- |
+| Plan | The load stopped before a plan was made. |
+| Made | 0 calls in 0 s, 0% of the budget |
+| Saved | 0 calls, compared with a create-then-update loop |
+| Refused by the rate limit | 0 calls |
+"""
+
+
+def test_whole_page_of_a_resumed_load_that_stopped() -> None:
+    assert report(REAL, title="Load of in.csv", ending="Stopped.", resend="Run it again.") == REAL_PAGE
+
+
+def test_whole_page_of_a_dry_run_of_one_row() -> None:
+    checked = {"to send": 0, "cannot be sent": 1}
+    summary = Summary(rows=1, left=1, dry_run=True, checked=checked, problems={"email: missing": 1})
+    assert report(summary, title="Load of one.csv", ending="Nothing was sent.") == DRY_PAGE
+
+
+MANY = {f"ERROR_{letter}": 1 for letter in "FEDCBA"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "rejected", "allowed", "errors", "message"),
+    [
+        (
+            1, 1, 0, {"INVALID_INPUT": 1},
+            (
+                "1 of 1 row was rejected; max_rejects=0 allows none. "
+                "Most often INVALID_INPUT (1 row): send a valid body with all required fields"
+            ),
+        ),
+        (
+            200_000, 2_002, "1%", {"INVALID_INPUT": 1_000, "INVALID_VALUE": 1_002},
+            (
+                "2,002 of 200,000 rows were rejected; max_rejects='1%' allows 2,000. "
+                "Most often INVALID_VALUE (1,002 rows), 7 of them: email: missing. Also 1,000 INVALID_INPUT"
+            ),
+        ),
+        (
+            9, 7, 1, {"INVALID_VALUE": 7, "CONTACT_ALREADY_EXISTS": 8},  # skipped by on_error
+            "7 of 9 rows were rejected; max_rejects=1 allows 1. Most often INVALID_VALUE (7 rows): email: missing",
+        ),
+        (
+            9, 8, 7, {"INVALID_INPUT": 2, **MANY},
+            (
+                "8 of 9 rows were rejected; max_rejects=7 allows 7. "
+                "Most often INVALID_INPUT (2 rows): send a valid body with all required fields. "
+                "Also 1 ERROR_A, 1 ERROR_B, 1 ERROR_C, 1 ERROR_D, 1 ERROR_E"
+            ),
+        ),
+        (
+            9, 2, 1, {"INVALID_INPUT": 1, "CONTACT_ALREADY_EXISTS": 2},  # some of them were skipped
+            (
+                "2 of 9 rows were rejected; max_rejects=1 allows 1. "
+                "The errors of all rows: 2 CONTACT_ALREADY_EXISTS, 1 INVALID_INPUT"
+            ),
+        ),
+    ],
+)  # fmt: skip
+def test_whole_message_about_too_many_rejects(
+    rows: int, rejected: int, allowed: int | str, errors: dict[str, int], message: str
+) -> None:
+    problems = {"birthday: no date": 3, "email: missing": 7}
+    summary = Summary(rows=rows, counts={Outcome.REJECTED: rejected}, errors=errors, problems=problems)
+    assert too_many_rejects(summary, ContactOptions(max_rejects=allowed)) == message
+    assert too_many_rejects(summary, ContactOptions(max_rejects=rejected)) is None
+
+
+def deletion(folder: Path, *, outcomes: int = 3, dry_run: bool = False) -> Any:
+    """A load of deletions, as its report needs it."""
+    return SimpleNamespace(
+        source=SimpleNamespace(name="gone.csv"),
+        options=DeleteOptions(dry_run=dry_run),
+        rejects=None,
+        outcomes=SimpleNamespace(path=folder / "outcomes.csv", count=outcomes),
+        fingerprints=None,
+    )
+
+
+def test_written_page_has_the_words_of_its_kind_of_load(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    found = finish_summary(deletion(tmp_path), Summary(rows=1), ending="x" * 1000, report_path=path)
+    assert f"| Saved | 0 calls, compared with {DeleteOptions.naive} |" in path.read_text()
+    assert found.ending == "x" * 1000
+
+
+def test_outcomes_file_is_named_if_a_real_run_wrote_one(tmp_path: Path) -> None:
+    assert outcomes_of(deletion(tmp_path)) == tmp_path / "outcomes.csv"
+    assert outcomes_of(deletion(tmp_path, outcomes=0)) is None
+    assert outcomes_of(deletion(tmp_path, dry_run=True)) is None

@@ -313,14 +313,19 @@ def test_rows_that_need_no_call(status: RowStatus, outcome: str) -> None:
 @pytest.mark.parametrize(
     ("status", "type_", "message"),
     [
-        (RowStatus.INVALID, "INVALID_VALUE", "email: no email address; correct it"),
+        (RowStatus.INVALID, "INVALID_VALUE", "No number"),
+        (
+            RowStatus.STALE,
+            "INVALID_VALUE",
+            "No number. A later row for the same record is valid; if this one is sent again, it is left out.",
+        ),
         (RowStatus.AMBIGUOUS, "DUPLICATE_ROW", "Several rows have this email (duplicates='reject')."),
     ],
 )
 def test_invalid_rows_are_rejected(status: RowStatus, type_: str, message: str) -> None:
     it = Scene()
-    problem = message if status is RowStatus.INVALID else ""
-    it.handler.without_call(StagedRow(Row(4, {"email": "nobody"}), status, problem=problem))
+    row = Row(4, {"email": "nobody"}, replaced="mark")
+    it.handler.without_call(StagedRow(row, status, problem="No number"))
     assert it.counts == {"rejected": 1} and it.row_counts.errors == {type_: 1}
     assert it.row_counts.unsaved_sent == it.row_counts.refused == 0
     assert it.notes.rejects == [
@@ -332,6 +337,7 @@ def test_invalid_rows_are_rejected(status: RowStatus, type_: str, message: str) 
             suggested_action="Correct the row in its source.",
             request_id=None,
             retryable=False,
+            replaced="mark" if status is RowStatus.STALE else "",
         )
     ]
     assert it.notes.prints == []
