@@ -45,6 +45,7 @@ EXPLAINED = (
     Explained("capitals", "load.state.fingerprints", "", r'"SHA256"'),
     Explained("same value", "tasks.outcome", "", r"^\+.*log\.log\(level, \w|default=1\)"),
     Explained("same default", "load.row_results", "_reject_unsendable", r"^-        (request_id=None|retryable=False)"),
+    Explained("same default", "load.report", "write_report", r"^\+.*atomic_writer\(path(, ?)?\) as"),
     Explained("no such name", "client.responses", "_spec_by_header", r'"XXXX"$'),
     Explained("no such name", "client.responses", "_http_date", r'value or "XXXX"'),
     Explained("no such name", "load.kinds.deal_sender", "", r'stage_id or "XXXX"'),
