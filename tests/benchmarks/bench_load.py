@@ -258,10 +258,7 @@ def engine_child(way: str, url: str) -> dict[str, float]:
     send = {"engine": send_by_load, "requests": send_by_requests}[way]
     wall, cpu = time.monotonic(), time.process_time()
     send(url, rows)
-    return {
-        "rate": len(rows) / (time.monotonic() - wall),
-        "cpu": (time.process_time() - cpu) / len(rows),
-    }
+    return {"rate": len(rows) / (time.monotonic() - wall), "cpu": (time.process_time() - cpu) / len(rows)}
 
 
 def send_by_load(url: str, rows: list[dict[str, str]]) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from loop_logs import no_lines_in_the_loop
+from loop_logs import no_loop_logs  # noqa: F401 - a fixture
 
 from crm_provider.testing.dag_runs import skipped_waits
 
@@ -119,10 +119,3 @@ def fast_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(connection, "POLL_BUDGET", RetryBudget(tries=1))
     monkeypatch.setattr(poll, "Poller", partial(Poller, clock=clock, sleep=sleep))
-
-
-@pytest.fixture
-def no_loop_logs() -> Iterator[None]:
-    """Fails the test if the package logs in an event loop."""
-    with no_lines_in_the_loop():
-        yield

@@ -10,10 +10,7 @@ import pytest
 
 from crm_provider.errors import CrmConfigurationError, CrmError, CrmInvalidValueError
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
-from crm_provider.operators.contacts import (
-    CrmDeleteContactOperator,
-    CrmUpsertContactOperator,
-)
+from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator
 from crm_provider.operators.deals import CrmMoveDealStageOperator
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator

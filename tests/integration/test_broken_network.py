@@ -210,12 +210,7 @@ def test_single_network_fault_is_retried_within_the_try(
 
 @pytest.mark.parametrize("fault", LASTING)
 def test_lasting_network_fault_fails_and_the_next_run_completes_the_work(
-    fault: str,
-    crm: Sandbox,
-    run_dag: RunDag,
-    fast_triggers: None,
-    tmp_path: Path,
-    observed: Callable[..., None],
+    fault: str, crm: Sandbox, run_dag: RunDag, fast_triggers: None, tmp_path: Path, observed: Callable[..., None]
 ) -> None:
     rule, expected, end = LASTING[fault]
     before, scene, table = list(crm.store.contacts), Scene(crm, rule), Table(observed)

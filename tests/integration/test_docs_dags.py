@@ -23,17 +23,9 @@ from crm_provider.errors.policy import LONG_WAIT, QUOTA_DELAY
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.base import CrmOperator
-from crm_provider.operators.contacts import (
-    CrmDeleteContactOperator,
-    CrmUpsertContactOperator,
-    CrmVerifyEmailOperator,
-)
+from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
-from crm_provider.operators.extract import (
-    CrmExtractContactsOperator,
-    CrmExtractDealsOperator,
-    CrmExtractListsOperator,
-)
+from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.operators.load import (
     CrmDeleteContactsOperator,

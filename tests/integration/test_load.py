@@ -517,11 +517,7 @@ def restored_sigterm() -> Iterator[None]:
 
 
 def test_retry_continues_after_sigterm(
-    crm: Sandbox,
-    run_task: RunTask,
-    restored_sigterm: None,
-    resuming: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
+    crm: Sandbox, run_task: RunTask, restored_sigterm: None, resuming: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = CrmStore.create_contact
 

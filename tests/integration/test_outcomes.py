@@ -22,17 +22,9 @@ from crm_provider.errors import policy as waiting
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
-from crm_provider.operators.contacts import (
-    CrmDeleteContactOperator,
-    CrmUpsertContactOperator,
-    CrmVerifyEmailOperator,
-)
+from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
-from crm_provider.operators.extract import (
-    CrmExtractContactsOperator,
-    CrmExtractDealsOperator,
-    CrmExtractListsOperator,
-)
+from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.sandbox import Sandbox, SandboxSettings, ids
 from crm_provider.sensors.base import CrmSensor
@@ -138,10 +130,7 @@ KINDS = {
     ),
     "upsert, mode update": Kind(CrmUpsertContactOperator, lambda _: {"contact_email": MEMBER, "mode": "update", **ANN}),
     "create deal": Kind(CrmCreateDealOperator, lambda n: {"contact_id": contact_id(n + 2), **SALES}),
-    "move deal": Kind(
-        CrmMoveDealStageOperator,
-        lambda _: {"deal_id": DEAL_ID, "stage_id": STAGE_WON_ID},
-    ),
+    "move deal": Kind(CrmMoveDealStageOperator, lambda _: {"deal_id": DEAL_ID, "stage_id": STAGE_WON_ID}),
     "add to lists": Kind(
         CrmAddContactToListsOperator, lambda _: {"contact_email": MEMBER, "list_ids": [NEWSLETTER_ID]}
     ),
@@ -172,8 +161,7 @@ KINDS = {
     ),
     "contact sensor": Kind(CrmContactSensor, lambda _: {"contact_email": MEMBER, **POKE}),
     "deal stage sensor, rescheduled": Kind(
-        CrmDealStageSensor,
-        lambda _: {"deal_id": DEAL_ID, "stage_ids": [STAGE_NEW_ID, STAGE_WON_ID], **RESCHEDULED},
+        CrmDealStageSensor, lambda _: {"deal_id": DEAL_ID, "stage_ids": [STAGE_NEW_ID, STAGE_WON_ID], **RESCHEDULED}
     ),
 }
 

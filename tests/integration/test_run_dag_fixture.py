@@ -12,11 +12,7 @@ from typing import Any, ClassVar
 import pytest
 from airflow.sdk import DAG
 
-from crm_provider._compat import (
-    AirflowFailException,
-    AirflowRescheduleException,
-    BaseOperator,
-)
+from crm_provider._compat import AirflowFailException, AirflowRescheduleException, BaseOperator
 
 RunDag = Callable[..., Any]
 log = logging.getLogger("crm_provider.of_this_test")

@@ -67,10 +67,7 @@ def test_settings_route_changes_the_envelope(crm_sandbox: Sandbox, admin: Admin)
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [
-        ({"envelop": "v2"}, "envelop: Unexpected keyword argument"),
-        ({"seed": "empty"}, "only be changed by a reset"),
-    ],
+    [({"envelop": "v2"}, "envelop: Unexpected keyword argument"), ({"seed": "empty"}, "only be changed by a reset")],
 )
 def test_settings_route_rejects_invalid_changes(admin: Admin, change: Any, message: str) -> None:
     before = admin("GET", "/settings")

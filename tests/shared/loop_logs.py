@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+
+import pytest
 
 
 class LoopLines(logging.Handler):
@@ -20,23 +22,18 @@ class LoopLines(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
+        with suppress(RuntimeError):
             asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        self.lines.append(f"{record.name}:{record.lineno}: {record.getMessage()}")
+            self.lines.append(f"{record.name}:{record.lineno}: {record.getMessage()}")
 
 
-@contextmanager
-def no_lines_in_the_loop() -> Iterator[LoopLines]:
-    """Fail if the package logs in an event loop."""
-    logger, handler = logging.getLogger("crm_provider"), LoopLines()
-    level = logger.level
+@pytest.fixture
+def no_loop_logs() -> Iterator[None]:
+    """Fails the test if the package logs in an event loop."""
+    logger, handler, level = logging.getLogger("crm_provider"), LoopLines(), logging.getLogger("crm_provider").level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
-    try:
-        yield handler
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+    yield
+    logger.removeHandler(handler)
+    logger.setLevel(level)
     assert handler.lines == []

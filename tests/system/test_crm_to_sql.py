@@ -85,11 +85,7 @@ def test_replace_with_psycopg2(
 
 @pytest.mark.parametrize(
     ("scene", "table"),
-    [
-        (scenes.check_append, "history"),
-        (scenes.check_merge, "merged"),
-        (scenes.check_values_that_do_not_fit, "narrow"),
-    ],
+    [(scenes.check_append, "history"), (scenes.check_merge, "merged"), (scenes.check_values_that_do_not_fit, "narrow")],
 )
 def test_append_mode_on_a_server(scene: Scene, table: str, transfer: Transfers, database: ServerTarget) -> None:
     scene(transfer, database, table)

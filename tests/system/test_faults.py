@@ -191,12 +191,7 @@ def stack(
         name: crm.connection_json(requests_per_second=rates[name], timeout=waits[name]) for name, crm in crms.items()
     }
     connections["down"] = json.dumps(
-        {
-            "conn_type": "crm",
-            "host": down.url,
-            "password": "sandbox-key",
-            "extra": {"requests_per_second": RATE},
-        }
+        {"conn_type": "crm", "host": down.url, "password": "sandbox-key", "extra": {"requests_per_second": RATE}}
     )
     environment = {
         **{f"AIRFLOW_CONN_{name.upper()}": connection for name, connection in connections.items()},

@@ -24,11 +24,10 @@ def test_readme_installs_into_a_new_environment_and_into_an_existing_airflow(tmp
     environ |= {"PATH": path, "AIRFLOW_HOME": str(tmp_path / "airflow")}
 
     def run(command: str, tries: int = 1) -> str:
-        """Run a command of the new environment; one that needs a package index gets two tries, as in the Makefile."""
+        """Run a command of the new environment, with two tries if it needs a package index, as the Makefile does."""
         for _ in range(tries):
-            done = subprocess.run(
-                ["bash", "-c", command], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
-            )
+            shell = ["bash", "-c", command]
+            done = subprocess.run(shell, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 return done.stdout
         raise AssertionError(f"{command}: {done.stderr[-2000:]}")

@@ -35,10 +35,7 @@ def transfer(crm_quick: Sandbox, run_dag: RunDag, database: SqliteTarget) -> Tra
     return Transfers(run_dag, crm_quick)
 
 
-@pytest.mark.parametrize(
-    "scene",
-    [scenes.check_replace, scenes.check_append, scenes.check_merge],
-)
+@pytest.mark.parametrize("scene", [scenes.check_replace, scenes.check_append, scenes.check_merge])
 def test_listing_in_a_sqlite_table(scene: Callable[..., None], transfer: Transfers, database: SqliteTarget) -> None:
     scene(transfer, database, "people")
 

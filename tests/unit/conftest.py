@@ -4,11 +4,10 @@
 """
 
 import os
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
-from loop_logs import no_lines_in_the_loop
+from loop_logs import no_loop_logs  # noqa: F401 - a fixture
 
 FUZZ = "CRM_FUZZ_EXAMPLES"
 """Number of new random examples for each property."""
@@ -41,10 +40,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in UNMEASURED or item.get_closest_marker("hypothesis"):
             item.add_marker("no_cover")
-
-
-@pytest.fixture
-def no_loop_logs() -> Iterator[None]:
-    """Fails the test if the package logs in an event loop."""
-    with no_lines_in_the_loop():
-        yield

@@ -40,8 +40,7 @@ def test_canonical_uri_is_accepted(written: str, uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "written",
-    ["crm:///contacts", "crm://host", "crm://host/people", "crm://host/a/b/contacts", "crm://host//contacts"],
+    "written", ["crm:///contacts", "crm://host", "crm://host/people", "crm://host/a/b/contacts", "crm://host//contacts"]
 )
 def test_other_forms_are_refused_when_the_dag_is_parsed(written: str) -> None:
     with pytest.raises(ValueError, match=r"a CRM asset is written crm://host/contacts .* contacts, deals, lists"):

@@ -181,13 +181,7 @@ def test_unsupported_python_gets_one_clear_line(tmp_path: Path) -> None:
     old.chmod(0o755)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copyfile(ROOT / name, tmp_path / name)
-    done = subprocess.run(
-        [*MAKE, "test", f"PYTHON={old}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run([*MAKE, "test", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stderr.splitlines()[0].startswith("Python 3.9 is not supported, only 3.10 3.11")
     assert not (tmp_path / ".venv").exists()

@@ -66,8 +66,7 @@ def a_folder(folder: Path) -> Path:
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 @pytest.mark.parametrize(
-    ("bundle", "error"),
-    [(missing, e.CrmConfigurationError), (empty, e.CrmTlsError), (a_folder, e.CrmTlsError)],
+    ("bundle", "error"), [(missing, e.CrmConfigurationError), (empty, e.CrmTlsError), (a_folder, e.CrmTlsError)]
 )
 def test_unusable_certificates(
     variable: str,

@@ -87,16 +87,7 @@ def test_key_is_hidden_with_every_network_fault(fault: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 409, 418, 422, 429, 500, 503])
 @pytest.mark.parametrize(
-    "echo",
-    [
-        KEY,
-        KEY[:28],
-        KEY[1:29],
-        KEY[2:],
-        KEY.upper()[:28],
-        f"key {KEY[:14]} and {KEY[14:]}",
-        f"<{KEY[:28]}>",
-    ],
+    "echo", [KEY, KEY[:28], KEY[1:29], KEY[2:], KEY.upper()[:28], f"key {KEY[:14]} and {KEY[14:]}", f"<{KEY[:28]}>"]
 )
 def test_key_is_hidden_with_every_response(status: int, echo: str) -> None:
     body = json.dumps({"message": f"bad key {echo}", "requestId": echo}).encode()

@@ -216,11 +216,7 @@ def test_no_wait_without_a_retry(action: Action) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "raises"),
-    [
-        (outcome.fail_without_retry, AirflowFailException),
-        (outcome.skip, AirflowSkipException),
-    ],
+    ("end", "raises"), [(outcome.fail_without_retry, AirflowFailException), (outcome.skip, AirflowSkipException)]
 )
 def test_end_without_a_crm_error(end: Any, raises: type[Exception]) -> None:
     cause = ValueError("why")
@@ -234,13 +230,7 @@ def test_end_without_a_crm_error(end: Any, raises: type[Exception]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "raises", "level", "text", "ended"),
     [
-        (
-            {},
-            AirflowSensorTimeout,
-            "ERROR",
-            "Over. The last result was: not yet.",
-            "failed; the timeout of a sensor",
-        ),
+        ({}, AirflowSensorTimeout, "ERROR", "Over. The last result was: not yet.", "failed; the timeout of a sensor"),
         (
             {"soft_fail": True},
             AirflowSkipException,

@@ -175,24 +175,12 @@ POST = "send again; a POST only after reading that it did not happen"
 NOTES = {
     # operator -> (CONTACT_NOT_FOUND, CONTACT_ALREADY_EXISTS, DEAL_NOT_FOUND, CONTACT_ASSOCIATED..., TIMEOUT)
     "CrmUpsertContactOperator": ("create the contact instead", "update the contact instead", "-", "-", POST),
-    "CrmUpsertContactOperator(mode='create')": (
-        "-",
-        f"{LOST_POST}, in this try or an earlier one",
-        "-",
-        "-",
-        POST,
-    ),
+    "CrmUpsertContactOperator(mode='create')": ("-", f"{LOST_POST}, in this try or an earlier one", "-", "-", POST),
     "CrmUpsertContactOperator(mode='update')": ("-", "-", "-", "-", "send again"),
     "CrmCreateDealOperator": ("-", "-", "-", LOST_POST, POST),
     "CrmMoveDealStageOperator": ("-", "-", "-", "-", "send again"),
     "CrmAddContactToListsOperator": ("-", "-", "-", "-", POST),
-    "CrmDeleteContactOperator": (
-        f"{LOST_DELETE}; in a later try success instead of skip",
-        "-",
-        "-",
-        "-",
-        "send again",
-    ),
+    "CrmDeleteContactOperator": (f"{LOST_DELETE}; in a later try success instead of skip", "-", "-", "-", "send again"),
     "CrmVerifyEmailOperator": ("-", "-", "-", "-", "send again only if it was certainly not carried out"),
     "CrmTriggerAutomationOperator": ("-", "-", "-", "-", "send again only if it was certainly not carried out"),
     "CrmExtractContactsOperator": ("-", "-", "-", "-", "send again"),

@@ -242,8 +242,7 @@ def test_most_specific_key_wins(first: str, second: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["DEAL_ID_IS_NECESSARY", "CONTACT_EMAIL_IS_NECESSARY", "EMAIL_IS_NECESSARY", "PIPELINE_ID_IS_NECESSARY"],
+    "name", ["DEAL_ID_IS_NECESSARY", "CONTACT_EMAIL_IS_NECESSARY", "EMAIL_IS_NECESSARY", "PIPELINE_ID_IS_NECESSARY"]
 )
 @pytest.mark.parametrize("status", [400, 422])
 @pytest.mark.parametrize("key", ["errorCode", "message"])

@@ -30,13 +30,7 @@ from crm_provider.transfers.sql_drivers import (
     psycopg2_types,
     teach_psycopg,
 )
-from crm_provider.transfers.sql_rows import (
-    FAILURES_IN_A_ROW,
-    LARGEST_BATCH,
-    SqlRows,
-    check_single,
-    size_of,
-)
+from crm_provider.transfers.sql_rows import FAILURES_IN_A_ROW, LARGEST_BATCH, SqlRows, check_single, size_of
 
 OIDS = {
     "date": 1082, "timestamp": 1114, "timestamptz": 1184, "time": 1083, "timetz": 1266, "interval": 1186, "inet": 869,
@@ -239,8 +233,7 @@ class Broken:
 
 
 @pytest.mark.parametrize(
-    ("error", "asked"),
-    [(ValueError("secret"), FAILURES_IN_A_ROW + 1), (sqlite3.OperationalError("disk I/O error"), 1)],
+    ("error", "asked"), [(ValueError("secret"), FAILURES_IN_A_ROW + 1), (sqlite3.OperationalError("disk I/O error"), 1)]
 )
 def test_broken_cursor_ends_the_query(error: Exception, asked: int) -> None:
     cursor = Broken(error)

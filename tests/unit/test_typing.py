@@ -19,17 +19,9 @@ from airflow.sdk import BaseOperator, BaseSensorOperator
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.base import CrmOperator
-from crm_provider.operators.contacts import (
-    CrmDeleteContactOperator,
-    CrmUpsertContactOperator,
-    CrmVerifyEmailOperator,
-)
+from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
-from crm_provider.operators.extract import (
-    CrmExtractContactsOperator,
-    CrmExtractDealsOperator,
-    CrmExtractListsOperator,
-)
+from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.operators.load import (
     CrmDeleteContactsOperator,

@@ -155,10 +155,7 @@ EITHER = "give either the name or the list_id of the segmentation list"
         ({"name": "VIP", "list_id": LIST}, EITHER),
         ({"name": "VIP", "list_id": None}, f"2 segmentation lists have this name; use list_id, one of {LIST}, {OTHER}"),
         ({"name": "none", "list_id": None}, "Segmentation list not found: no list is called 'none'."),
-        (
-            {"name": "vip", "list_id": None},
-            "Segmentation list not found: no list is called 'vip'; did you mean 'VIP'?",
-        ),
+        ({"name": "vip", "list_id": None}, "Segmentation list not found: no list is called 'vip'; did you mean 'VIP'?"),
         ({"name": None, "list_id": NONE}, f"Segmentation list not found: no list has the id {NONE}."),
     ],
 )

@@ -106,11 +106,7 @@ def test_time_of_the_next_check(error: e.CrmError, delay: float | None) -> None:
 
 @pytest.mark.parametrize(
     ("interval", "delays"),
-    [
-        (60.0, [60, 120, 240, 300, 300]),
-        (1.0, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]),
-        (3600.0, [3600, 3600]),
-    ],
+    [(60.0, [60, 120, 240, 300, 300]), (1.0, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]), (3600.0, [3600, 3600])],
 )
 def test_each_failed_check_doubles_the_delay(interval: float, delays: list[float]) -> None:
     found = [back_off(n + 1, interval=interval, jitter=1.0) for n in range(len(delays))]

@@ -10,8 +10,5 @@ with DAG(
     params={"file": "/data/leads.csv", "rejects": "/data/rejects.jsonl", "state": "/data/leads.state"},
 ):
     CrmLoadContactsOperator(
-        task_id="load",
-        source="{{ params.file }}",
-        rejects_path="{{ params.rejects }}",
-        state_path="{{ params.state }}",
+        task_id="load", source="{{ params.file }}", rejects_path="{{ params.rejects }}", state_path="{{ params.state }}"
     )

@@ -18,11 +18,7 @@ from airflow.sdk import DAG, task
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
-from crm_provider.operators.extract import (
-    CrmExtractContactsOperator,
-    CrmExtractDealsOperator,
-    CrmExtractListsOperator,
-)
+from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.operators.load import (
     CrmDeleteContactsOperator,

@@ -282,11 +282,7 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
         # no way to know the creator
         ({}, EarlierCreation(BEGAN), CONFLICT),
         ({"createdAt": SINCE}, EarlierCreation(None), CONFLICT),
-        (
-            {"attributes": {"pb_name": "Big"}, "stage": LAST},
-            EarlierCreation(BEGAN),
-            CONFLICT,
-        ),  # may have moved since
+        ({"attributes": {"pb_name": "Big"}, "stage": LAST}, EarlierCreation(BEGAN), CONFLICT),  # may have moved since
     ],
 )
 @pytest.mark.parametrize("sends", [1, 2])
@@ -579,10 +575,7 @@ def test_inconsistent_listing_is_enough_to_compare_but_not_to_create() -> None:
 
 @pytest.mark.parametrize(
     ("counts", "refused", "calls"),
-    [
-        ({}, 0, 0),
-        ({Outcome.CREATED: 1, Outcome.UPDATED: 2, Outcome.UNCHANGED: 4, Outcome.SKIPPED: 8}, 16, 23),
-    ],
+    [({}, 0, 0), ({Outcome.CREATED: 1, Outcome.UPDATED: 2, Outcome.UNCHANGED: 4, Outcome.SKIPPED: 8}, 16, 23)],
 )
 def test_calls_of_a_naive_loop_over_the_rows(counts: dict[Outcome, int], refused: int, calls: int) -> None:
     remote = remote_of(FakeDeals(), [{"m": "ada@x.org"}], BY_MAIL, mode="create")

@@ -221,9 +221,7 @@ def test_no_row_completes_too_far_ahead_of_an_open_one(monkeypatch: pytest.Monke
     assert it.counts == {"created": 1, "unchanged": 20}
 
 
-def test_row_held_for_a_server_response_does_not_block_later_rows_forever(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_row_held_for_a_server_response_does_not_block_later_rows_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     """No row is in flight to prove that the server responds, and no further row may be launched before it."""
     monkeypatch.setattr(dispatch, "LOOKAHEAD", 5)
     it = Loop([RowStatus.SEND] + [RowStatus.SAME] * 20)

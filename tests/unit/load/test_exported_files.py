@@ -234,12 +234,7 @@ def test_configured_null_words_are_empty_cells(caplog: pytest.LogCaptureFixture)
 
 
 @pytest.mark.parametrize(
-    ("value", "spec"),
-    [
-        (["a", "#REF!"], {}),
-        ([{"b": " #N/A "}], {}),
-        ('{"b": ["#REF!"]}', {"type": "json"}),
-    ],
+    ("value", "spec"), [(["a", "#REF!"], {}), ([{"b": " #N/A "}], {}), ('{"b": ["#REF!"]}', {"type": "json"})]
 )
 def test_error_value_within_a_list_or_object_is_never_sent(value: Any, spec: dict[str, Any]) -> None:
     mapper = Mapper({"email": "email", "tags": {"column": "tags", **spec}})

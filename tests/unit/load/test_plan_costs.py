@@ -89,42 +89,12 @@ def test_requested_full_read(total: int | None, lists: bool, calls: int, reporte
     ("rows", "total", "mode", "lists", "plan"),
     [
         # too few rows
-        (
-            49,
-            None,
-            "upsert",
-            False,
-            Plan("learned", 98, FEW),
-        ),
-        (
-            49,
-            None,
-            "upsert",
-            True,
-            Plan("learned", 196, FEW),
-        ),
-        (
-            49,
-            None,
-            "create",
-            False,
-            Plan("create", 49, FEW),
-        ),
+        (49, None, "upsert", False, Plan("learned", 98, FEW)),
+        (49, None, "upsert", True, Plan("learned", 196, FEW)),
+        (49, None, "create", False, Plan("create", 49, FEW)),
         # a CRM that sends no total
-        (
-            50,
-            None,
-            "upsert",
-            False,
-            Plan("learned", 101, NO_TOTAL),
-        ),
-        (
-            50,
-            None,
-            "upsert",
-            True,
-            Plan("learned", 201, NO_TOTAL),
-        ),
+        (50, None, "upsert", False, Plan("learned", 101, NO_TOTAL)),
+        (50, None, "upsert", True, Plan("learned", 201, NO_TOTAL)),
         (50, None, "update", False, Plan("update", 51, NO_TOTAL)),
         # an empty CRM
         (100, 0, "upsert", False, Plan("learned", 101, "the CRM has no contacts yet, so every row is new")),

@@ -422,8 +422,7 @@ def test_checkpoints_are_rare_if_rejects_must_reach_a_store_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "1 h 30 min"), (20_000, "5 h 33 min")],
+    ("seconds", "text"), [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "1 h 30 min"), (20_000, "5 h 33 min")]
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -16,14 +16,7 @@ from crm_provider.extract.partial_pages import Owner, PartialPages
 from crm_provider.files import paths
 from crm_provider.files.fingerprints import lines_of
 from crm_provider.files.lock import FileLock
-from crm_provider.files.paths import (
-    CannotRead,
-    CannotWrite,
-    atomic_writer,
-    private_file,
-    read_own,
-    unwritable,
-)
+from crm_provider.files.paths import CannotRead, CannotWrite, atomic_writer, private_file, read_own, unwritable
 from crm_provider.files.private import A_LINK, NOT_OURS, OPEN_FOLDER
 from crm_provider.load.rejects.file import RejectsFile, read_rejects
 from crm_provider.load.rejects.formats import Reject
@@ -205,10 +198,7 @@ def group(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", OPENERS)
 @pytest.mark.parametrize(
     ("plant", "reason"),
-    [
-        pytest.param(Path.symlink_to, A_LINK, id="link"),
-        pytest.param(Path.hardlink_to, NOT_OURS, id="second name"),
-    ],
+    [pytest.param(Path.symlink_to, A_LINK, id="link"), pytest.param(Path.hardlink_to, NOT_OURS, id="second name")],
 )
 def test_link_to_another_file_is_refused_in_a_group_folder(
     name: str, plant: Callable[[Path, Path], None], reason: str, group: Path

@@ -140,54 +140,22 @@ def test_result_of_too_many_rejects() -> None:
 
 
 FULL = Summary(
-    rows=1234,
-    counts={Outcome.CREATED: 1200, Outcome.REJECTED: 4},
-    errors={"INVALID_INPUT": 4},
-    problems={"email": 4},
-    left=30,
-    calls=1300,
-    calls_saved=1100,
-    throttled=2,
-    seconds=100.26,
-    budget_used=0.98765,
-    resumed_at=7,
-    plan="learned",
-    plan_words="does this",
-    plan_why="it is cheapest",
-    plan_calls=1310,
-    plan_seconds=262.06,
-    dry_run=True,
-    would_fail=True,
-    outcomes=(Outcome.CREATED, Outcome.REJECTED),
-    paths={"rejects": "r.csv"},
-    samples=({"row": 1},),
-    ending="It is done.",
-    resend="dag",
-)
+    rows=1234, counts={Outcome.CREATED: 1200, Outcome.REJECTED: 4}, errors={"INVALID_INPUT": 4},
+    problems={"email": 4}, left=30, calls=1300, calls_saved=1100, throttled=2, seconds=100.26, budget_used=0.98765,
+    resumed_at=7, plan="learned", plan_words="does this", plan_why="it is cheapest", plan_calls=1310,
+    plan_seconds=262.06, dry_run=True, would_fail=True, outcomes=(Outcome.CREATED, Outcome.REJECTED),
+    paths={"rejects": "r.csv"}, samples=({"row": 1},), ending="It is done.", resend="dag",
+)  # fmt: skip
 
 
 def test_result_has_every_figure() -> None:
     result = {
-        "rows": 1234,
-        "created": 1200,
-        "rejected": 4,
-        "left": 30,
-        "calls": 1300,
-        "calls_saved": 1100,
-        "throttled": 2,
-        "errors": {"INVALID_INPUT": 4},
-        "problems": {"email": 4},
-        "plan": {"name": "learned", "words": "does this", "why": "it is cheapest", "calls": 1310, "seconds": 262.1},
-        "seconds": 100.3,
-        "budget_used": 0.988,
-        "resumed_at": 7,
-        "dry_run": True,
-        "would_fail": True,
-        "ending": "It is done.",
-        "samples": [{"row": 1}],
-        "resend": "dag",
-        "rejects_path": "r.csv",
-    }
+        "rows": 1234, "created": 1200, "rejected": 4, "left": 30, "calls": 1300, "calls_saved": 1100, "throttled": 2,
+        "errors": {"INVALID_INPUT": 4}, "problems": {"email": 4}, "plan": {"name": "learned", "words": "does this",
+        "why": "it is cheapest", "calls": 1310, "seconds": 262.1}, "seconds": 100.3, "budget_used": 0.988,
+        "resumed_at": 7, "dry_run": True, "would_fail": True, "ending": "It is done.", "samples": [{"row": 1}],
+        "resend": "dag", "rejects_path": "r.csv",
+    }  # fmt: skip
     assert FULL.as_dict() == result
     del result["would_fail"]
     real = replace(FULL, dry_run=False, plan="another", plan_words="").as_dict()
@@ -260,93 +228,9 @@ REAL = Summary(
     plan="learned", plan_why="of 10 sampled rows, 8 exist", plan_calls=2030, plan_seconds=5400.0,
 )  # fmt: skip
 
-REAL_PAGE = """\
-# Load of in.csv
+REAL_PAGE = Path(__file__).with_name("data").joinpath("report.md").read_text("utf-8")
 
-Stopped.
-
-## Rows
-
-| Outcome | Rows | Share | Meaning |
-| --- | --- | --- | --- |
-| created | 1,200 | 60.0% | new in the CRM |
-| updated | 300 | 15.0% | were there, and were changed |
-| unchanged | 0 | 0.0% | the CRM has these values already, or the same row was loaded before |
-| skipped | 40 | 2.0% | left out: `on_error` said so, or another row has the same email |
-| rejected | 60 | 3.0% | in the rejects file |
-| suppressed | 0 | 0.0% | left out: the person does not want to be contacted |
-| left | 400 | 20.0% | not sent yet |
-| **all** | **2,000** |  |  |
-
-A first note.
-
-A second note.
-
-## Errors
-
-| Type | Rows | What to do |
-| --- | --- | --- |
-| `CONTACT_ALREADY_EXISTS` | 40 | check before creating: update the contact, or upsert it |
-| `INVALID_VALUE` | 30 | correct the rows in their source |
-| `HTTP_404` | 15 | check the base URL, and that the record exists |
-| `INVALID_INPUT` | 15 | send a valid body with all required fields |
-
-## Rows that cannot be sent
-
-Found before the first call; a row may have several problems.
-
-| Rows | Problem |
-| --- | --- |
-| 20 | email: missing |
-| 5 | birthday: no date |
-| 5 | phone (column 'a\\|b'): no phone number |
-
-## Send the rejected rows again
-
-Run it again.
-
-## Calls
-
-|  |  |
-| --- | --- |
-| Plan | `learned`: of 10 sampled rows, 8 exist |
-| Planned | 2,030 calls, 1 h 30 min |
-| Made | 1,620 calls in 4 min, 98% of the budget |
-| Saved | 1,100 calls, compared with a create-then-update loop |
-| Refused by the rate limit | 1 call |
-| Resumed | the last try continued after 1 row |
-"""
-
-DRY_PAGE = """\
-# Load of one.csv
-
-Nothing was sent.
-
-## Rows (dry run: nothing was written)
-
-| Outcome | Rows | Share | Meaning |
-| --- | --- | --- | --- |
-| to send | 0 | 0.0% | valid |
-| cannot be sent | 1 | 100.0% | a real run rejects them |
-| **all** | **1** |  |  |
-
-## Rows that cannot be sent
-
-Found before the first call; a row may have several problems.
-
-| Rows | Problem |
-| --- | --- |
-| 1 | email: missing |
-
-## Calls
-
-|  |  |
-| --- | --- |
-| Plan | The load stopped before a plan was made. |
-| Made | 0 calls in 0 s, 0% of the budget |
-| Saved | 0 calls, compared with a create-then-update loop |
-| Refused by the rate limit | 0 calls |
-"""
+DRY_PAGE = Path(__file__).with_name("data").joinpath("report-dry-run.md").read_text("utf-8")
 
 
 def test_whole_page_of_a_resumed_load_that_stopped() -> None:

@@ -160,8 +160,7 @@ def test_contact_already_in_the_lists_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "sign",
-    [{"unsubscribedAt": "2026-01-01T00:00:00Z"}, {"blacklistedAt": "2026-01-01"}, {"status": "Unsubscribed"}],
+    "sign", [{"unsubscribedAt": "2026-01-01T00:00:00Z"}, {"blacklistedAt": "2026-01-01"}, {"status": "Unsubscribed"}]
 )
 @pytest.mark.parametrize("mode", ["upsert", "update"])
 @pytest.mark.parametrize("update_first", [True, False])

@@ -33,10 +33,7 @@ def write(folder: Path, **files: str) -> None:
 
 def test_list_of_rows_is_a_source() -> None:
     source = open_source([{"email": "a@x.io", "age": 3}, {"email": "b@x.io", "city": None}])
-    assert list(source.rows()) == [
-        Row(1, {"email": "a@x.io", "age": 3}),
-        Row(2, {"email": "b@x.io", "city": None}),
-    ]
+    assert list(source.rows()) == [Row(1, {"email": "a@x.io", "age": 3}), Row(2, {"email": "b@x.io", "city": None})]
     assert source.columns == ("email", "age", "city")
     assert list(source.rows()) == list(source.rows())
 

@@ -63,10 +63,7 @@ def test_delimiter_without_a_header_line_is_the_one_that_gives_the_columns(tmp_p
 
 def test_values_are_unchanged_except_for_space_after_a_delimiter(tmp_path: Path) -> None:
     text = 'email,note\n  a@x.io ,"two\r\nlines, ""quoted"""\n,\n'
-    assert values(tmp_path, text) == [
-        {"email": "a@x.io ", "note": 'two\r\nlines, "quoted"'},
-        {"email": "", "note": ""},
-    ]
+    assert values(tmp_path, text) == [{"email": "a@x.io ", "note": 'two\r\nlines, "quoted"'}, {"email": "", "note": ""}]
 
 
 def test_single_column_has_no_delimiter(tmp_path: Path) -> None:

@@ -112,11 +112,7 @@ def refused(path: Path, **options: Any) -> str:
             "is not utf-8; save it as UTF-8 or give source_options={'encoding': 'cp1252'} (Windows, Excel) or",
         ),
         ("utf-8", b"secret" + bytes(64) + b"\n", "holds a NUL character"),
-        (
-            "ascii",
-            "secret é\n".encode(),
-            "is not ascii; save it as UTF-8 or give source_options={'encoding': 'utf-8'}",
-        ),
+        ("ascii", "secret é\n".encode(), "is not ascii; save it as UTF-8 or give source_options={'encoding': 'utf-8'}"),
         ("shift_jis", b"secret \x81\n", "is not shift_jis"),
         ("utf-8", b"secret \xe2\x82", "is not utf-8"),
     ],

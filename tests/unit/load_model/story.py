@@ -65,11 +65,7 @@ class Story:
         self.scenario, self.folder = scenario, folder
         self.clock = Clock()
         self.crm = FakeCrm(
-            self.clock,
-            skew=scenario.skew,
-            dates=scenario.dates,
-            errors=scenario.errors,
-            envelope=scenario.envelope,
+            self.clock, skew=scenario.skew, dates=scenario.dates, errors=scenario.errors, envelope=scenario.envelope
         )
         for person in scenario.people:
             self.crm.seed(person)

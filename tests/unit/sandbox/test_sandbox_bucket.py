@@ -36,11 +36,7 @@ def test_everything_is_admitted_without_a_rate(clock: ManualClock) -> None:
     assert admitted(TokenBucket(rate=None, burst=1, clock=clock), 1000) == 1000
 
 
-@given(
-    rate=st.floats(0.5, 50),
-    burst=st.integers(1, 5),
-    waits=st.lists(st.floats(0, 1), min_size=1, max_size=80),
-)
+@given(rate=st.floats(0.5, 50), burst=st.integers(1, 5), waits=st.lists(st.floats(0, 1), min_size=1, max_size=80))
 def test_window_never_holds_more_than_burst_plus_rate_times_length(rate: float, burst: int, waits: list[float]) -> None:
     clock = ManualClock()
     bucket = TokenBucket(rate=rate, burst=burst, clock=clock)

@@ -88,13 +88,7 @@ def test_journal_keeps_the_last_calls_and_counts_all(clock: ManualClock) -> None
 
 @pytest.mark.parametrize(
     ("times", "highest"),
-    [
-        ([], 0),
-        ([0, 0.5, 0.999], 3),
-        ([0, 0.5, 1.0], 2),
-        ([0, 0.6, 1.2, 1.3, 1.4, 5.0], 4),
-        ([0, 2, 4], 1),
-    ],
+    [([], 0), ([0, 0.5, 0.999], 3), ([0, 0.5, 1.0], 2), ([0, 0.6, 1.2, 1.3, 1.4, 5.0], 4), ([0, 2, 4], 1)],
 )
 def test_highest_rate_in_any_second(times: list[float], highest: int) -> None:
     journal = RequestJournal(size=2)  # shorter than the window: the counter must not depend on its size
@@ -115,11 +109,7 @@ def test_journal_counters(send: Send, gateway: Gateway) -> None:
     counters = gateway.journal.counters()
     assert (counters.duplicate_contacts, counters.duplicate_deals, counters.throttled) == (1, 2, 1)
     assert counters.calls == {"POST /contacts": 1, "POST /deals": 2, "GET /contacts/{email}": 2}
-    assert counters.errors == {
-        "CONTACT_ALREADY_EXISTS": 1,
-        "CONTACT_ASSOCIATED_WITH_A_DEAL": 2,
-        "TOO_MANY_REQUESTS": 1,
-    }
+    assert counters.errors == {"CONTACT_ALREADY_EXISTS": 1, "CONTACT_ASSOCIATED_WITH_A_DEAL": 2, "TOO_MANY_REQUESTS": 1}
 
 
 def test_injected_conflict_is_not_counted_as_a_duplicate(send: Send, gateway: Gateway) -> None:

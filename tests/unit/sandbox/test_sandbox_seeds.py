@@ -132,10 +132,7 @@ def test_seed_from_a_file(tmp_path: Path) -> None:
         ({"contacts": [{**CONTACT, "attributes": {"n": math.inf}}]}, "that JSON cannot represent"),
         ({"contacts": [{**CONTACT, "attributes": {"n": "\ud800"}}]}, "that JSON cannot represent"),
         ({"contacts": [{**CONTACT, "attributes": {"n": object()}}]}, "that JSON cannot represent"),
-        (
-            {**SEED, "deals": [{**SEED["deals"][0], "id": "my-deal"}, SEED["deals"][1]]},
-            r"deals\[1\]\.id is used twice",
-        ),
+        ({**SEED, "deals": [{**SEED["deals"][0], "id": "my-deal"}, SEED["deals"][1]]}, r"deals\[1\]\.id is used twice"),
     ],
 )
 def test_bad_seed_is_refused_with_its_location(seed: Any, message: str) -> None:
