@@ -304,7 +304,7 @@ class FakeHook:
         return CrmClient(settings, transport=transport, budget=budget)
 
 
-def clients(*script: Settings | Exception) -> list[CrmClient | type[Exception]]:
+def clients(*script: Settings | Exception, at_once: bool = False) -> list[CrmClient | type[Exception]]:
     """The client of each round, or the class of the error."""
     connection = SharedConnection("crm_default")
     connection._hook = FakeHook(*script)  # type: ignore[assignment]
@@ -316,7 +316,7 @@ def clients(*script: Settings | Exception) -> list[CrmClient | type[Exception]]:
             return type(error)
 
     async def rounds() -> list[CrmClient | type[Exception]]:
-        return [await one() for _ in script]
+        return list(await asyncio.gather(*[one() for _ in script])) if at_once else [await one() for _ in script]
 
     return asyncio.run(rounds())
 
@@ -325,8 +325,9 @@ OLD, NEW = (Settings(api_key=key, base_url="http://127.0.0.1:9/v2") for key in (
 MISSING = e.CrmConfigurationError("Airflow has no connection 'crm_default'")
 
 
-def test_client_is_kept_while_the_connection_is_unchanged() -> None:
-    first, second = clients(OLD, OLD.with_())
+@pytest.mark.parametrize("at_once", [False, True])
+def test_client_is_kept_while_the_connection_is_unchanged(at_once: bool) -> None:
+    first, second = clients(OLD, OLD.with_(), at_once=at_once)
     assert first is second
 
 
