@@ -40,7 +40,7 @@ from crm_provider.load.rows import InvalidRow, Problem, Row, SourceError
 from crm_provider.load.sources.options import is_nameless, shared_name
 from crm_provider.values.addresses import person_key
 from crm_provider.values.json_values import ConversionError
-from crm_provider.values.suggest import unknown
+from crm_provider.values.suggest import unknown, unknown_value
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -127,7 +127,7 @@ class DealMapper(RecordMapper[Deal]):
         self, mapping: Mapping[str, Any] | None = None, *, mode: DealMode = "upsert", empty: Empty = "skip"
     ) -> None:
         if mode not in get_args(DealMode):
-            raise SourceError(unknown("mode", mode, get_args(DealMode)))
+            raise SourceError(unknown_value("mode", mode, get_args(DealMode)))
         self._mode = mode
         super().__init__(mapping, Defaults(empty=empty))
 
