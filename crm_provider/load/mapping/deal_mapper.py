@@ -137,11 +137,6 @@ class DealMapper(RecordMapper[Deal]):
         fields = () if self._plan is None else self._plan.fields
         return frozenset(line.target.name for line in fields if line.column is None)
 
-    @property
-    def has_ids(self) -> bool:
-        """Whether rows may name a deal by its id."""
-        return self._plan is None or any(line.target.name == "deal_id" for line in self._plan.fields)
-
     def _compiled(self, mapping: Any) -> tuple[Field, ...]:
         if not isinstance(mapping, Mapping) or not mapping:
             what = "empty" if isinstance(mapping, Mapping) else f"a {type(mapping).__name__}"

@@ -16,7 +16,7 @@ from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import ContactOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.preflight import InputDigest, check
-from crm_provider.load.rejects.file import RejectsFile, read_rejects
+from crm_provider.load.rejects.file import RejectedRows, RejectsFile
 from crm_provider.load.report import Summary, report
 from crm_provider.load.rows import Contact, InvalidRow, Outcome, Row, SourceError
 from crm_provider.load.sources.source import open_source
@@ -53,7 +53,7 @@ class Loads:
         ).run()
 
     def resend(self, **options: Any) -> Summary:
-        return self.run(read_rejects(self.path()), "again", **options)
+        return self.run(RejectedRows(self.path()), "again", **options)
 
     def correct(self, old: str, new: str) -> None:
         text = self.path().read_text()
