@@ -251,6 +251,7 @@ class RowResultHandler:
             request_id=error.request_id,
             retryable=is_retryable(error),
             made=in_flight.made,
+            replaced=row.replaced,  # it was for another record then; a later correction may undo that
         )
         self._write(row, reject, in_flight=in_flight)
 
@@ -269,7 +270,7 @@ class RowResultHandler:
             suggested_action="Correct the row in its source.",
             request_id=None,
             retryable=False,
-            replaced=staged.row.replaced if is_stale else "",
+            replaced="" if staged.status is RowStatus.INVALID else staged.row.replaced,
         )
         self._write(staged.row, reject)
 
