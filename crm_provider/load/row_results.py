@@ -259,7 +259,7 @@ class RowResultHandler:
         type_, message = "DUPLICATE_ROW", f"Several rows have this {self._options.shared} (duplicates='reject')."
         if staged.status is not RowStatus.AMBIGUOUS:
             type_, message = "INVALID_VALUE", staged.problem
-        if is_stale := staged.status is RowStatus.STALE:
+        if staged.status is RowStatus.STALE:
             other = TAKEN_ROW[self._options.duplicates].capitalize()
             message = f"{message}. {other} for the same record is valid; if this one is sent again, it is left out."
         reject = Reject(
