@@ -147,9 +147,9 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     @classmethod
     def check_mapped(cls, given: Mapping[str, Any]) -> None:
-        kind = cls.kind_of(given)
-        known = {name: given[name] for name in (*ARGUMENTS, *kind.arguments) if name in given}
         with naming_task(cls, given.get("task_id")):
+            kind = cls.kind_of(given)
+            known = {name: given[name] for name in (*ARGUMENTS, *kind.arguments) if name in given}
             kind.check_arguments(known, later=comes_later, complete=False)
 
     def policy_operator(self) -> str | None:

@@ -14,6 +14,7 @@ from crm_provider.files.lock import InUse
 from crm_provider.files.paths import CannotWrite
 from crm_provider.load.rows import Outcome, SourceError, calls_text, rows_text
 from crm_provider.tasks.retry_policy import DECISION_KEY
+from crm_provider.values.suggest import check_choice
 
 When = Literal["always", "rejects"]
 
@@ -49,8 +50,7 @@ def load_alert(notify: Callable[[Context], Any], *, when: When = "always") -> Ca
     :param when: ``rejects``: only if rows were rejected
     :raises ValueError: if ``when`` is unknown
     """
-    if when not in get_args(When):
-        raise ValueError(f"when={when!r} is unknown; use one of {', '.join(get_args(When))}")
+    check_choice("when", when, get_args(When))
 
     def callback(context: Context) -> None:
         summary = LoadSummary.of(context)

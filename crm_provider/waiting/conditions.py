@@ -217,10 +217,7 @@ def checked_minimum(value: object) -> int:
     """
     if isinstance(value, str) and value.strip().isdecimal():  # from a template
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        kind = "" if isinstance(value, int) and not isinstance(value, bool) else f" of type {type(value).__name__}"
-        raise e.CrmInvalidValueError(f"min_members{kind} must be a whole number, at least 1")
-    return value
+    return validation.count(value, "min_members")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,5 +115,5 @@ def test_link_is_the_task_without_a_base_url(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_unknown_condition_is_refused() -> None:
-    with pytest.raises(ValueError, match="when='never' is unknown; use one of always, rejects"):
+    with pytest.raises(ValueError, match="when='never' is unknown; known: always, rejects"):
         load_alert(print, when="never")  # type: ignore[arg-type]

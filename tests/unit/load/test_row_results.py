@@ -337,7 +337,7 @@ def test_invalid_rows_are_rejected(status: RowStatus, type_: str, message: str) 
             suggested_action="Correct the row in its source.",
             request_id=None,
             retryable=False,
-            replaced="mark" if status is RowStatus.STALE else "",
+            replaced="" if status is RowStatus.INVALID else "mark",
         )
     ]
     assert it.notes.prints == []
