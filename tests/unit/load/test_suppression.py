@@ -137,6 +137,7 @@ def test_missing_object(name: str) -> None:
     [
         ([ANN, None], "entry 2 of the suppression list is empty. Each entry must be"),
         ([None], "entry 1 of the suppression list is empty. "),
+        (["per%cent@ex.co", "*@ex.co"], "entry 2 of the suppression list is a pattern of addresses. "),
         ([ANN, {"email": ANN}], "entry 2 of the suppression list is not text. "),
         ([7.5, b"x"], "entry 1 of the suppression list is not text. "),
         ([{"email": ANN}, {"email": 7}], "row 2 of the list of rows of the suppression list is not text. "),
@@ -199,7 +200,7 @@ def test_lists_as_people_write_them(name: str, people: list[str]) -> None:
 
 ODD = [
     "a@ex.co # left in May", "a@ex.co (Ann)", "a@ex.co b@ex.co", "a@ex.co;b@ex.co", '"a@ex.co","b@ex.co"', "a@ex", "a",
-    "a@@ex.co", f"{BOB} # Bob", BOB[:-1], f"{BOB}0",
+    "a@@ex.co", f"{BOB} # Bob", BOB[:-1], f"{BOB}0", "*@ex.co", " <ann*@ex.co>", "%@ex.co",
 ]  # fmt: skip
 
 
