@@ -162,7 +162,16 @@ class DealCalls(ListingCalls):
             raise e.CrmInvalidValueError("nothing to change; give contact_id, stage_id or attributes")
         route = "/deals/{deal_id}"
         call = Call(method="PUT", route=route, path_params=_deal(deal_id), body=body, allow_any_body=True)
-        return mapping_of(self._send(call), call)
+        response = mapping_of(self._send(call), call)
+        # an empty body is a success, too; other bodies without an id may come from a proxy
+        if response and not response.get("id") and not _is_changed(self.get_deal(deal_id), body):
+            raise e.CrmProtocolError(
+                "the response has no id, and the deal does not show the change",
+                method="PUT",
+                path=call.log_path,
+                outcome_known=False,
+            )
+        return response
 
     def move_deal(self, deal_id: str, *, stage_id: str) -> Record:
         """Move a deal to another stage of its pipeline; returns ``id``.
@@ -203,6 +212,14 @@ def _differs(found: Any, attributes: Mapping[str, Any] | None) -> bool:
     """Whether a deal shows another value for one of these attributes."""
     shown = found if isinstance(found, Mapping) else {}
     return any(name in shown and not same_value(shown[name], value) for name, value in (attributes or {}).items())
+
+
+def _is_changed(deal: Record, change: Record) -> bool:
+    """Whether a deal shows a change: the ids, or one of the attributes, which the CRM may format differently."""
+    ids = {name: value for name, value in change.items() if name != "attributes"}
+    if ids:
+        return all(str(deal.get(name)).lower() == value.lower() for name, value in ids.items())
+    return any(shows(deal.get("attributes"), {name: value}) for name, value in change["attributes"].items())
 
 
 def _deal(deal_id: str) -> dict[str, str]:

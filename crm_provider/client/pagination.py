@@ -369,20 +369,27 @@ class ListingCalls(Calls):
     def _walk(self, route: str, *, readings: int = 1) -> Iterator[Record]:
         """All records of a listing.
 
-        :param readings: while the total changes during a reading, the listing is read again, up to so many times. A
+        :param readings: maximum readings of the listing: it is read again while its total changes during a reading. A
             record may then come twice; one that a deletion and a creation between two pages have hidden is found
         """
         for _ in range(readings):
             totals: set[int | None] = set()
-
-            def page(number: int, totals: set[int | None] = totals) -> Page:
-                found = self._page(route, number)
-                totals.add(found.total)
-                return found
-
-            yield from walk(MovedRecords(page, page), route)
+            yield from self._reading(route, totals)
             if len(totals) <= 1:
                 return
+
+    def _reading(self, route: str, totals: set[int | None]) -> Iterator[Record]:
+        """All records of a listing, each once.
+
+        :param totals: receives the total of each page
+        """
+
+        def page(number: int) -> Page:
+            found = self._page(route, number)
+            totals.add(found.total)
+            return found
+
+        return walk(MovedRecords(page, page), route)
 
     def _page(self, route: str, number: int, *, use_decimal: bool = False) -> Page:
         call = Call(method="GET", route=route, query={"page": number}, use_decimal=use_decimal)

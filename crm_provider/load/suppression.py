@@ -199,7 +199,6 @@ def _column(source: Source) -> Iterator[tuple[str, object]]:
         if not names and len(row.values) == 1:
             names = list(row.values)
         if len(names) != 1:
-            raise SourceError(
-                f"{where} has {len(names) or 'no'} columns 'email' among several; name the one of addresses 'email'"
-            )
+            found = f"{len(names)} columns are" if names else "no column is"
+            raise SourceError(f"{where}: {found} called 'email'; give this name to the one column of the addresses")
         yield where, row.values[names[0]]

@@ -367,6 +367,18 @@ def test_unconfirmed_update_is_read_back() -> None:
     assert silent.client.send_update(EMAIL, attributes=WANTED) == {}
 
 
+@pytest.mark.parametrize("change", [{"stage_id": STAGE.upper()}, {"attributes": {"pb_name": "x", "pb_amount": "1"}}])
+def test_unconfirmed_change_of_a_deal_is_read_back(change: dict[str, Any]) -> None:
+    answer = Reply(200, {"message": "Please log in"})
+    unchanged = bench(answer, data(deal(name="old", stage=PIPELINE)))
+    with pytest.raises(e.CrmProtocolError, match="does not show the change") as raised:
+        unchanged.client.update_deal(ID, **change)
+    assert not raised.value.outcome_known
+    assert bench(answer, data(deal())).client.update_deal(ID, **change) == answer.body
+    for confirmed in (Reply(204, None), data({"id": ID})):
+        bench(confirmed).client.update_deal(ID, **change)  # without another call
+
+
 def test_deal_with_other_values_is_not_the_created_one() -> None:
     made = bench(deals(deal(name="y", id_=OTHER), deal(stage=PIPELINE, id_=OTHER), deal(name="x")))
     found = made.client.find_deal(CONTACT_ID, PIPELINE, stage_id=STAGE, attributes={"pb_name": "x"})

@@ -126,7 +126,7 @@ class Field:
     :param data: the line as plain data, with the defaults that apply to it
     :param as_written: whether ``read`` returns an ASCII text of the column without the space around it and otherwise
         unchanged, unless it is empty or begins with one of :data:`FORMULA_SIGNS`
-    :param is_same: with ``as_written``: only texts, without the space around them, for which it is true; all of them
+    :param is_same: with ``as_written``: whether this holds for a text without the space around it; None: for all texts
     """
 
     target: Target

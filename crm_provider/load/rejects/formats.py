@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from crm_provider.files.journal import Journal
 from crm_provider.files.paths import AnyPath
@@ -312,25 +312,20 @@ def _cells(line: str, delimiter: str) -> list[str]:
         csv.field_size_limit(limit)  # it applies to the whole process
 
 
-RejectsFormat = Literal["jsonl", "csv"]
-
 _PACKED = frozenset({".gz", ".bz2", ".zst", ".xz", ".zip", ".parquet", ".xlsx"})
 
 
-def lines_and_journal(path: AnyPath, chosen: RejectsFormat | None) -> tuple[RejectLines, Journal]:
+def lines_and_journal(path: AnyPath) -> tuple[RejectLines, Journal]:
     """The format and the journal of a rejects file; no file is created.
 
-    :param chosen: by default CSV for the suffix ``.csv`` and JSON lines for any other
-    :raises SourceError: if the format is unknown, or cannot be written row by row
+    :param path: its suffix decides the format: ``.csv`` is CSV, any other JSON lines
+    :raises SourceError: if the suffix is of a format that cannot be written row by row
     """
     if path.suffix.lower() in _PACKED:
         raise SourceError(
             f"rejects are written row by row, which {path.suffix} does not allow; end the path in .jsonl or .csv"
         )
-    name = chosen or ("csv" if path.suffix.lower() == ".csv" else "jsonl")
-    if name not in ("csv", "jsonl"):
-        raise SourceError(f"the format of rejects is 'jsonl' or 'csv' but not {name!r}")
-    lines = CsvLines() if name == "csv" else JsonLines()
+    lines = CsvLines() if path.suffix.lower() == ".csv" else JsonLines()
     return lines, Journal(path, quoted=lines.quoted)
 
 

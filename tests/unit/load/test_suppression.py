@@ -87,15 +87,15 @@ BAD = "ann at secret.example"
         ("s.csv", f"email,name\n{ANN},x\n{BAD}\n", "line 3"),
         ("s.csv", f"{ANN}\n{BOB}\n", "begins with an entry"),
         ("s.csv", f"{BOB}\n{ANN}\n", "begins with an entry"),
-        ("s.csv", f"name,phone\n{ANN},x\n", "no columns 'email'"),
-        ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"mail": "{BAD}", "x": 1}}\n', "line 2 .*no columns 'email'"),
+        ("s.csv", f"name,phone\n{ANN},x\n", "no column is called 'email'"),
+        ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"mail": "{BAD}", "x": 1}}\n', "line 2 .*no column is called 'email'"),
         ("s.jsonl", f'{{"email": "{ANN}"}}\n"{BAD}"\n', "line 2"),
         (
             "s.jsonl",
             f'{{"email": "{ANN}"}}\n{{"email": 7}}\n',
             r"/s\.jsonl, line 2.* of the suppression list is not text",
         ),
-        ("s.jsonl", f'{{"email": "{ANN}", "Email": "{ANN}"}}\n', "2 columns 'email'"),
+        ("s.jsonl", f'{{"email": "{ANN}", "Email": "{ANN}"}}\n', "2 columns are called 'email'"),
     ],
 )
 def test_truncated_list_is_refused(name: str, body: str, said: str, tmp_path: Path) -> None:
