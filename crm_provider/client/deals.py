@@ -10,7 +10,7 @@ from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.client.pagination import CAREFUL_READINGS, ListingCalls, Page, Record, id_of
 from crm_provider.client.remote_contact import CLOCKS_APART
-from crm_provider.client.request import Call, mapping_of
+from crm_provider.client.request import Call, mapping_of, unless_refused
 from crm_provider.values.json_values import same_value, shows
 from crm_provider.values.server_clock import ServerMoment, utc_time
 
@@ -203,7 +203,7 @@ class DealCalls(ListingCalls):
             success_errors=(e.CrmNotFoundError,),
             allow_any_body=True,
         )
-        self._send(call)
+        unless_refused(self._send(call), call)
 
     def list_deals(self, *, carefully: bool = False) -> Iterator[Record]:
         """All deals, each once, ten per call (envelope *inferred*).
