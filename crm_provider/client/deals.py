@@ -72,6 +72,7 @@ class DealCalls(ListingCalls):
         :raises CrmProtocolError: if the listing does not show whose a deal is that may be the one
         """
         undecided = is_unnamed = False
+        stage_id = validation.uuid(stage_id, "stage_id").lower()
         for deal in self._deals_of(contact_id, pipeline_id, stage_id=None, carefully=True):
             created_at, moment = utc_time(deal.get("createdAt")), since()
             if created_at is not None and moment is not None and created_at < moment.earliest - CLOCKS_APART:
@@ -80,7 +81,7 @@ class DealCalls(ListingCalls):
                 created_at is not None and moment is not None and moment.latest - moment.earliest <= MAX_UNCERTAINTY
             )
             is_alike = bool(attributes) and shows(deal.get("attributes"), attributes)
-            has_moved = str(deal.get("stageId") or stage_id).lower() != stage_id.lower()
+            has_moved = str(deal.get("stageId") or stage_id).lower() != stage_id
             differs = _differs(deal.get("attributes"), attributes)
             if deal.get("contactId") is None:
                 is_unnamed = is_unnamed or (not differs and (is_dated or not has_moved))

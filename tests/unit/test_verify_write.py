@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -252,7 +253,7 @@ def deals(*items: dict[str, Any]) -> Reply:
 
 
 def create_deal(made: Bench, attributes: dict[str, Any] | None) -> Any:
-    ids = {"contact_id": CONTACT_ID, "pipeline_id": PIPELINE, "stage_id": STAGE}
+    ids: Any = {"contact_id": UUID(CONTACT_ID), "pipeline_id": UUID(PIPELINE), "stage_id": UUID(STAGE)}
     try:
         return made.client.create_deal(**ids, attributes=attributes)["id"]
     except e.CrmContactAssociatedWithADealError:
