@@ -216,7 +216,7 @@ class LoadRun:
         if hasattr(source, "close"):
             opened.callback(source.close)
         client = opened.enter_context(self.bulk_client(sleep=self.cancel_token.sleep, observer=stats))
-        rejects, outcomes, state = (self.path(name) for name in WRITTEN_PATHS[:3])
+        rejects, outcomes, state = map(self.path, ("rejects_path", "outcomes_path", "state_path"))
         checkpoints = self._checkpoints(state or rejects or outcomes, dry_run=options.dry_run)
         resumes = options.dry_run or not isinstance(checkpoints, NoCheckpoints)
         ti = None if self.context is None else self.context["ti"]

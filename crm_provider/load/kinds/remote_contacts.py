@@ -177,8 +177,9 @@ class RemoteContacts(RemoteRecords):
         """Calls that a create-then-update loop would have made."""
         existing = counts.get(Outcome.UPDATED, 0) + counts.get(Outcome.UNCHANGED, 0)
         created = counts.get(Outcome.CREATED, 0)
-        each = 2 if self._options.mode == "upsert" else 1
-        return created + existing * each + refused + (created + existing) * bool(self._options.list_ids)
+        writes = created + existing * (2 if self._options.mode == "upsert" else 1)
+        listed = created + existing if self._options.list_ids else 0
+        return writes + listed + refused
 
 
 def _contact(record: Record) -> Contact:
