@@ -169,11 +169,13 @@ EITHER = "give either the name or the list_id of the segmentation list"
         ({"name": "none", "list_id": None}, "Segmentation list not found: no list is called 'none'."),
         ({"name": "vip", "list_id": None}, "Segmentation list not found: no list is called 'vip'; did you mean 'VIP'?"),
         ({"name": None, "list_id": NONE}, f"Segmentation list not found: no list has the id {NONE}."),
+        ({"name": "Odd", "list_id": None}, "the segmentation list of this name has no id"),
     ],
 )
 def test_reason_why_no_list_is_picked(asked: dict[str, Any], message: str) -> None:
+    lists = [{"id": LIST, "name": "VIP"}, {"id": OTHER, "title": "VIP"}, {"id": NONE[:-1]}, {"name": "Odd"}]
     with pytest.raises(e.CrmError) as raised:
-        pick_list(lambda: [{"id": LIST, "name": "VIP"}, {"id": OTHER, "title": "VIP"}, {"id": NONE[:-1]}], **asked)
+        pick_list(lambda: lists, **asked)
     assert raised.value.message == message
     if "not found" in raised.value.message:
         assert (raised.value.method, raised.value.path) == ("GET", "/segments")
