@@ -369,7 +369,7 @@ class ListingCalls(Calls):
     def _walk(self, route: str, *, readings: int = 1) -> Iterator[Record]:
         """All records of a listing.
 
-        :param readings: while the total changes during a reading, the listing is read again, up to so many times. A
+        :param readings: maximum readings of the listing: it is read again while its total changes during a reading. A
             record may then come twice; one that a deletion and a creation between two pages have hidden is found
         """
         for _ in range(readings):

@@ -349,6 +349,12 @@ def test_unconfirmed_creation_is_read_back(response: Reply) -> None:
     assert not raised.value.outcome_known
     old = bench(response, contact(WANTED, age=OLD))
     assert not old.client.create_or_find(EMAIL, attributes=WANTED).made
+    throttled = bench(response, error("TOO_MANY_REQUESTS"), contact(WANTED, age=NOW))
+    assert throttled.client.create_or_find(EMAIL, attributes=WANTED).made
+    unread = bench(response, *5 * [error("TOO_MANY_REQUESTS")])
+    with pytest.raises(e.CrmTooManyRequestsError) as refused:
+        unread.client.create_or_find(EMAIL, attributes=WANTED)
+    assert not refused.value.outcome_known
 
 
 def test_unconfirmed_update_is_read_back() -> None:
