@@ -270,6 +270,7 @@ class RowResultHandler:
             suggested_action="Correct the row in its source.",
             request_id=None,
             retryable=False,
+            made=staged.row.made,
             replaced="" if staged.status is RowStatus.INVALID else staged.row.replaced,
         )
         self._write(staged.row, reject)
