@@ -179,6 +179,8 @@ class LoadRun:
         return self.context is None or retries_left(self.context["ti"]) > 0
 
     def _finish(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
+        if job.client.settings.developer_mode:
+            ending = f"{ending} {job.client.settings.developer_note}"
         summary = replace(summary, resend=self._resend(job))
         summary = finish_summary(job, summary, ending=ending, report_path=self.report_path)
         # with the connection, which Airflow deletes after some runs

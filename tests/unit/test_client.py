@@ -227,6 +227,31 @@ def test_error_is_raised_unchanged(name: str, type_: str) -> None:
     assert raised.path == made.http.calls[0].log_path
 
 
+MANY = [f"{n:08d}-5555-4555-8555-555555555555" for n in range(7)]
+
+# the call, the error, and the remark, which names ids only
+MISSING: list[tuple[Invoke, str, str | None]] = [
+    (lambda c: c.move_deal(DEAL, stage_id=STAGE), "STAGE_NOT_FOUND", f"The call named stageId {STAGE}"),
+    (
+        lambda c: c.create_deal(**CREATE_DEAL), "STAGE_NOT_FOUND",
+        f"The call named stageId {STAGE} and pipelineId {PIPELINE}",
+    ),
+    (lambda c: c.create_deal(**CREATE_DEAL), "PIPELINE_NOT_FOUND", f"The call named pipelineId {PIPELINE}"),
+    (lambda c: c.create_deal(**CREATE_DEAL), "CONTACT_NOT_FOUND", f"The call named contactId {CONTACT}"),
+    (
+        lambda c: c.add_contact_to_lists(EMAIL, MANY), "SEGMENTATION_LIST_NOT_FOUND",
+        f"The call named segmentedListsIds {', '.join(MANY[:5])} and 2 more",
+    ),
+    (lambda c: c.update_contact(EMAIL, attributes={"contactId": "Ada"}), "CONTACT_NOT_FOUND", None),
+    (lambda c: c.request("POST", "/deals", json=[STAGE]), "STAGE_NOT_FOUND", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("invoke", "type_", "remark"), MISSING)
+def test_missing_record_is_named_by_its_id(invoke: Invoke, type_: str, remark: str | None) -> None:
+    assert failed(bench(error(type_)), invoke).remark == remark
+
+
 PAGED: dict[str, tuple[Invoke, str]] = {
     "list_contacts": (lambda c: list(c.list_contacts()), "/contacts"),
     "list_deals": (lambda c: list(c.list_deals()), "/deals"),

@@ -117,6 +117,18 @@ def test_lists_use_the_result_of_the_write_without_a_read() -> None:
     assert crm.calls == [("add", ADA)]
 
 
+@pytest.mark.parametrize(
+    ("shown", "asked"), [("ADA@x.org", "ADA@x.org"), ("a***@x.org", ADA), ("eve@x.org", ADA), (7, ADA), (None, ADA)]
+)
+@pytest.mark.parametrize("again", [False, True])
+def test_lists_use_the_address_as_the_crm_has_spelled_it(shown: Any, asked: str, again: bool) -> None:
+    crm = FakeCrm()
+    crm.add(asked, HAS)
+    written = WriteResult("created", response={"id": "1", "email": shown})
+    writer_of(crm, lists=(LIST,)).add_to_lists(NEW, written, again=again)
+    assert crm.contacts[asked]["segmentedListsIds"] == [LIST]
+
+
 def test_known_contact_with_other_values_is_read_again_even_if_in_the_lists() -> None:
     crm = crm_with(OLD, status="unsubscribed", segmentedListsIds=[LIST])  # since the read
     written = writer_of(crm, lists=(LIST,)).write(NEW, remote(OLD, segmentedListsIds=[LIST]))
