@@ -11,7 +11,7 @@ from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.client.pagination import ListingCalls, Page, Record, id_of
 from crm_provider.client.remote_contact import RemoteContact, list_ids_of, made_since, pick_list
-from crm_provider.client.request import Call, mapping_of
+from crm_provider.client.request import Call, mapping_of, unless_refused
 from crm_provider.client.responses import by_status_alone
 from crm_provider.client.retry import ONE_TRY, RetryBudget
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder, WriteOutcome, may_be_absent
@@ -168,15 +168,14 @@ class ContactCalls(ListingCalls):
 
         :raises CrmContactNotFoundError: if there is none
         """
-        self._send(
-            Call(
-                method="DELETE",
-                route="/contacts/{email}",
-                path_params={"email": email},
-                success_errors=(e.CrmContactNotFoundError,),
-                allow_any_body=True,
-            )
+        call = Call(
+            method="DELETE",
+            route="/contacts/{email}",
+            path_params={"email": email},
+            success_errors=(e.CrmContactNotFoundError,),
+            allow_any_body=True,
         )
+        unless_refused(self._send(call), call)
 
     def add_contact_to_lists(self, email: str, list_ids: Sequence[str]) -> Record:
         """Add a contact to segmentation lists. If the response is lost, the contact is read before another attempt.
@@ -193,7 +192,7 @@ class ContactCalls(ListingCalls):
             body={"segmentedListsIds": ids},
             allow_any_body=True,
         )
-        response = self._send(call, verify_write=lambda first_sent: self._membership(email, ids))
+        response = unless_refused(self._send(call, verify_write=lambda _: self._membership(email, ids)), call)
         return response if isinstance(response, dict) else {}
 
     def list_contacts(self) -> Iterator[Record]:

@@ -144,3 +144,23 @@ def mapping_of(value: Any, call: Call) -> dict[str, Any]:
         path=call.log_path,
         outcome_known=not call.is_write,
     )
+
+
+ERROR_KEYS = ("error", "errors", "errorCode", "errorType", "errorMessage")
+"""Keys of a body that has an error."""
+
+
+def unless_refused(value: Any, call: Call) -> Any:
+    """The content of a success whose form is not documented.
+
+    :raises CrmProtocolError: if it says that the call has failed: ``false``, ``success: false``, or an error
+    """
+    says_no = isinstance(value, dict) and (value.get("success") is False or any(map(value.get, ERROR_KEYS)))
+    if value is False or says_no:
+        raise e.CrmProtocolError(
+            "the response has a success status but says that the call failed",
+            method=call.method,
+            path=call.log_path,
+            outcome_known=False,
+        )
+    return value

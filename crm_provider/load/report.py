@@ -121,8 +121,8 @@ class Summary:
         left = f", {self.left:,} left" if self.left else ""
         saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved else ""
         return (
-            f"{self.rows:,} row{'s' * (self.rows != 1)}: {counts or 'none done'}{left}{separator}"
-            f"{self.calls:,} call{'s' * (self.calls != 1)} in {duration(self.seconds)} "
+            f"{self.rows:,} row{'' if self.rows == 1 else 's'}: {counts or 'none done'}{left}{separator}"
+            f"{self.calls:,} call{'' if self.calls == 1 else 's'} in {duration(self.seconds)} "
             f"({self.budget_used:.0%} of the budget){saved}"
         )
 
