@@ -180,14 +180,15 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             result = self.call(context)
         except (InUse, NoSuchFile) as unready:  # may change: Airflow gives up this try, or a file arrives
             publish_reason(unready, context)
-            fail(unready, context)
+            fail(unready, context, remark=_nothing_sent(context))
         except (LoadUnsaved, LoadInterrupted) as ended:
             fail(ended, context)
         except LoadStopped as stopped:
             raise_for_decision(stopped.error, stopped.decision, context)
         except SourceError as wrong:
             publish_reason(wrong, context)
-            fail_without_retry(str(wrong), cause=wrong)
+            says = "" if "nothing was sent" in str(wrong) else f". {_nothing_sent(context)}"
+            fail_without_retry(str(wrong), cause=wrong, happened=f"{str(wrong).rstrip('.')}{says}")
         except e.CrmError as error:
             from crm_provider.load.row_results import decide_run
 
@@ -283,3 +284,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         """Push the XCom of a load that fails: Airflow pushes only what ``execute`` returns."""
         if self.do_xcom_push:
             context["ti"].xcom_push(key="return_value", value=run.result)
+
+
+def _nothing_sent(context: Context) -> str:
+    """The remark about an error that was found before the first row was sent."""
+    return "Nothing was sent." if context["ti"].try_number == 1 else "This try sent nothing."
