@@ -10,7 +10,7 @@ from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.client.pagination import CAREFUL_READINGS, ListingCalls, Page, Record, id_of
 from crm_provider.client.remote_contact import CLOCKS_APART
-from crm_provider.client.request import Call, mapping_of
+from crm_provider.client.request import Call, mapping_of, unless_refused
 from crm_provider.values.json_values import same_value, shows
 from crm_provider.values.server_clock import ServerMoment, utc_time
 
@@ -69,8 +69,10 @@ class DealCalls(ListingCalls):
 
         :param since: returns when the first such attempt was sent, by the CRM's clock; called after the deals were read
         :raises CrmContactAssociatedWithADealError: if there is such a deal and nothing shows who created it
+        :raises CrmProtocolError: if the listing does not show whose a deal is that may be the one
         """
-        undecided = False
+        undecided = is_unnamed = False
+        stage_id = validation.uuid(stage_id, "stage_id").lower()
         for deal in self._deals_of(contact_id, pipeline_id, stage_id=None, carefully=True):
             created_at, moment = utc_time(deal.get("createdAt")), since()
             if created_at is not None and moment is not None and created_at < moment.earliest - CLOCKS_APART:
@@ -79,8 +81,11 @@ class DealCalls(ListingCalls):
                 created_at is not None and moment is not None and moment.latest - moment.earliest <= MAX_UNCERTAINTY
             )
             is_alike = bool(attributes) and shows(deal.get("attributes"), attributes)
-            has_moved = str(deal.get("stageId") or stage_id).lower() != stage_id.lower()
+            has_moved = str(deal.get("stageId") or stage_id).lower() != stage_id
             differs = _differs(deal.get("attributes"), attributes)
+            if deal.get("contactId") is None:
+                is_unnamed = is_unnamed or (not differs and (is_dated or not has_moved))
+                continue
             if (is_dated or (is_alike and not has_moved)) and not differs:
                 return deal
             undecided = undecided or is_dated or not (has_moved and differs)
@@ -91,6 +96,8 @@ class DealCalls(ListingCalls):
                 method="POST",
                 path="/deals",
             )
+        if is_unnamed:
+            raise e.CrmProtocolError("a deal of the listing has no contactId", method="GET", path="/deals")
         return None
 
     def find_deal(
@@ -116,7 +123,10 @@ class DealCalls(ListingCalls):
     def _deals_of(
         self, contact_id: str, pipeline_id: str, *, stage_id: str | None, carefully: bool = False
     ) -> Iterator[Record]:
-        """Deals of a contact in a pipeline. A field that the listing leaves out counts as equal."""
+        """Deals of a contact in a pipeline. A field that the listing leaves out counts as equal.
+
+        :param carefully: see :meth:`list_deals`; includes deals whose contact the listing leaves out
+        """
         ids = {
             "contactId": validation.uuid(contact_id, "contact_id"),
             "pipelineId": validation.uuid(pipeline_id, "pipeline_id"),
@@ -125,7 +135,8 @@ class DealCalls(ListingCalls):
             ids["stageId"] = validation.uuid(stage_id, "stage_id")
         for deal in self.list_deals(carefully=carefully):
             shown = {name: deal[name] for name in ids if deal.get(name) is not None}
-            if "contactId" in shown and all(str(value).lower() == ids[name].lower() for name, value in shown.items()):
+            is_alike = all(str(value).lower() == ids[name].lower() for name, value in shown.items())
+            if is_alike and (carefully or "contactId" in shown):
                 yield deal
 
     def get_deal(self, deal_id: str) -> Record:
@@ -162,7 +173,16 @@ class DealCalls(ListingCalls):
             raise e.CrmInvalidValueError("nothing to change; give contact_id, stage_id or attributes")
         route = "/deals/{deal_id}"
         call = Call(method="PUT", route=route, path_params=_deal(deal_id), body=body, allow_any_body=True)
-        return mapping_of(self._send(call), call)
+        response = mapping_of(self._send(call), call)
+        # an empty body is a success, too; other bodies without an id may come from a proxy
+        if response and not response.get("id") and not _is_changed(self.get_deal(deal_id), body):
+            raise e.CrmProtocolError(
+                "the response has no id, and the deal does not show the change",
+                method="PUT",
+                path=call.log_path,
+                outcome_known=False,
+            )
+        return response
 
     def move_deal(self, deal_id: str, *, stage_id: str) -> Record:
         """Move a deal to another stage of its pipeline; returns ``id``.
@@ -184,7 +204,7 @@ class DealCalls(ListingCalls):
             success_errors=(e.CrmNotFoundError,),
             allow_any_body=True,
         )
-        self._send(call)
+        unless_refused(self._send(call), call)
 
     def list_deals(self, *, carefully: bool = False) -> Iterator[Record]:
         """All deals, each once, ten per call (envelope *inferred*).
@@ -203,6 +223,14 @@ def _differs(found: Any, attributes: Mapping[str, Any] | None) -> bool:
     """Whether a deal shows another value for one of these attributes."""
     shown = found if isinstance(found, Mapping) else {}
     return any(name in shown and not same_value(shown[name], value) for name, value in (attributes or {}).items())
+
+
+def _is_changed(deal: Record, change: Record) -> bool:
+    """Whether a deal shows a change: the ids, or one of the attributes, which the CRM may format differently."""
+    ids = {name: value for name, value in change.items() if name != "attributes"}
+    if ids:
+        return all(str(deal.get(name)).lower() == value.lower() for name, value in ids.items())
+    return any(shows(deal.get("attributes"), {name: value}) for name, value in change["attributes"].items())
 
 
 def _deal(deal_id: str) -> dict[str, str]:

@@ -85,8 +85,10 @@ def value_of(response: CrmResponse) -> Any:
         raise _error(
             response, parsed, e.CrmProtocolError, None, f"the response is not JSON {_odd_body(response, parsed)}"
         )
-    if spec := _spec_in_success(parsed):
-        raise _error(response, parsed, spec.error, spec, _text_of(parsed) or spec.messages[0])
+    if named := _error_names_in_success(parsed):
+        spec = next(filter(None, map(_spec_named, named)), None)
+        text = _text_of(parsed) or (spec.messages[0] if spec else "the response names an unknown error")
+        raise _error(response, parsed, spec.error if spec else e.CrmProtocolError, spec, text)
     if isinstance(parsed, dict) and isinstance(parsed.get("data"), dict):
         return parsed["data"]
     return {} if parsed is None else parsed
@@ -256,11 +258,14 @@ def _spec_named(value: Any, *, prose: bool = False) -> ErrorSpec | None:
         return None
     if prose and value != value.upper():
         return None
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", value.strip()).replace("-", "_").upper()
+    name = _WORD_BEGINS.sub("_", value.strip()).replace("-", "_").upper()
     if name.endswith("_IS_NECESSARY"):
         return CATALOGUE["INVALID_PARAMS"]
     return _RECEIVED.get(ALIASES.get(name, name))
 
+
+_WORD_BEGINS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Where a word begins within a name without separators: ``ContactAssociatedWithADeal``."""
 
 _RECEIVED = {name: spec for name, spec in CATALOGUE.items() if spec.status is not None}
 """The types that a response can have. The client raises the others itself."""
@@ -296,11 +301,12 @@ def _documented(text: str, status: int) -> ErrorSpec | None:
     return _TEXTS.get((status, text.strip().rstrip(".!").lower()))
 
 
-def _spec_in_success(parsed: Any) -> ErrorSpec | None:
-    """An error in a 2xx response: a known type under a key that only errors have, and no data."""
+def _error_names_in_success(parsed: Any) -> list[str]:
+    """The error types in a 2xx response: texts under keys that only errors have, beside no data."""
     if not isinstance(parsed, dict) or parsed.get("data"):
-        return None
-    return _spec_named(parsed.get("errorCode")) or _spec_named(parsed.get("errorType"))
+        return []
+    values = (parsed.get(key) for key in ("errorCode", "errorType"))
+    return [value for value in values if isinstance(value, str) and value.strip()]
 
 
 def _text_of(parsed: Any) -> str | None:

@@ -93,6 +93,8 @@ def attributes(
     for name in values:
         if not isinstance(name, str) or not name.strip():
             raise CrmInvalidValueError(f"{field} has a name that is empty or not text; use the CRM's name of the field")
+        if "{{" in name or "{%" in name:
+            raise CrmInvalidValueError(f"{field} has a template as a name; Airflow renders values only; give the name")
         if name in reserved:
             raise CrmInvalidValueError(f"{field}[{name!r}] is not an attribute; use the argument of that name")
     return {name: json_value(value, f"{field}[{name!r}]") for name, value in values.items()}

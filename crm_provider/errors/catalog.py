@@ -378,11 +378,6 @@ e.ADVICE.update(FAMILY_ADVICE.items())
 e.ADVICE[e.CrmError] = CATALOGUE["PROTOCOL"].advice
 
 
-def advice_for(error: e.CrmError) -> str:
-    """What to do about an error: the advice for its type, else for its family."""
-    return error.suggested_action
-
-
 def family_advice(error: type[e.CrmError]) -> str:
     """What to do about an error with a known class only."""
     return next((FAMILY_ADVICE[c] for c in error.__mro__ if c in FAMILY_ADVICE), CATALOGUE["PROTOCOL"].advice)

@@ -18,6 +18,7 @@ from typing import IO, Any, Literal, cast, get_args
 from crm_provider.files.typed_parquet import parquet_rows, text_fields, typed_rows
 from crm_provider.values.json_types import TEXT, ColumnType, ObservedRecords, ObservedType
 from crm_provider.values.json_values import json_text
+from crm_provider.values.suggest import check_choice
 
 Format = Literal["jsonl", "csv", "parquet"]
 IfChanged = Literal["warn", "fail", "restart"]
@@ -39,8 +40,8 @@ def format_of(name: str, wanted: Format | None = None) -> tuple[Format, bool]:
     :param wanted: the format, regardless of the name
     :raises ValueError: if neither gives a format
     """
-    if wanted is not None and wanted not in get_args(Format):
-        raise ValueError(f"format is {wanted!r}; use one of {', '.join(get_args(Format))}")
+    if wanted is not None:
+        check_choice("format", wanted, get_args(Format))
     zipped = name.lower().endswith(".gz")
     found = wanted or known_format(name)
     if found is None:
@@ -65,8 +66,7 @@ def check_column_types(value: object, kind: Format | None) -> None:
     :param kind: the format, None if it is not known yet
     :raises ValueError: naming the choices
     """
-    if value not in get_args(ColumnTypes):
-        raise ValueError(f"column_types is {value!r}; use one of {', '.join(get_args(ColumnTypes))}")
+    check_choice("column_types", value, get_args(ColumnTypes))
     if value == "inferred" and kind not in (None, "parquet"):
         raise ValueError(f"column_types='inferred' is for Parquet files, but the format is {kind}")
 
@@ -95,8 +95,7 @@ def check_if_changed(value: object) -> None:
 
     :raises ValueError: naming the choices
     """
-    if value not in get_args(IfChanged):
-        raise ValueError(f"if_changed is {value!r}; use one of {', '.join(get_args(IfChanged))}")
+    check_choice("if_changed", value, get_args(IfChanged))
 
 
 def check_changes_since(since: object, state_path: object, fields: object = None) -> None:

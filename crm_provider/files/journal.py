@@ -285,7 +285,7 @@ class Journal:
 
         :param undisturbed: on a local disk, fail if another process has written to the file meanwhile
         :return: the number of remaining lines
-        :raises Changed: if another process has written to the file, which is then unchanged
+        :raises FileChanged: if another process has written to the file, which is then unchanged
         """
         before = self._store.state()
         if not any(True for _ in self.lines()):

@@ -11,11 +11,11 @@ import os
 import pathlib
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
+from crm_provider.files.drafts import delete_draft_of, draft_beside, draft_without_name
 from crm_provider.files.private import check_folder, open_private, open_regular
 
 LOCAL_PROTOCOLS = frozenset({"", "file", "local"})
@@ -141,6 +141,11 @@ def sibling(path: AnyPath, ending: str) -> AnyPath:
     return cast(AnyPath, path.parent / f"{path.name}{ending}")
 
 
+def indexed(path: AnyPath, index: int) -> AnyPath:
+    """The file of an instance of a mapped task: ``r.jsonl`` becomes ``r.0.jsonl``, ``r.1.jsonl``, ..."""
+    return cast(AnyPath, path.parent / f"{path.name.removesuffix(path.suffix)}.{index}{path.suffix}")
+
+
 @contextmanager
 def writing(path: AnyPath) -> Iterator[None]:
     """Add the name of the file to errors of the system.
@@ -156,8 +161,10 @@ def writing(path: AnyPath) -> Iterator[None]:
 
 
 def remove(path: AnyPath) -> None:
-    """Remove a file if it exists."""
+    """Remove a file if it exists, and the draft that a killed writer has left of it."""
     with writing(path), suppress(FileNotFoundError):
+        if is_local(path):
+            delete_draft_of(path)
         path.unlink()
 
 
@@ -178,7 +185,8 @@ def unwritable(path: AnyPath) -> str | None:
     try:
         private_folder(path.parent)
         check_folder(path.parent)
-        _draft(path).unlink()
+        with draft_beside(path):
+            pass
         if os.path.lexists(path):
             os.close(open_private(path, os.O_RDONLY))
     except OSError as wrong:
@@ -277,28 +285,28 @@ def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[
     :raises CannotWrite: if the file cannot be written; an existing file stays unchanged. Errors that the caller raises
         inside the block are passed on
     """
-    local = path if is_local(path) else None
-    with writing(path):
-        if local is not None:
-            private_folder(local.parent)
-            check_folder(local.parent)
-        draft = _draft(local)
-    try:
-        with _NamedFile(draft, path) as raw, io.BufferedWriter(raw) as binary:
+    with ExitStack() as stack:
+        draft = None
+        with writing(path):
+            if is_local(path):
+                private_folder(path.parent)
+                check_folder(path.parent)
+                number, draft = stack.enter_context(draft_beside(path))
+            else:
+                number = stack.enter_context(draft_without_name())
+        with _NamedFile(number, path) as raw, io.BufferedWriter(raw) as binary:
             if mode == "wb":
                 yield binary
             else:
                 with io.TextIOWrapper(binary, encoding="utf-8", newline="") as text:
                     yield text
         with writing(path):
-            if local is not None:
-                _force(draft)
-                draft.replace(local)
-                _force(local.parent)
+            if draft is not None:
+                os.fsync(number)
+                draft.replace(cast(pathlib.Path, path))
+                _force(path.parent)
             else:
-                _send(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+                _send(number, path)
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
@@ -307,10 +315,9 @@ def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[
 class _NamedFile(io.FileIO):
     """A draft whose errors name the final file."""
 
-    def __init__(self, draft: pathlib.Path, final: AnyPath) -> None:
+    def __init__(self, draft: int, final: AnyPath) -> None:
         self._final = final
-        with writing(final):
-            super().__init__(draft, "wb")
+        super().__init__(draft, "wb", closefd=False)
 
     def write(self, data: Any, /) -> int:
         with writing(self._final):
@@ -350,19 +357,9 @@ def _protocol(path: object) -> str:
     return str(getattr(path, "protocol", ""))
 
 
-def _draft(local: pathlib.Path | None) -> pathlib.Path:
-    """An empty private file: beside a local target, so that it can be renamed, else in the temporary folder."""
-    if local is None:
-        number, name = tempfile.mkstemp(prefix="crm-")
-    else:
-        number, name = tempfile.mkstemp(prefix=f".{local.name[:60]}.", suffix=".tmp", dir=local.parent)
-    os.close(number)
-    return pathlib.Path(name)
-
-
-def _force(path: pathlib.Path) -> None:
-    """Flush a file, or the entries of a folder, to the disk."""
-    number = os.open(path, os.O_RDONLY)
+def _force(folder: pathlib.Path) -> None:
+    """Flush the entries of a folder to the disk."""
+    number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
     finally:
@@ -387,11 +384,12 @@ def _no_bucket(path: AnyPath) -> str | None:
 _WITH_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 
 
-def _send(draft: pathlib.Path, path: AnyPath) -> None:
+def _send(draft: int, path: AnyPath) -> None:
     """Send a file as one object, by the store's own upload if the path has a file system."""
+    os.lseek(draft, 0, os.SEEK_SET)
     store = getattr(path, "fs", None)
     if store is not None:
-        store.put_file(str(draft), cast(Any, path).path)
+        store.put_file(f"/dev/fd/{draft}", cast(Any, path).path)
         return
-    with draft.open("rb") as file, path.open("wb") as target:
+    with open(draft, "rb", closefd=False) as file, path.open("wb") as target:
         shutil.copyfileobj(file, target)

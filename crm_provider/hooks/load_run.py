@@ -49,6 +49,9 @@ WRITTEN_PATHS = ("rejects_path", "outcomes_path", "state_path", "checkpoint_path
 CLEARED = "A cleared task starts with the first row; with state_path, loaded rows then cost no call"
 """What happens to the rows that are left if no retry is."""
 
+STARTS_AGAIN = "A retry starts with the first row, because this load keeps no checkpoint (set checkpoint_path)"
+"""What happens to them if a retry does not know which rows are done."""
+
 BESIDE_REPORT = "crm_load"
 """Beginning of the name of a checkpoint in the folder of the report."""
 
@@ -108,7 +111,7 @@ class LoadRun:
             self._stopped(stopped, job)
             raise
         except LoadUnsaved as unsaved:
-            self._finish(job, unsaved.summary, f"{self._advised(unsaved)}.")
+            self._finish(job, unsaved.summary, f"{self._advised(unsaved, job.checkpoints)}.")
             self._count("stopped")
             raise
         except LoadInterrupted as interrupted:
@@ -150,20 +153,24 @@ class LoadRun:
         self._count("stopped")
         done_rows = f"{summary.rows - summary.left:,} of {rows_text(summary.rows)}"
         planned = ", before a plan was made" if summary.plan == NO_PLAN else ""
-        text = f"The load stopped after {done_rows}{planned}. {self._next(stopped)}"
+        text = f"The load stopped after {done_rows}{planned}. {self._next(stopped, job.checkpoints)}"
         error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
 
-    def _next(self, stopped: LoadStopped) -> str:
+    def _next(self, stopped: LoadStopped, checkpoints: Checkpoints) -> str:
         """What happens to the rows that are left."""
         is_tried_again = stopped.decision.action is Action.RETRY and (
             self._has_retry or (self.context is not None and reschedule_date(stopped.error, self.context) is not None)
         )
-        return "A retry continues from there" if is_tried_again else CLEARED
+        if not is_tried_again:
+            return CLEARED
+        return STARTS_AGAIN if isinstance(checkpoints, NoCheckpoints) else "A retry continues from there"
 
-    def _advised(self, unsaved: LoadUnsaved) -> LoadUnsaved:
-        """The error, which names no retry if none is left."""
+    def _advised(self, unsaved: LoadUnsaved, checkpoints: Checkpoints | None = None) -> LoadUnsaved:
+        """The error, with what follows it for this task."""
         if not self._has_retry:
             unsaved.advice = f"Free disk space or fix the path. {CLEARED}"
+        elif isinstance(checkpoints, NoCheckpoints):
+            unsaved.advice = f"Free disk space or fix the path. {STARTS_AGAIN}"
         return unsaved
 
     @property
@@ -172,6 +179,8 @@ class LoadRun:
         return self.context is None or retries_left(self.context["ti"]) > 0
 
     def _finish(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
+        if job.client.settings.developer_mode:
+            ending = f"{ending} {job.client.settings.developer_note}"
         summary = replace(summary, resend=self._resend(job))
         summary = finish_summary(job, summary, ending=ending, report_path=self.report_path)
         # with the connection, which Airflow deletes after some runs
@@ -209,7 +218,7 @@ class LoadRun:
         if hasattr(source, "close"):
             opened.callback(source.close)
         client = opened.enter_context(self.bulk_client(sleep=self.cancel_token.sleep, observer=stats))
-        rejects, outcomes, state = (self.path(name) for name in WRITTEN_PATHS[:3])
+        rejects, outcomes, state = map(self.path, ("rejects_path", "outcomes_path", "state_path"))
         checkpoints = self._checkpoints(state or rejects or outcomes, dry_run=options.dry_run)
         resumes = options.dry_run or not isinstance(checkpoints, NoCheckpoints)
         ti = None if self.context is None else self.context["ti"]
@@ -287,8 +296,7 @@ def time_limit(timeout: timedelta | None, ti: Any, *, resumes: bool) -> float | 
     """
     if timeout is None:
         return None
-    retries = int(ti.max_tries or 0) + 1 - int(ti.try_number) if resumes else 0
-    return timeout.total_seconds() * (1 + max(retries, 0))
+    return timeout.total_seconds() * (1 + (retries_left(ti) if resumes else 0))
 
 
 def _check_limit(limit: str, context: Context | None) -> None:

@@ -15,7 +15,7 @@ from crm_provider.client import validation
 from crm_provider.client.validation import several
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.rows import WRITTEN, Outcome, SourceError
-from crm_provider.values.suggest import hint
+from crm_provider.values.suggest import unknown_value
 
 Mode = Literal["upsert", "create", "update"]
 PlanName = Literal["auto", "learned", "compare"]
@@ -164,7 +164,7 @@ _CHOICES = {
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise SourceError(f"{name}={value!r} is unknown; {hint(value, choices, 'known')}: {', '.join(choices)}")
+        raise SourceError(unknown_value(name, value, choices))
 
 
 def rejects_allowed(max_rejects: int | str, rows: int) -> int:

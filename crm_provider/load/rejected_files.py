@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 from crm_provider.files.paths import AnyPath
-from crm_provider.load.rejects.file import NoRejects, RejectedRows, read_rejects
+from crm_provider.load.rejects.file import NoRejects, RejectedRows
 from crm_provider.load.rows import NoSuchFile, Row
 from crm_provider.load.sources.files import expand_pattern
 from crm_provider.values.counted import counted
@@ -79,7 +79,7 @@ def find_rejects(paths: Iterable[AnyPath]) -> list[AnyPath]:
 def mapped_instead(paths: Iterable[AnyPath]) -> str:
     """A hint if a path is missing and instances of a mapped task have written files of its name; else empty.
 
-    ``r.jsonl`` of a mapped load becomes ``r.0.jsonl``, ``r.1.jsonl``, ...
+    Their names are those of :func:`~crm_provider.files.paths.indexed`.
     """
     for path in paths:
         start = path.name.removesuffix(path.suffix)
@@ -102,11 +102,11 @@ def read_rejects_of(
     :raises SourceError: if a file is not a rejects file; the text names file and line
     """
     if len(paths) == 1:
-        return read_rejects(paths[0], retryable_only=retryable_only, kind=kind)
+        return RejectedRows(paths[0], retryable_only=retryable_only, kind=kind)
     files = []
     for path in paths:
         try:
-            files.append(read_rejects(path, retryable_only=retryable_only, kind=kind))
+            files.append(RejectedRows(path, retryable_only=retryable_only, kind=kind))
         except NoRejects:
             continue
     if not files:

@@ -251,6 +251,7 @@ class RowResultHandler:
             request_id=error.request_id,
             retryable=is_retryable(error),
             made=in_flight.made,
+            replaced=row.replaced,  # it was for another record then; a later correction may undo that
         )
         self._write(row, reject, in_flight=in_flight)
 
@@ -258,7 +259,7 @@ class RowResultHandler:
         type_, message = "DUPLICATE_ROW", f"Several rows have this {self._options.shared} (duplicates='reject')."
         if staged.status is not RowStatus.AMBIGUOUS:
             type_, message = "INVALID_VALUE", staged.problem
-        if is_stale := staged.status is RowStatus.STALE:
+        if staged.status is RowStatus.STALE:
             other = TAKEN_ROW[self._options.duplicates].capitalize()
             message = f"{message}. {other} for the same record is valid; if this one is sent again, it is left out."
         reject = Reject(
@@ -269,7 +270,8 @@ class RowResultHandler:
             suggested_action="Correct the row in its source.",
             request_id=None,
             retryable=False,
-            replaced=staged.row.replaced if is_stale else "",
+            made=staged.row.made,
+            replaced="" if staged.status is RowStatus.INVALID else staged.row.replaced,
         )
         self._write(staged.row, reject)
 

@@ -163,7 +163,7 @@ class Problem:
 
     :param field: the CRM's field, "" for the whole row
     :param column: the source's column, "" for none
-    :param kind: equal for the same mistake in every row, so that they can be counted: ``no phone number``
+    :param kind: equal for the same mistake in every row, so that they can be counted: ``not a phone number``
     :param fix: what to do about it
     """
 

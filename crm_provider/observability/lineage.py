@@ -23,7 +23,7 @@ MAX_FILES = 100
 
 
 class LoadLineage:
-    """Lineage of operators that write contacts."""
+    """Lineage of operators that load records."""
 
     def get_openlineage_facets_on_start(self) -> Lineage:
         """The inputs, and the outputs if the task's outlets name them."""

@@ -12,7 +12,9 @@ from crm_provider.errors.on_error import Action
 from crm_provider.observability.links import CrmContactLink
 from crm_provider.operators.base import CrmOperator, run_start
 from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.mixins import naming_task
 from crm_provider.values.redaction import without_values
+from crm_provider.values.suggest import check_choice
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -52,9 +54,9 @@ class CrmUpsertContactOperator(CrmOperator):
         mode: Mode = "upsert",
         **kwargs: Unpack[CrmArguments],
     ) -> None:
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode is {mode!r}; use one of {', '.join(get_args(Mode))}")
         super().__init__(**kwargs)
+        with naming_task(type(self), self.task_id):
+            check_choice("mode", mode, get_args(Mode))
         self.contact_email = rendered(contact_email)
         self.attributes = rendered(attributes)
         self.origin = rendered(origin)

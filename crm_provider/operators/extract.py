@@ -29,6 +29,7 @@ from crm_provider.observability.links import CrmExtractedFileLink
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import naming_task
+from crm_provider.tasks.outcome import retries_left
 from crm_provider.tasks.templates import is_mapped, path_of, path_text, with_connection
 
 if TYPE_CHECKING:
@@ -85,21 +86,21 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         **kwargs: Unpack[CrmArguments],
     ) -> None:
         super().__init__(**kwargs)
-        check_if_changed(if_changed)
-        check_column_types(column_types, format or known_format(str(target)))
-        if format is not None:
-            format_of("", format)
-        check_pyarrow(target, format)
-        if isinstance(fields, (list, tuple)) and not is_mapped(self):  # otherwise an XCom that does not exist yet
-            checked_fields(fields)
-        if not is_mapped(self):
-            check_changes_since(changes_since, state_path, fields)
+        with naming_task(type(self), self.task_id):
+            check_if_changed(if_changed)
+            check_column_types(column_types, format or known_format(str(target)))
+            if format is not None:
+                format_of("", format)
+            check_pyarrow(target, format)
+            if isinstance(fields, (list, tuple)) and not is_mapped(self):  # otherwise an XCom that does not exist yet
+                checked_fields(fields)
+            if not is_mapped(self):
+                check_changes_since(changes_since, state_path, fields)
+            self.formula_guard = validation.boolean(formula_guard, "formula_guard")
         self.target = path_text(target)
         self.fields = rendered(fields)
         self.format = format
         self.if_changed = if_changed
-        with naming_task(type(self), self.task_id):
-            self.formula_guard = validation.boolean(formula_guard, "formula_guard")
         self.column_types = column_types
         self.changes_since = changes_since
         self.state_path = path_text(state_path)
@@ -147,7 +148,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
                     extract.discard()
                 raise
             except ExtractUnsaved:
-                if not tries_left(context["ti"]):
+                if not retries_left(context["ti"]):
                     self.log.info("No retry is left: the saved pages are removed.")
                     extract.discard()
                 raise
@@ -215,17 +216,12 @@ def check_files(**paths: Any) -> None:
 def goes_on(operator: CrmOperator, error: e.CrmError, ti: Any) -> bool:
     """Whether another try, or this one after a wait, can use the pages read so far."""
     waits = isinstance(error, e.CrmThrottledError)
-    return operator.decide(error).action is Action.RETRY and (waits or tries_left(ti))
-
-
-def tries_left(ti: Any) -> bool:
-    """Whether Airflow would retry the task."""
-    return int(ti.max_tries or 0) >= int(ti.try_number)
+    return operator.decide(error).action is Action.RETRY and (waits or retries_left(ti) > 0)
 
 
 def owner_of(ti: Any) -> Owner:
     """The task instance. Clearing the task raises ``max_tries``; a retry or a reschedule does not."""
     from crm_provider.extract.partial_pages import Owner
+    from crm_provider.tasks.state import identity_of
 
-    work = "\n".join(str(part) for part in (ti.dag_id, ti.run_id, ti.task_id, ti.map_index))
-    return Owner(work=work, epoch=int(ti.max_tries or 0))
+    return Owner(work=identity_of(ti), epoch=int(ti.max_tries or 0))

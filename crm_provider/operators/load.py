@@ -20,9 +20,10 @@ from crm_provider.observability.lineage import Lineage, lineage_of_files
 from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.operators.load_kinds import CrmContactLoadOperator, CrmDealLoadOperator, HidesSuppression, LoadsFiles
 from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.mixins import naming_task
 from crm_provider.tasks.outcome import skip
 from crm_provider.tasks.templates import comes_later, is_mapped, path_of
-from crm_provider.values.suggest import unknown
+from crm_provider.values.suggest import check_choice
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -252,20 +253,22 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
         **kwargs: Unpack[LoadArguments],
     ) -> None:
         super().__init__(**kwargs)
-        if only not in get_args(Only):
-            raise SourceError(f"only={only!r} is unknown; use one of {', '.join(get_args(Only))}")
-        self.kind = _kind_named(kind)
+        with naming_task(type(self), self.task_id):
+            check_choice("only", only, get_args(Only))
+            self.kind = _kind_named(kind)
         self.rejects, self.only = rejects, only
         self.mode, self.plan, self.empty = mode, plan, empty
         self.region, self.lowercase_email, self.suppression = region, lowercase_email, suppression
         self.list_ids, self.resubscribe = rendered(list_ids), resubscribe
         self.only_from_stages = rendered(only_from_stages)
         self.max_deletes, self.every_spelling = max_deletes, every_spelling
-        self._refuse_options_of_others()
+        with naming_task(type(self), self.task_id):
+            self._refuse_options_of_others()
         self.check_at_parse(mode=mode)
         known = not any(comes_later(path) or "://" in str(path) for path in (rejects, self.rejects_path))
         if known and not is_mapped(self):
-            self._check_paths(_given_paths(rejects))
+            with naming_task(type(self), self.task_id):
+                self._check_paths(_given_paths(rejects))
 
     if TYPE_CHECKING:
 
@@ -369,6 +372,5 @@ OPTIONS_OF: Mapping[str, str] = {
 
 def _kind_named(name: Any) -> Kind:
     kinds = {kind.name: kind for kind in (CONTACTS, DEALS, DELETIONS)}
-    if name not in kinds:
-        raise SourceError(unknown("kind", name, kinds))
+    check_choice("kind", name, tuple(kinds))
     return kinds[name]

@@ -6,13 +6,13 @@ import abc
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider import errors as e
 from crm_provider._compat import AirflowRuntimeError, Context
 from crm_provider.errors.on_error import Work
 from crm_provider.files.lock import InUse
-from crm_provider.files.paths import AnyPath
+from crm_provider.files.paths import AnyPath, indexed
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, OnInvalid
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, TooManyRejects
@@ -147,9 +147,9 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     @classmethod
     def check_mapped(cls, given: Mapping[str, Any]) -> None:
-        kind = cls.kind_of(given)
-        known = {name: given[name] for name in (*ARGUMENTS, *kind.arguments) if name in given}
         with naming_task(cls, given.get("task_id")):
+            kind = cls.kind_of(given)
+            known = {name: given[name] for name in (*ARGUMENTS, *kind.arguments) if name in given}
             kind.check_arguments(known, later=comes_later, complete=False)
 
     def policy_operator(self) -> str | None:
@@ -277,7 +277,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             check_kept({name: path})
         if self._map_index < 0 or name in self._own_paths:
             return path
-        return cast("AnyPath", path.parent / f"{path.name.removesuffix(path.suffix)}.{self._map_index}{path.suffix}")
+        return indexed(path, self._map_index)
 
     def _push_result(self, run: LoadRun, context: Context) -> None:
         """Push the XCom of a load that fails: Airflow pushes only what ``execute`` returns."""

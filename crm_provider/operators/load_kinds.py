@@ -15,6 +15,7 @@ from crm_provider.load.sources.options import checked_format
 from crm_provider.observability.lineage import Lineage, lineage_of_files
 from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.mixins import naming_task
 from crm_provider.tasks.templates import hide_list, hide_rows, unmask, with_connection
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 class HidesSuppression:
     """The suppression list of an operator, whose addresses are never shown."""
 
+    if TYPE_CHECKING:
+        task_id: str
+
     @property
     def suppression(self) -> Any:
         """As Airflow shows it: for a list only its length."""
@@ -36,7 +40,8 @@ class HidesSuppression:
     @suppression.setter
     def suppression(self, value: Any) -> None:
         if value is ...:  # as a generated DAG has it
-            raise SourceError("suppression is ..., a placeholder: give the addresses, or the path of a file")
+            with naming_task(type(self), self.task_id):
+                raise SourceError("suppression is ..., a placeholder: give the addresses, or the path of a file")
         self._suppression = hide_list(value, "address", "addresses")
 
 
@@ -116,13 +121,15 @@ class LoadsFiles:
     """An operator whose source is files or rows."""
 
     if TYPE_CHECKING:
+        task_id: str
         source_files: Sequence[Any]
         source_format: str | None
         source_options: Mapping[str, Any] | None
 
     def set_source(self, source: PathsOrRows, format_: str | None, options: Mapping[str, Any] | None) -> None:
         """Check and keep the arguments of the source."""
-        check_pyarrow(source, checked_format(format_))
+        with naming_task(type(self), self.task_id):
+            check_pyarrow(source, checked_format(format_))
         self.source = source
         self.source_format, self.source_options = format_, options
 

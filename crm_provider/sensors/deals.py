@@ -9,6 +9,8 @@ from crm_provider.client.validation import several
 from crm_provider.observability.links import CrmDealLink
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.mixins import naming_task
+from crm_provider.values.suggest import check_choice
 from crm_provider.waiting.conditions import DealInStage, Until
 
 if TYPE_CHECKING:
@@ -40,9 +42,9 @@ class CrmDealStageSensor(CrmSensor):
         until: Until = "in",
         **kwargs: Unpack[CrmSensorArguments],
     ) -> None:
-        if until not in get_args(Until):
-            raise ValueError(f"until is {until!r}; use one of {', '.join(get_args(Until))}")
         super().__init__(**kwargs)
+        with naming_task(type(self), self.task_id):
+            check_choice("until", until, get_args(Until))
         self.deal_id = rendered(deal_id)
         self.stage_ids = rendered(stage_ids)
         self.until = until

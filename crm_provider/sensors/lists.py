@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, get_args
 from crm_provider.client.validation import several
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.mixins import naming_task
 from crm_provider.tasks.templates import is_mapped
+from crm_provider.values.suggest import check_choice
 from crm_provider.waiting.conditions import InList, ListExists, ListHasMembers, Match, checked_minimum
 
 if TYPE_CHECKING:
@@ -42,10 +44,11 @@ class CrmListSensor(CrmSensor):
         **kwargs: Unpack[CrmSensorArguments],
     ) -> None:
         super().__init__(**kwargs)
-        if not is_mapped(self):
-            _one_of(list_id, list_name)
-        if isinstance(min_members, (int, float)):
-            checked_minimum(min_members)
+        with naming_task(type(self), self.task_id):
+            if not is_mapped(self):
+                _one_of(list_id, list_name)
+            if isinstance(min_members, (int, float)):
+                checked_minimum(min_members)
         self.list_id = rendered(list_id)
         self.list_name = rendered(list_name)
         self.min_members = rendered(min_members)
@@ -95,10 +98,10 @@ class CrmListMembershipSensor(CrmSensor):
         **kwargs: Unpack[CrmSensorArguments],
     ) -> None:
         super().__init__(**kwargs)
-        if not is_mapped(self):
-            _one_of(list_id, list_name)
-        if match not in get_args(Match):
-            raise ValueError(f"match is {match!r}; use one of {', '.join(get_args(Match))}")
+        with naming_task(type(self), self.task_id):
+            if not is_mapped(self):
+                _one_of(list_id, list_name)
+            check_choice("match", match, get_args(Match))
         self.emails = rendered(emails)
         self.list_id = rendered(list_id)
         self.list_name = rendered(list_name)

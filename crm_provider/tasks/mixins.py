@@ -63,7 +63,8 @@ class ErrorPolicyMixin:
         :raises ValueError: naming the line, the problem and the nearest valid choice
         """
         self.on_error = on_error
-        self.error_policy = self._checked_policy(on_error, mode, operator)
+        with naming_task(type(self), getattr(self, "task_id", None)):
+            self.error_policy = self._checked_policy(on_error, mode, operator)
 
     def decide(self, error: e.CrmError) -> Decision:
         """The action for an error of the task."""
@@ -88,7 +89,8 @@ class ErrorPolicyMixin:
         scopes = (made.kwargs.get("dag"), made.kwargs.get("task_group"))
         defaults = {name: v for scope in scopes for name, v in (getattr(scope, "default_args", None) or {}).items()}
         defaults.update(own)
-        cls._checked_policy({**defaults, **kwargs}.get("on_error"))
+        with naming_task(cls, kwargs.get("task_id")):
+            cls._checked_policy({**defaults, **kwargs}.get("on_error"))
         if HAS_RETRY_POLICY and "retry_policy" not in {**defaults, **kwargs}:
             made.kwargs["retry_policy"] = DEFAULT_RETRY_POLICY  # Airflow 3.3.0 and 3.3.1 ignore an operator's default
         cls.check_mapped({**own, **kwargs})
@@ -111,7 +113,7 @@ def naming_task(operator: type, task_id: object) -> Iterator[None]:
     try:
         yield
     except ValueError as wrong:
-        which = f"{operator.__name__}{f' {task_id!r}' if task_id else ''}"
+        which = f"{operator.__name__} {task_id!r}" if task_id else operator.__name__
         if isinstance(wrong, e.CrmError):
             wrong.message = f"{which}: {wrong.message}"
         else:

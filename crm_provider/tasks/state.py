@@ -40,7 +40,7 @@ def checkpoints_for(
         log.info("The checkpoint of this load is kept in Airflow's task state store.")
         return TaskStateCheckpoints(store, key)
     ti = context["ti"]
-    owner = owner_of(ti)
+    owner = hashlib.sha256(identity_of(ti).encode()).hexdigest()
     own = None if beside is None else sibling(beside, f".{owner[:12]}{key.removeprefix(STATE_KEY)}.checkpoint")
     folder = config.work_directory()
     site = None if folder is None else site_file("work_directory", folder, ti, f"{key}.json")
@@ -129,10 +129,9 @@ def check_kept(paths: Mapping[str, AnyPath | None]) -> None:
 # -- checkpoints --------------------------------------------------------------------------------------------
 
 
-def owner_of(ti: Any) -> str:
-    """An identifier of a task instance, the same for all its tries."""
-    identity = "\n".join(str(part) for part in (ti.dag_id, ti.run_id, ti.task_id, ti.map_index))
-    return hashlib.sha256(identity.encode()).hexdigest()
+def identity_of(ti: Any) -> str:
+    """What identifies a task instance: the same text for all its tries."""
+    return "\n".join(str(part) for part in (ti.dag_id, ti.run_id, ti.task_id, ti.map_index))
 
 
 class OwnCheckpoints:

@@ -20,13 +20,15 @@ from crm_provider.load.rows import SourceError
 from crm_provider.observability.assets import note_listing
 from crm_provider.observability.lineage import TableLineage
 from crm_provider.operators.base import CrmOperator
-from crm_provider.operators.extract import check_files, goes_on, owner_of, tracker_of, tries_left
+from crm_provider.operators.extract import check_files, goes_on, owner_of, tracker_of
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import naming_task
+from crm_provider.tasks.outcome import retries_left
 from crm_provider.tasks.templates import is_mapped, path_text, with_connection
 from crm_provider.transfers.sql_table import SqlTable, TableMode, check_table_mode, with_kinds
 from crm_provider.transfers.sql_to_crm import database_of
 from crm_provider.values.counted import counted
+from crm_provider.values.suggest import check_choice
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -101,16 +103,16 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         **kwargs: Unpack[CrmArguments],
     ) -> None:
         super().__init__(**kwargs)
-        if not is_mapped(self):
-            _check_listing(listing)
-            check_table_mode(mode)
-            check_changes_since(changes_since, state_path)
-            if isinstance(columns, (list, tuple, dict)):  # otherwise an XCom that does not exist yet
-                _check_columns(columns, mode, changes_since)
-        check_if_changed(if_changed)
-        self.listing, self.mode = listing, mode
         with naming_task(type(self), self.task_id):
+            if not is_mapped(self):
+                _check_listing(listing)
+                check_table_mode(mode)
+                check_changes_since(changes_since, state_path)
+                if isinstance(columns, (list, tuple, dict)):  # otherwise an XCom that does not exist yet
+                    _check_columns(columns, mode, changes_since)
+            check_if_changed(if_changed)
             self.create_table = validation.boolean(create_table, "create_table")
+        self.listing, self.mode = listing, mode
         self.sql_conn_id = rendered(sql_conn_id)
         self.table = rendered(table)
         self.columns = rendered(columns)
@@ -157,7 +159,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
                     reader.discard()
                 raise
             except Exception:  # for example of the database: Airflow retries it
-                if not tries_left(ti):
+                if not retries_left(ti):
                     reader.discard()
                 raise
         note_listing(self, context, result)
@@ -334,8 +336,7 @@ def _temporary_folder() -> Path:
 
 
 def _check_listing(listing: object) -> None:
-    if listing not in get_args(ListingName):
-        raise ValueError(f"listing is {listing!r}; use one of {', '.join(get_args(ListingName))}")
+    check_choice("listing", listing, get_args(ListingName))
 
 
 def _check_text(name: str, value: object) -> None:

@@ -28,6 +28,7 @@ from crm_provider.transfers.sql_databases import (
     is_about_values,
     without,
 )
+from crm_provider.values.suggest import check_choice
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,8 +46,7 @@ def check_table_mode(mode: object) -> None:
 
     :raises ValueError: naming the choices
     """
-    if mode not in get_args(TableMode):
-        raise ValueError(f"mode is {mode!r}; use one of {', '.join(get_args(TableMode))}")
+    check_choice("mode", mode, get_args(TableMode))
 
 
 # -- the table ------------------------------------------------------------------------------------------------

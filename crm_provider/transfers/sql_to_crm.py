@@ -11,6 +11,7 @@ from crm_provider.load.rows import SourceError
 from crm_provider.observability.lineage import Lineage, lineage_of_query
 from crm_provider.operators.load_kinds import CrmContactLoadOperator, CrmDealLoadOperator
 from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.mixins import naming_task
 from crm_provider.transfers.sql_rows import FETCH_SIZE, SqlRows
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ QUERY_RENDERERS = {"sql": "sql", "parameters": "json"}
 class LoadsQuery:
     """An operator whose source is a query."""
 
+    if TYPE_CHECKING:
+        task_id: str
+
     _database: tuple[Any, Any] = (None, None)
 
     def set_query(
@@ -38,8 +42,9 @@ class LoadsQuery:
         fetch_size: int,
     ) -> None:
         """Check and keep the arguments of the query."""
-        if wrong := validation.not_count(fetch_size, "fetch_size"):
-            raise SourceError(wrong)
+        with naming_task(type(self), self.task_id):
+            if wrong := validation.not_count(fetch_size, "fetch_size"):
+                raise SourceError(wrong)
         self.sql = rendered(sql)
         self.sql_conn_id = rendered(sql_conn_id)
         self.parameters = rendered(parameters)

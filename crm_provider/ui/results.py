@@ -113,7 +113,7 @@ def result_of(text: str, *, brief: bool = False) -> Result | None:
 
     :param text: JSON, as in the database
     :param brief: only what a list of runs shows
-    :raises Unreadable: the XCom holds an object that is not the result of a load or an extract
+    :raises InvalidStoredValue: the XCom holds an object that is not the result of a load or an extract
     """
     data = json_of(text)
     if not isinstance(data, Mapping):
@@ -151,7 +151,7 @@ def failure_of(text: str) -> Failure:
     """The error in the XComs ``crm_error`` and ``crm_reason``.
 
     :param text: JSON, as in the database
-    :raises Unreadable: it is not such an error
+    :raises InvalidStoredValue: it is not such an error
     """
     data = json_of(text)
     if not isinstance(data, Mapping):
@@ -177,7 +177,7 @@ def checkpoint_of(text: str) -> Checkpoint:
     """The checkpoint in the state of a task.
 
     :param text: JSON, as in the database
-    :raises Unreadable: it is not a checkpoint of a load
+    :raises InvalidStoredValue: it is not a checkpoint of a load
     """
     try:
         checkpoint = Checkpoint.from_data(json_of(text))
@@ -205,7 +205,7 @@ def conn_id_of(text: str | None) -> str | None:
 def json_of(text: str) -> Any:
     """A value as plain JSON: no object is ever built from it.
 
-    :raises Unreadable: it is too large, nested too deeply, or not JSON
+    :raises InvalidStoredValue: it is too large, nested too deeply, or not JSON
     """
     if len(text) > LARGEST:
         raise InvalidStoredValue(f"it has more than {LARGEST} characters")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 CUTOFF = 0.5
@@ -53,3 +53,22 @@ def unknown(what: str, word: Any, choices: Iterable[str]) -> str:
     """
     known = list(choices)
     return f"{what} {word!r} is unknown; {hint(word, known, 'known')}: {', '.join(known)}"
+
+
+def unknown_value(argument: str, value: Any, choices: Iterable[str]) -> str:
+    """A message about the value of an argument that is not one of the choices; it names the nearest and all of them.
+
+    >>> unknown_value("mode", "upsrt", ["upsert", "create"])
+    "mode='upsrt' is unknown; did you mean 'upsert'? Known: upsert, create"
+    """
+    known = list(choices)
+    return f"{argument}={value!r} is unknown; {hint(value, known, 'known')}: {', '.join(known)}"
+
+
+def check_choice(argument: str, value: Any, choices: Collection[str]) -> None:
+    """Refuse a value that is not one of the choices.
+
+    :raises ValueError: naming the argument, the nearest choice and all of them
+    """
+    if value not in choices:
+        raise ValueError(unknown_value(argument, value, choices))

@@ -209,8 +209,8 @@ def test_constraint_violation_is_reported_without_row_values(transfer: Transfers
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"listing": "people"}, "use one of contacts, deals, lists"),
-        ({"mode": "insert"}, "use one of replace, append, merge"),
+        ({"listing": "people"}, "known: contacts, deals, lists"),
+        ({"mode": "insert"}, "known: replace, append, merge"),
         ({"columns": ["email"]}, "columns must contain 'id'"),
         ({"columns": {"id": "int; DROP TABLE x"}}, "has no valid type"),
         ({"changes_since": "last"}, "needs a state_path"),

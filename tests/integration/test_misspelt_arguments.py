@@ -1,7 +1,8 @@
-"""Misspelt arguments, and switches given as text, are reported at DAG parse, without their values."""
+"""Invalid arguments (misspelt names, unknown choices, switches given as text) are reported at DAG parse."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,14 +12,16 @@ from airflow.sdk import DAG
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.deals import CrmMoveDealStageOperator
 from crm_provider.operators.extract import CrmExtractListsOperator
-from crm_provider.operators.load import CrmDeleteContactsOperator, CrmLoadContactsOperator
+from crm_provider.operators.load import CrmDeleteContactsOperator, CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.sensors.contacts import CrmContactSensor
-from crm_provider.sensors.lists import CrmListSensor
+from crm_provider.sensors.deals import CrmDealStageSensor
+from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 from crm_provider.triggers.watch import CrmListJoinedTrigger
 
 VALUE = "ada@example.com"
+LIST_ID = "00000000-0000-4000-8000-000000000001"
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +89,7 @@ def test_arguments_that_a_subclass_passes_on_are_checked() -> None:
 @pytest.mark.parametrize(
     ("operator", "given", "switch"),
     [
-        (CrmLoadContactsOperator, {"source": [], "list_ids": "00000000-0000-4000-8000-000000000001"}, "resubscribe"),
+        (CrmLoadContactsOperator, {"source": [], "list_ids": LIST_ID}, "resubscribe"),
         (CrmLoadContactsOperator, {"source": []}, "dry_run"),
         (CrmLoadContactsOperator, {"source": [], "state_path": "state"}, "full_refresh"),
         (CrmLoadContactsOperator, {"source": []}, "lowercase_email"),
@@ -116,10 +119,44 @@ def test_switch_in_default_args_or_a_mapped_task_is_checked() -> None:
         CrmLoadContactsOperator.partial(task_id="mapped", resubscribe="no")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("operator", "given", "wrong"),
+    [
+        (CrmUpsertContactOperator, {"contact_email": VALUE, "mode": "upsrt"}, "mode='upsrt' is unknown; did you mean"),
+        (CrmMoveDealStageOperator, {"deal_id": "d", "stage_id": "s", "on_error": {"X": "skip"}}, "on_error: unknown"),
+        (CrmLoadContactsOperator, {"source": "a.csv", "source_format": "cvs"}, "source_format: 'cvs' is unknown"),
+        (CrmRetryRejectsOperator, {"rejects": "r.jsonl", "only": "some"}, "only='some' is unknown; known: retryable"),
+        (CrmRetryRejectsOperator, {"rejects": "r.jsonl", "kind": "deal"}, "kind='deal' is unknown; did you mean"),
+        (CrmRetryRejectsOperator, {"rejects": "r.jsonl", "suppression": ...}, "suppression is ..., a placeholder"),
+        (CrmExtractListsOperator, {"target": "a.csv", "fields": ["id", "id"]}, "fields names 'id' twice"),
+        (SqlToCrmContactsOperator, {"sql": "s", "sql_conn_id": "db", "fetch_size": 0}, "fetch_size is 0"),
+        (
+            CrmToSqlOperator,
+            {"listing": "people", "sql_conn_id": "db", "table": "t", "mode": "append"},
+            "listing='people' is unknown",
+        ),
+        (CrmListSensor, {"list_name": "a", "list_id": LIST_ID}, "give either list_id or list_name"),
+        (CrmListMembershipSensor, {"emails": VALUE, "list_id": LIST_ID, "match": "each"}, "match='each' is unknown"),
+        (CrmDealStageSensor, {"deal_id": "d", "stage_ids": "s", "until": "out"}, "until='out' is unknown"),
+    ],
+)
+def test_invalid_argument_is_reported_with_operator_and_task(operator: Any, given: Any, wrong: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{operator.__name__} 'task': {wrong}")) as refused:
+        operator(task_id="task", **given)
+    assert VALUE not in str(refused.value)
+
+
+def test_invalid_argument_of_a_mapped_task_is_reported_with_operator_and_task() -> None:
+    with pytest.raises(ValueError, match=r"^CrmListSensor 'mapped': on_error: unknown error 'X'"):
+        CrmListSensor.partial(task_id="mapped", on_error={"X": "skip"})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"^CrmRetryRejectsOperator 'mapped': kind='deal' is unknown"):
+        CrmRetryRejectsOperator.partial(task_id="mapped", kind="deal")  # type: ignore[arg-type]
+
+
 def test_include_existing_must_be_a_boolean() -> None:
     with pytest.raises(ValueError, match="include_existing must be True or False"):
         CrmListJoinedTrigger(
-            list_id="00000000-0000-4000-8000-000000000001",
+            list_id=LIST_ID,
             include_existing="false",  # type: ignore[arg-type]
         )
 
@@ -149,4 +186,4 @@ def test_a_number_of_rejects_is_not_rendered() -> None:
 )
 def test_a_number_of_a_watch_is_no_text(number: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=f"{number} {wrong}"):
-        CrmListJoinedTrigger(list_id="00000000-0000-4000-8000-000000000001", **{number: "60"})  # type: ignore[arg-type]
+        CrmListJoinedTrigger(list_id=LIST_ID, **{number: "60"})  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -140,6 +141,13 @@ def test_script_resumes_from_its_checkpoint(crm: Sandbox, tmp_path: Path) -> Non
     done = CrmHook().load_contacts(rows(), **settings)
     assert (done["resumed_at"] > 0, done["created"], done["left"]) == (True, COUNT, 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_script_load_without_a_checkpoint_says_that_a_retry_starts_again(crm: Sandbox) -> None:
+    outage(crm)
+    starts_again = "A retry starts with the first row, because this load keeps no checkpoint (set checkpoint_path)"
+    with pytest.raises(CrmServiceUnavailableError, match=re.escape(starts_again)):
+        CrmHook().load_contacts(rows(), mapping=MAPPING, plan="learned", errors_in_a_row=1)
 
 
 def test_script_load_raises_for_rejects(crm: Sandbox) -> None:

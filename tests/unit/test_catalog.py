@@ -17,7 +17,6 @@ from crm_provider.errors.catalog import (
     GATEWAY_RESPONSES,
     ErrorSource,
     Repeat,
-    advice_for,
     family_advice,
 )
 
@@ -141,7 +140,7 @@ def test_every_family_has_advice() -> None:
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
 def test_advice_for_an_unknown_type_is_that_of_its_family(error: type[e.CrmError], advice: str) -> None:
-    assert advice_for(error("x", type="HTTP_499", status=499)) == advice
+    assert error("x", type="HTTP_499", status=499).suggested_action == advice
 
 
 @pytest.mark.parametrize("table", [CATALOGUE, ALIASES, FAMILY_ADVICE], ids=["catalogue", "aliases", "advice"])

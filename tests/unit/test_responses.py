@@ -67,6 +67,7 @@ Shape = Callable[[Row], Any]
 NAMING: dict[str, Shape] = {
     "v1": lambda row: {"error": row.message, "errorCode": row.type, "requestId": "r-1"},
     "v2 with code": lambda row: {"message": row.message, "code": row.type},
+    "camel case": lambda row: {"code": row.type.title().replace("_", "")},
     "v2 with type": lambda row: {"message": "something else", "type": row.type},
     "errorType": lambda row: {"errorType": row.type, "errorMessage": "something else"},
     "type as error": lambda row: {"error": row.type},
@@ -258,7 +259,7 @@ def test_response_cannot_claim_a_client_side_error(type_: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spelling", ["contact-not-found", "ContactNotFound", "contact_not_found", " CONTACT_NOT_FOUND "]
+    "spelling", ["contact-not-found", "contactNotFound", "contact_not_found", " CONTACT_NOT_FOUND "]
 )
 def test_other_spellings_of_a_type(spelling: str) -> None:
     assert isinstance(error_of(response(400, {"code": spelling})), e.CrmContactNotFoundError)
@@ -430,6 +431,19 @@ def test_error_in_a_200_is_no_success(row: Row) -> None:
 @pytest.mark.parametrize("body", [{"errorType": "DEAL_NOT_FOUND"}, {"errorCode": "deal-not-found", "data": []}])
 def test_error_in_a_200_in_other_spellings(body: dict[str, Any]) -> None:
     assert isinstance(error_in(response(200, body)), e.CrmDealNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"errorCode": "LIST_LOCKED", "error": "List is locked."}, "List is locked."),
+        ({"errorType": "LIST_LOCKED"}, "the response names an unknown error"),
+    ],
+)
+def test_unknown_error_in_a_200_is_no_success(body: dict[str, Any], message: str) -> None:
+    error = error_in(dataclasses.replace(response(200, body, method="POST"), allow_any_body=True))
+    assert isinstance(error, e.CrmProtocolError)
+    assert (error.message, error.outcome_known) == (message, False)
 
 
 @pytest.mark.parametrize("body", [b"<html>Please log in</html>", b"OK", b'{"id": "1"', b"\xff"], ids=repr)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import crm_provider
-from crm_provider.values.suggest import did_you_mean, hint, nearest, unknown
+from crm_provider.values.suggest import check_choice, did_you_mean, hint, nearest, unknown, unknown_value
 
 CHOICES = ["DEAL_NOT_FOUND", "CONTACT_NOT_FOUND", "skip", "fail"]
 
@@ -46,6 +46,15 @@ def test_sentences() -> None:
         "action 'skp' is unknown; did you mean 'skip'? Known: skip, fail"
     )
     assert unknown("action", "zzz", ["skip", "fail"]) == "action 'zzz' is unknown; known: skip, fail"
+    assert unknown_value("action", "skp", iter(["skip", "fail"])) == (
+        "action='skp' is unknown; did you mean 'skip'? Known: skip, fail"
+    )
+
+
+def test_choice_is_checked() -> None:
+    check_choice("action", "skip", ["skip", "fail"])
+    with pytest.raises(ValueError, match="action=None is unknown; known: skip, fail"):
+        check_choice("action", None, ["skip", "fail"])
 
 
 def test_no_other_module_searches_for_the_nearest_word() -> None:

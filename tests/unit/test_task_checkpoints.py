@@ -14,7 +14,14 @@ from upath import UPath
 from crm_provider._compat import AirflowRuntimeError
 from crm_provider.load.rows import SourceError
 from crm_provider.load.state.checkpoint import Checkpoint, NoCheckpoints
-from crm_provider.tasks.state import STATE_KEY, TaskStateCheckpoints, check_kept, checkpoints_for, owner_of, site_report
+from crm_provider.tasks.state import (
+    STATE_KEY,
+    TaskStateCheckpoints,
+    check_kept,
+    checkpoints_for,
+    identity_of,
+    site_report,
+)
 
 from .fakes import logged
 
@@ -82,7 +89,7 @@ def test_checkpoint_of_another_task_is_never_used(change: dict[str, Any], tmp_pa
     assert checkpoints_for(context(**change), path=tmp_path / "c", beside=None).load() is None
     checkpoints_for(context(), path=None, beside=tmp_path / "r.jsonl").save(CHECKPOINT)
     assert checkpoints_for(context(**change), path=None, beside=tmp_path / "r.jsonl").load() is None
-    assert owner_of(context()["ti"]) != owner_of(context(**change)["ti"])
+    assert identity_of(context()["ti"]) != identity_of(context(**change)["ti"])
 
 
 def test_missing_store_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -236,6 +236,8 @@ def test_accepted_value_can_be_sent(value: Any) -> None:
         ({"": 1}, "attributes has a name that is empty or not text"),
         ({" ": 1}, "attributes has a name that is empty or not text"),
         ({1: 1}, "attributes has a name that is empty or not text"),
+        ({"{{ params.field }}": 1}, "attributes has a template as a name"),
+        ({"a{% if x %}b{% endif %}": 1}, "attributes has a template as a name"),
         ({"email": "x"}, "attributes['email'] is not an attribute"),
         ({"attributes": {}}, "attributes['attributes'] is not an attribute"),
         ({"origin": {}}, "attributes['origin'] is not an attribute"),

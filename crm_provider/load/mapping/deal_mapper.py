@@ -40,7 +40,7 @@ from crm_provider.load.rows import InvalidRow, Problem, Row, SourceError
 from crm_provider.load.sources.options import is_nameless, shared_name
 from crm_provider.values.addresses import person_key
 from crm_provider.values.json_values import ConversionError
-from crm_provider.values.suggest import unknown
+from crm_provider.values.suggest import unknown, unknown_value
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -127,7 +127,7 @@ class DealMapper(RecordMapper[Deal]):
         self, mapping: Mapping[str, Any] | None = None, *, mode: DealMode = "upsert", empty: Empty = "skip"
     ) -> None:
         if mode not in get_args(DealMode):
-            raise SourceError(unknown("mode", mode, get_args(DealMode)))
+            raise SourceError(unknown_value("mode", mode, get_args(DealMode)))
         self._mode = mode
         super().__init__(mapping, Defaults(empty=empty))
 
@@ -136,11 +136,6 @@ class DealMapper(RecordMapper[Deal]):
         """The fields that have the same value in every row."""
         fields = () if self._plan is None else self._plan.fields
         return frozenset(line.target.name for line in fields if line.column is None)
-
-    @property
-    def has_ids(self) -> bool:
-        """Whether rows may name a deal by its id."""
-        return self._plan is None or any(line.target.name == "deal_id" for line in self._plan.fields)
 
     def _compiled(self, mapping: Any) -> tuple[Field, ...]:
         if not isinstance(mapping, Mapping) or not mapping:

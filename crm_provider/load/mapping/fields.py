@@ -126,7 +126,7 @@ class Field:
     :param data: the line as plain data, with the defaults that apply to it
     :param as_written: whether ``read`` returns an ASCII text of the column without the space around it and otherwise
         unchanged, unless it is empty or begins with one of :data:`FORMULA_SIGNS`
-    :param is_same: with ``as_written``: only texts, without the space around them, for which it is true; all of them
+    :param is_same: with ``as_written``: whether this holds for a text without the space around it; None: for all texts
     """
 
     target: Target
@@ -212,7 +212,9 @@ def _field(target: Target, spec: Any, defaults: Defaults) -> Field:
     else:
         fallback, data["empty"] = _fallback(empty), empty
     read = read_column(column, convert, fallback, optional=optional)
-    return Field(target, column, optional, read, data, convert in converters.KEEP_TEXT)
+    if convert is converters.only_text:
+        return Field(target, column, optional, read, data, True, converters.is_e164)
+    return Field(target, column, optional, read, data, convert is converters.auto)
 
 
 def _checked(target: Target, spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -316,7 +318,7 @@ FORMULA_SIGNS = frozenset("#=")
 def read_column(
     column: str, convert: Conversion, fallback: Callable[[Any], Any], *, optional: bool = False
 ) -> Callable[[Mapping[str, Any]], Any]:
-    is_path, keeps_text = "." in column, convert in converters.KEEP_TEXT
+    is_path, keeps_text = "." in column, convert is converters.auto
 
     def read(row: Mapping[str, Any]) -> Any:
         given = row.get(column, _MISSING)

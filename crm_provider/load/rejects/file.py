@@ -12,7 +12,7 @@ from typing import Any
 
 from crm_provider.files.paths import AnyPath, CannotRead
 from crm_provider.files.row_lines import ReadNumber, RowLines
-from crm_provider.load.rejects.formats import Reject, RejectReader, RejectsFormat, form_mark, lines_and_journal
+from crm_provider.load.rejects.formats import Reject, RejectReader, form_mark, lines_and_journal
 from crm_provider.load.rejects.samples import MOST_SAMPLES
 from crm_provider.load.rows import Row, RowLocations, SourceError
 from crm_provider.load.sources.files import EXTRA, LINE
@@ -21,13 +21,13 @@ from crm_provider.load.sources.files import EXTRA, LINE
 class RejectsFile(RowLines):
     """The rejected rows of a load, each once. A file that is not a rejects file is never changed.
 
-    :param format: by default CSV for the suffix ``.csv`` and JSON lines for any other
+    :param path: its suffix decides the format: ``.csv`` is CSV, any other JSON lines
     :param columns: of the source, in their order; for CSV, by default those of the first rejected row
     :param original: number of a row -> its number in the first source (``RejectedRows.original``)
     :param place: number of a row -> file, line and row, which its message begins with
     :param is_malformed: number of a row -> whether it could not be read; sent again, it is rejected until it is
         corrected
-    :raises SourceError: if the format is unknown, or cannot be written row by row
+    :raises SourceError: if the suffix is of a format that cannot be written row by row
     """
 
     title, rows_are = "rejects file", "rejected rows"
@@ -38,7 +38,6 @@ class RejectsFile(RowLines):
         self,
         path: AnyPath,
         *,
-        format: RejectsFormat | None = None,  # noqa: A002 - the word of everyone who reads files
         columns: Sequence[str] | None = None,
         original: Callable[[int], int] | None = None,
         place: Callable[[int], str] = lambda number: "",
@@ -47,14 +46,14 @@ class RejectsFile(RowLines):
         self._columns = columns
         self._original = original
         self._place, self._is_malformed = place, is_malformed
-        self._lines, journal = lines_and_journal(path, format)
+        self._lines, journal = lines_and_journal(path)
         super().__init__(path, journal)
 
     @classmethod
-    def of(cls, path: AnyPath, source: Any, *, format: RejectsFormat | None = None) -> RejectsFile:  # noqa: A002
+    def of(cls, path: AnyPath, source: Any) -> RejectsFile:
         """The rejects file of a load, with what the source knows about its rows."""
         known = {name: getattr(source, name) for name in ("original", "place", "is_malformed") if hasattr(source, name)}
-        return cls(path, format=format, columns=getattr(source, "header", None) or source.columns, **known)
+        return cls(path, columns=getattr(source, "header", None) or source.columns, **known)
 
     def resume(self, done: Callable[[int], bool]) -> None:
         super().resume(done)
@@ -143,21 +142,14 @@ class RejectedRows:
     :raises SourceError: if it is not a rejects file; the message names the line
     """
 
-    def __init__(
-        self,
-        path: AnyPath,
-        *,
-        retryable_only: bool = False,
-        kind: str | None = None,
-        format: RejectsFormat | None = None,  # noqa: A002
-    ) -> None:
+    def __init__(self, path: AnyPath, *, retryable_only: bool = False, kind: str | None = None) -> None:
         self.name, self._kind = path.name, kind
         self.columns: tuple[str, ...] | None = None
-        self._path, self._format, self._retryable_only = path, format, retryable_only
+        self._path, self._retryable_only = path, retryable_only
         self.left_out = 0
         """Rows that the last read left out, because they fail again unless they are corrected."""
         self._originals, self._places = array("q"), RowLocations()
-        lines, journal = lines_and_journal(path, format)
+        lines, journal = lines_and_journal(path)
         with _text_errors(self.name):
             first = next(journal.lines(rest=True), None)
         if first is None:
@@ -172,7 +164,7 @@ class RejectedRows:
         self._places = RowLocations()
         self._places.begin(self._path)
         self.left_out = 0
-        lines, journal = lines_and_journal(self._path, self._format)
+        lines, journal = lines_and_journal(self._path)
         reader = RejectReader(lines, self.name)
         with _text_errors(self.name):
             for line in journal.lines(rest=True):
@@ -218,17 +210,6 @@ class RejectedRows:
         return (
             f"{self._path}, line {line}: the row does not have the form of its source, as when it was rejected; {what}"
         )
-
-
-def read_rejects(
-    path: AnyPath,
-    *,
-    retryable_only: bool = False,
-    kind: str | None = None,
-    format: RejectsFormat | None = None,  # noqa: A002
-) -> RejectedRows:
-    """The rows of a rejects file, to be loaded again; see :class:`RejectedRows`."""
-    return RejectedRows(path, retryable_only=retryable_only, kind=kind, format=format)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from crm_provider.files.journal import Journal
 from crm_provider.files.paths import AnyPath
@@ -312,25 +312,20 @@ def _cells(line: str, delimiter: str) -> list[str]:
         csv.field_size_limit(limit)  # it applies to the whole process
 
 
-RejectsFormat = Literal["jsonl", "csv"]
-
 _PACKED = frozenset({".gz", ".bz2", ".zst", ".xz", ".zip", ".parquet", ".xlsx"})
 
 
-def lines_and_journal(path: AnyPath, chosen: RejectsFormat | None) -> tuple[RejectLines, Journal]:
+def lines_and_journal(path: AnyPath) -> tuple[RejectLines, Journal]:
     """The format and the journal of a rejects file; no file is created.
 
-    :param chosen: by default CSV for the suffix ``.csv`` and JSON lines for any other
-    :raises SourceError: if the format is unknown, or cannot be written row by row
+    :param path: its suffix decides the format: ``.csv`` is CSV, any other JSON lines
+    :raises SourceError: if the suffix is of a format that cannot be written row by row
     """
     if path.suffix.lower() in _PACKED:
         raise SourceError(
             f"rejects are written row by row, which {path.suffix} does not allow; end the path in .jsonl or .csv"
         )
-    name = chosen or ("csv" if path.suffix.lower() == ".csv" else "jsonl")
-    if name not in ("csv", "jsonl"):
-        raise SourceError(f"the format of rejects is 'jsonl' or 'csv' but not {name!r}")
-    lines = CsvLines() if name == "csv" else JsonLines()
+    lines = CsvLines() if path.suffix.lower() == ".csv" else JsonLines()
     return lines, Journal(path, quoted=lines.quoted)
 
 
@@ -346,6 +341,8 @@ class RejectReader:
     def read(self, line: str) -> Reject | None:
         """The row of a line; None for an empty line or a header, also a second one that a concurrent try wrote.
 
+        A line of delimiters is a row that was cleared in a spreadsheet, and counts as empty.
+
         :raises SourceError: if the line cannot be read
         """
         self.number += 1
@@ -354,7 +351,7 @@ class RejectReader:
                 self._header = line
             if line == self._header:
                 return None
-            return self._lines.parse(line) if line.strip() else None
+            return self._lines.parse(line) if line.strip(" \t\r\n,;|") else None
         except ValueError as wrong:
             if self.number == 1 and isinstance(wrong, ForeignFile):
                 raise SourceError(f"{self._name} is not a rejects file; give the load's rejects_path") from None

@@ -67,7 +67,7 @@ def test_column_names_are_used_without_a_mapping() -> None:
     row.pop("")
     assert deal_of(None, "update", row=row) == Deal(DEAL, STAGE, attributes={"pb_amount": "10"})
     mapper = DealMapper(None, mode="update")
-    assert mapper.columns is None and mapper.has_ids and mapper.constants == frozenset()
+    assert mapper.columns is None and mapper.constants == frozenset()
 
 
 def test_extract_can_be_written_back_without_a_mapping() -> None:
@@ -92,11 +92,8 @@ def test_columns_that_make_no_deal_are_refused(columns: tuple[str, ...], problem
         DealMapper(None, mode="move").check_columns(columns)
 
 
-def test_constants_and_ids_in_a_mapping() -> None:
-    mapper = DealMapper(NEW, mode="create")
-    assert mapper.constants == {"pipeline_id", "stage_id"}
-    assert not mapper.has_ids
-    assert DealMapper(MOVE, mode="move").has_ids
+def test_constants_in_a_mapping() -> None:
+    assert DealMapper(NEW, mode="create").constants == {"pipeline_id", "stage_id"}
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,15 @@ def test_a_phone_number_as_text_and_one_with_a_type_are_sent() -> None:
     line = {"column": "tel", "default": " +55 "}
     assert attributes({"phone": line}, {"tel": None}) == {"phone": "+55"}
     assert "'default' is no text" in refusal({"email": "mail", "phone": {"column": "tel", "default": 55}})
+    for local in ("(31) 99999-9999", "5531999999999", "0800.10", "\uff0b55"):
+        assert attributes({"phone": "tel"}, {"tel": local}) == {"phone": local}
+
+
+@pytest.mark.parametrize("given", ["5.532E+12", "5,532e12", " 5531999999999.0", "5531999999999,00"])
+@pytest.mark.parametrize("mapping", [None, {"email": "email", "phone": "phone"}])
+def test_a_phone_number_that_a_spreadsheet_or_pandas_has_made_a_float_is_not_sent(mapping: Any, given: str) -> None:
+    (problem,) = problems(Mapper(mapping), {"email": "a@x.co", "phone": given})
+    assert str(problem) == "phone: a phone number in the form of a float; write its column as text in the source"
 
 
 def test_email_alone_is_enough() -> None:

@@ -18,7 +18,7 @@ from crm_provider.files.fingerprints import lines_of
 from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import CannotRead, CannotWrite, atomic_writer, private_file, read_own, unwritable
 from crm_provider.files.private import A_LINK, NOT_OURS, OPEN_FOLDER
-from crm_provider.load.rejects.file import RejectsFile, read_rejects
+from crm_provider.load.rejects.file import RejectedRows, RejectsFile
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.report import write_report
 from crm_provider.load.rows import Contact, Row, SourceError
@@ -156,7 +156,7 @@ def test_foreign_rejects_are_not_sent(shared: Path) -> None:
     with pytest.raises(
         SourceError, match=r"r\.jsonl cannot be read: every user of the machine can write to its folder"
     ):
-        read_rejects(shared / "r.jsonl")
+        RejectedRows(shared / "r.jsonl")
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -265,7 +265,7 @@ def test_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"row": ' + b"1" * 1000)
     with pytest.raises(SourceError, match=r"x\.jsonl cannot be read: one of its lines has over 1,000 bytes"):
-        read_rejects(path)
+        RejectedRows(path)
     with pytest.raises(CannotRead, match="one of its lines has over 1,000 bytes"):
         list(lines_of(path))
     assert FileCheckpoints(path).load() is None

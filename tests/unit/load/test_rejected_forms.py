@@ -13,7 +13,7 @@ import pytest
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import ContactOptions
 from crm_provider.load.preflight import check
-from crm_provider.load.rejects.file import RejectsFile, read_rejects
+from crm_provider.load.rejects.file import RejectedRows, RejectsFile
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.rows import InvalidRow
 from crm_provider.load.sources.source import open_source
@@ -66,7 +66,7 @@ def test_uncorrected_rows_are_rejected_every_time(suffix: str, mapping: Any, tmp
         f"{path}, line 3 (row 2): cannot be read; has 2 fields, the header has 3",
     ]
     second, third = tmp_path / f"second.{suffix}", tmp_path / f"third.{suffix}"
-    assert load(read_rejects(first), second, mapping) == []
+    assert load(RejectedRows(first), second, mapping) == []
     line = 2 if suffix == "csv" else 1
     again = "the row does not have the form of its source, as when it was rejected"
     extra = "put its values into the columns and remove __extra__ (in CSV: empty _cells)"
@@ -74,7 +74,7 @@ def test_uncorrected_rows_are_rejected_every_time(suffix: str, mapping: Any, tmp
         f"{first}, line {line} (row 1): cannot be read; {again}; {extra}",
         f"{first}, line {line + 1} (row 2): cannot be read; {again}; correct its values",
     ]
-    assert load(read_rejects(second), third, mapping) == []
+    assert load(RejectedRows(second), third, mapping) == []
     assert len(messages(third)) == 2
 
 
@@ -86,7 +86,7 @@ def test_corrected_json_rows_are_loaded(mapping: Any, tmp_path: Path) -> None:
     a["values"] = {"email": "a@ex.co", "name": "Silva, Ana", "city": "BH"}
     b["values"]["city"] = "RJ"
     first.write_text(f"{json.dumps(a)}\n{json.dumps(b)}\n", encoding="utf-8")
-    assert load(read_rejects(first), tmp_path / "second.jsonl", mapping) == [
+    assert load(RejectedRows(first), tmp_path / "second.jsonl", mapping) == [
         ("a@ex.co", {"name": "Silva, Ana", "city": "BH"}), ("b@ex.co", {"name": "Bia", "city": "RJ"}),
     ]  # fmt: skip
 
@@ -101,7 +101,7 @@ def test_corrected_csv_rows_are_loaded(mapping: Any, tmp_path: Path) -> None:
     b[column["city"]] = "RJ"  # in a spreadsheet; the content of _cells stays
     with first.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, a, b])
-    assert load(read_rejects(first), tmp_path / "second.jsonl", mapping) == [
+    assert load(RejectedRows(first), tmp_path / "second.jsonl", mapping) == [
         ("a@ex.co", {"name": "Silva, Ana", "city": "BH"}), ("b@ex.co", {"name": "Bia", "city": "RJ"}),
     ]  # fmt: skip
 
@@ -112,7 +112,7 @@ def test_remaining_extra_fields_are_not_a_correction(tmp_path: Path) -> None:
     a = json.loads(first.read_text().splitlines()[0])
     a["values"]["name"] = "Silva, Ana"
     first.write_text(f"{json.dumps(a)}\n", encoding="utf-8")
-    assert load(read_rejects(first), tmp_path / "second.jsonl") == []
+    assert load(RejectedRows(first), tmp_path / "second.jsonl") == []
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
@@ -124,7 +124,7 @@ def test_other_unreadable_rows(suffix: str, tmp_path: Path) -> None:
         (open_source([{"email": "b@ex.co", 1: 0.1}, ["x", 1e22], {"email": "a@ex.co"}]), [("a@ex.co", {})]),
     ):
         assert load(source, tmp_path / f"first.{suffix}") == sent
-        rejected = read_rejects(tmp_path / f"first.{suffix}")
+        rejected = RejectedRows(tmp_path / f"first.{suffix}")
         assert load(rejected, tmp_path / f"second.{suffix}") == []
         assert len(messages(tmp_path / f"second.{suffix}")) == 2
 
@@ -138,6 +138,6 @@ def test_reject_names_file_line_and_row(suffix: str, tmp_path: Path) -> None:
     load(open_source(tmp_path / "[12].csv"), rejects, mapping)
     (message,) = messages(rejects)
     assert message.startswith(f"{tmp_path}/2.csv, line 4 (row 2): age: not a number;")
-    load(read_rejects(rejects), tmp_path / f"again.{suffix}", mapping)
+    load(RejectedRows(rejects), tmp_path / f"again.{suffix}", mapping)
     (message,) = messages(tmp_path / f"again.{suffix}")
     assert message.startswith(f"{rejects}, line {2 if suffix == 'csv' else 1} (row 1): age: not a number;")

@@ -22,7 +22,7 @@ from upath import UPath
 
 from crm_provider.files.paths import CannotWrite, is_local
 from crm_provider.files.row_lines import RowsLost
-from crm_provider.load.rejects.file import NoRejects, RejectsFile, read_rejects
+from crm_provider.load.rejects.file import NoRejects, RejectedRows, RejectsFile
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.rows import EarlierCreation, SourceError
 
@@ -53,7 +53,7 @@ def written(path: Any, *rejects: Reject, **options: Any) -> RejectsFile:
 
 
 def values_of(path: Any, **options: Any) -> list[Any]:
-    return [row.values for row in read_rejects(path, **options).rows()]
+    return [row.values for row in RejectedRows(path, **options).rows()]
 
 
 def folder(path: Any) -> list[str]:
@@ -137,7 +137,7 @@ def test_rejects_survive_a_round_trip(
 ) -> None:
     path = tmp_path_factory.mktemp("r") / f"r.{suffix}"
     written(path, *(Reject(n, values, text, text, text, text) for n, values in enumerate(rows, start=5)))
-    source = read_rejects(path)
+    source = RejectedRows(path)
     found = list(source.rows())
     assert [dict(row.values) for row in found] == rows
     assert [row.number for row in found] == list(range(1, len(rows) + 1))
@@ -148,7 +148,7 @@ def test_csv_columns_are_those_of_the_source(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     rows = [{"b": "1"}, {"a": "2", "b": "3", "c": "4"}]
     written(path, *(reject(n, **row) for n, row in enumerate(rows, start=1)), columns=("a", "b"))
-    source = read_rejects(path)
+    source = RejectedRows(path)
     assert (source.header, source.columns) == (("a", "b"), None)
     assert [row.values for row in source.rows()] == rows
 
@@ -214,7 +214,7 @@ def test_kill_at_any_byte_and_resume(
     second.finish()
     assert path.exists() == bool(rejected)
     if rejected:
-        source = read_rejects(path)
+        source = RejectedRows(path)
         found = [source.original(row.number) for row in source.rows()]
         assert sorted(found) == sorted(rejected)
         assert values_of(path) == [awkward(number).values for number in found]
@@ -237,7 +237,7 @@ def test_store_keeps_synced_rows(path: Any) -> None:
     assert (second.count, second.is_local) == (2, is_local(path))
     second.write(reject(3))
     second.finish()
-    source = read_rejects(path)
+    source = RejectedRows(path)
     assert [source.original(row.number) for row in source.rows()] == [1, 2, 3]
     assert folder(path) == [path.name]
 
@@ -247,7 +247,7 @@ def test_store_keeps_synced_rows(path: Any) -> None:
 
 def test_retryable_only_reads_transient_errors(path: Any) -> None:
     written(path, *map(reject, range(1, 6)))
-    source = read_rejects(path, retryable_only=True)
+    source = RejectedRows(path, retryable_only=True)
     assert [(row.number, row.values) for row in source.rows()] == [(1, {"email": "2@b.com"}), (2, {"email": "4@b.com"})]
     assert [source.original(n) for n in (1, 2)] == [2, 4]
 
@@ -255,10 +255,10 @@ def test_retryable_only_reads_transient_errors(path: Any) -> None:
 def test_rejects_of_rejects_keep_the_first_number(path: Any) -> None:
     written(path, *map(reject, (10, 20, 30)))
     again = path.parent / f"again{path.suffix}"
-    once = read_rejects(path)
+    once = RejectedRows(path)
     rows = list(once.rows())
     written(again, *(reject(row.number, **row.values) for row in rows[1:]), original=once.original)
-    twice = read_rejects(again)
+    twice = RejectedRows(again)
     assert [row.number for row in twice.rows()] == [1, 2]
     assert [twice.original(n) for n in (1, 2)] == [20, 30]
     assert [json_row(again, n) for n in (0, 1)] == [2, 3]
@@ -289,7 +289,7 @@ def test_csv_saved_again_with_another_delimiter(delimiter: str, tmp_path: Path) 
     with path.open(newline="") as file:
         saved = list(csv.reader(file))
     with path.open("w", newline="", encoding="utf-8-sig") as file:
-        csv.writer(file, delimiter=delimiter).writerows(saved)
+        csv.writer(file, delimiter=delimiter).writerows([*saved[:2], ["" for _ in saved[0]], *saved[2:]])
     assert values_of(path) == given
 
 
@@ -301,7 +301,7 @@ def test_header_with_more_semicolons_than_commas_is_read_with_commas(tmp_path: P
 
 def test_missing_rejects_file(path: Any) -> None:
     with pytest.raises(NoRejects, match=f"there is no rejects file {re.escape(str(path))}, or"):
-        read_rejects(path)
+        RejectedRows(path)
 
 
 SECRET = "ann@secret.example"
@@ -334,7 +334,7 @@ def test_error_names_the_line(suffix: str, lines: list[str], said: str, tmp_path
     path = tmp_path / f"r.{suffix}"
     path.write_text("\n".join(lines))
     with pytest.raises(SourceError, match=said) as caught:
-        list(read_rejects(path).rows())
+        list(RejectedRows(path).rows())
     assert SECRET not in str(caught.value)
 
 
@@ -342,22 +342,22 @@ def test_file_that_is_not_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_bytes(f"{HEAD}\n1,é,T,M,A,,,,yes\n".encode("latin-1"))
     with pytest.raises(SourceError, match="not UTF-8"):
-        list(read_rejects(path).rows())
+        list(RejectedRows(path).rows())
 
 
-@pytest.mark.parametrize(("name", "format_"), [("r.csv.gz", None), ("r.parquet", None), ("r.txt", "xml")])
-def test_unsupported_formats(name: str, format_: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["r.csv.gz", "r.parquet"])
+def test_unsupported_formats(name: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="jsonl"):
-        RejectsFile(tmp_path / name, format=format_)
+        RejectsFile(tmp_path / name)
     with pytest.raises(SourceError, match="jsonl"):
-        read_rejects(tmp_path / name, format=format_)
+        RejectedRows(tmp_path / name)
 
 
 # -- two concurrent tries -------------------------------------------------------------------------------------
 
 
 def numbers_in(path: Any) -> list[int]:
-    source = read_rejects(path)
+    source = RejectedRows(path)
     return [source.original(row.number) for row in source.rows()]
 
 
@@ -490,7 +490,7 @@ def test_earlier_creation_of_a_row_is_kept(suffix: str, tmp_path: Path) -> None:
     since = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.timezone.utc)
     made, maybe = EarlierCreation(since, certain=True), EarlierCreation(None)
     written(path, replace(reject(1), made=made), replace(reject(2), made=maybe), reject(3))
-    found = [row.made for row in read_rejects(path).rows()]
+    found = [row.made for row in RejectedRows(path).rows()]
     assert found == [replace(made, earlier_load=True), replace(maybe, earlier_load=True), None]
 
 
@@ -499,6 +499,6 @@ def test_rows_of_a_deletion_are_not_loaded_as_contacts(suffix: str, tmp_path: Pa
     """Such a load would create the contacts that were to be deleted."""
     path = tmp_path / f"rejects.{suffix}"
     written(path, Reject(3, {"email": "ann@ex.co"}, "TIMEOUT", "no response", retryable=True, kind="deletions"))
-    assert [row.values for row in read_rejects(path, kind="deletions").rows()] == [{"email": "ann@ex.co"}]
+    assert [row.values for row in RejectedRows(path, kind="deletions").rows()] == [{"email": "ann@ex.co"}]
     with pytest.raises(SourceError, match=r"a load of deletions, and not of contacts; give kind='deletions'$"):
-        list(read_rejects(path, kind="contacts").rows())
+        list(RejectedRows(path, kind="contacts").rows())

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
+from crm_provider import errors as e
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.job import LoadJob
 from crm_provider.load.mapping.deal_mapper import DealMapper
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import ContactOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.preflight import InputDigest, check
-from crm_provider.load.rejects.file import RejectsFile, read_rejects
+from crm_provider.load.rejects.file import RejectedRows, RejectsFile
 from crm_provider.load.report import Summary, report
 from crm_provider.load.rows import Contact, InvalidRow, Outcome, Row, SourceError
 from crm_provider.load.sources.source import open_source
@@ -48,12 +51,13 @@ class Loads:
             client=self.crm,  # type: ignore[arg-type]
             stats=self.crm.stats,
             options=ContactOptions(**options),
+            policy=ErrorPolicy(work=Work.LOAD),
             rejects=RejectsFile.of(self.path(name), source),
             outcomes=outcomes,
         ).run()
 
     def resend(self, **options: Any) -> Summary:
-        return self.run(read_rejects(self.path()), "again", **options)
+        return self.run(RejectedRows(self.path()), "again", **options)
 
     def correct(self, old: str, new: str) -> None:
         text = self.path().read_text()
@@ -103,6 +107,27 @@ def test_row_is_sent_if_its_address_was_wrong(loads: Loads) -> None:
     loads.correct("Old@x.org", "other@x.org")
     assert counted(loads.resend()) == {"created": 1}
     assert loads.names() == {"old@x.org": "NewName", "other@x.org": "OldName"}
+
+
+def test_row_for_another_record_keeps_its_mark_if_the_crm_refuses_it(loads: Loads) -> None:
+    loads.run(open_source([STALE, NEW]))
+    loads.correct("x1", "1")
+    loads.correct("Old@x.org", "other@x.org")
+    loads.crm.trouble = lambda call, email: e.CrmInvalidInputError("No.") if email == "other@x.org" else None
+    assert counted(loads.resend()) == {"rejected": 1}
+    loads.path().write_bytes(loads.path("again").read_bytes())
+    loads.correct("other@x.org", "old@x.org")
+    assert counted(loads.resend()) == {"skipped": 1}
+
+
+def test_row_for_another_record_keeps_its_mark_if_it_is_not_the_only_one(loads: Loads) -> None:
+    loads.run(open_source([STALE, {**STALE, "name": "OlderName"}, NEW]))
+    loads.correct("x1", "1")
+    loads.correct("Old@x.org", "other@x.org")
+    assert counted(loads.resend(duplicates="reject")) == {"rejected": 2}
+    loads.path().write_bytes(loads.path("again").read_bytes())
+    loads.correct("other@x.org", "old@x.org")
+    assert counted(loads.resend()) == {"skipped": 2}
 
 
 def test_row_is_sent_once_its_mark_is_removed(tmp_path: Path) -> None:

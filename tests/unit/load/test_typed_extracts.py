@@ -93,7 +93,7 @@ def test_only_parquet_has_types(tmp_path: Path) -> None:
         e.CrmInvalidValueError, match="column_types='inferred' is for Parquet files, but the format is csv"
     ):
         extracted(tmp_path / "c.csv", RECORDS)
-    with pytest.raises(ValueError, match="column_types is 'real'; use one of text, inferred"):
+    with pytest.raises(ValueError, match="column_types='real' is unknown; known: text, inferred"):
         check_column_types("real", None)
 
 

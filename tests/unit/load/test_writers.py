@@ -126,7 +126,7 @@ def test_format_of_a_path(name: str, wanted: Any, expected: tuple[str, bool]) ->
         ("a.txt", None, "does not show its format.*jsonl.*give format="),
         ("a.gz", None, "does not show its format"),
         ("a.parquet.gz", None, "compressed within"),
-        ("a.csv", "xlsx", "one of jsonl, csv, parquet"),
+        ("a.csv", "xlsx", "known: jsonl, csv, parquet"),
     ],
 )
 def test_unknown_format_is_refused(name: str, wanted: Any, message: str) -> None:
