@@ -6,7 +6,7 @@ Time is divided into slots, one for each call that the CRM allows. Busy hosts us
 writes the shared text every :data:`PERIOD` seconds, at its own time, and announces its next exchange. A change (a host
 that joins, needs less, or has ended) takes effect once all other hosts will have read it, so no slot has two owners.
 Until then the slots of a dead host belong to the next one in the ring, which notices its absence first. A host that
-leaves says so, and counts as dead at once.
+leaves names the host that uses them, the first to read it.
 
 All times are by the CRM's clock, which every host sees in the responses, so the clocks of the hosts do not matter.
 """
@@ -53,10 +53,12 @@ class Host:
 
     :param due: when its next exchange is due
     :param shares: weights and their start times, in order; before the first the weight is 0
+    :param heir: the host to which this one left its slots, empty if it has not left
     """
 
     due: float
     shares: tuple[Share, ...] = ()
+    heir: str = ""
 
     def weight(self, at: float) -> int:
         """The weight at a time."""
@@ -66,6 +68,11 @@ class Host:
     def final_weight(self) -> int:
         """The weight after all known changes."""
         return self.shares[-1][1] if self.shares else 0
+
+    def entry(self) -> list[Any]:
+        """The host in the shared text."""
+        shares = ([round(begin, 3), weight] for begin, weight in self.shares)
+        return [round(self.due, 3), *shares, *([self.heir] if self.heir else [])]
 
     def changed(self, at: float, weight: int, now: float) -> Host:
         """The host with another weight from a time on; a change that has not taken effect is replaced."""
@@ -102,10 +109,7 @@ class Roster:
 
     def text(self) -> str:
         """The shared text."""
-        entries: dict[str, Any] = {
-            name: [round(host.due, 3), *([round(begin, 3), weight] for begin, weight in host.shares)]
-            for name, host in sorted(self.hosts.items())
-        }
+        entries: dict[str, Any] = {name: host.entry() for name, host in sorted(self.hosts.items())}
         return json.dumps(entries | ({BEHIND: round(self.behind, 3)} if self.is_behind else {}))
 
     @property
@@ -129,12 +133,16 @@ class Roster:
         mine = kept.get(me, Host(now))
         if mine.final_weight != weight:
             mine = mine.changed(change, weight, now)
-        kept[me] = replace(mine, due=next_exchange(now, me, {*kept} - dead))
+        kept[me] = replace(mine, due=next_exchange(now, me, {*kept} - dead), heir="")
         return replace(self, hosts=kept)
 
     def left(self, me: str) -> Roster:
-        """The text of a host that leaves: it counts as dead at once, so the next host takes its slots over."""
-        return replace(self, hosts={**self.hosts, me: replace(self.hosts[me], due=self.read_at - PERIOD)})
+        """The text of a host that leaves: it counts as dead at once. The next host that exchanges uses its slots."""
+        dead = self.dead(me) | {me}
+        others = ((name, host) for name, host in self.hosts.items() if name not in dead)
+        heirs = [(host.due, name) for name, host in others if host.weight(self.read_at)]
+        mine = replace(self.hosts[me], due=self.read_at - PERIOD, heir=min(heirs, default=(0.0, ""))[1])
+        return replace(self, hosts={**self.hosts, me: mine})
 
     def dead(self, me: str) -> set[str]:
         """The hosts whose exchange was due before this was read."""
@@ -186,9 +194,12 @@ class Roster:
         yield from zip([at, *changes], [*changes, math.inf], strict=True)
 
     def _heir(self, name: str, dead: Collection[str], at: float) -> str | None:
-        """The user of a slot: its owner, or the first host after it that is alive."""
+        """The user of a slot: its owner, the host to which this left it, or the first after it that is alive."""
         if name not in dead:
             return name
+        heir = self.hosts[name].heir
+        if heir in self.hosts and heir not in dead:
+            return heir
         ring = [other for other, _ in self._weights(at)]
         place = ring.index(name)
         return next((other for other in ring[place + 1 :] + ring[:place] if other not in dead), None)
@@ -218,14 +229,17 @@ def _pattern(weights: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
 
 def _host(entry: Any, read_at: float) -> Host | None:
     """A host of the shared text, None if its entry is invalid."""
-    if not isinstance(entry, list) or not entry or not _is_near(entry[0], read_at) or len(entry) > 3:
+    if not isinstance(entry, list) or not entry or not _is_near(entry[0], read_at):
+        return None
+    *entry, heir = entry if isinstance(entry[-1], str) else [*entry, ""]
+    if len(entry) > 3:
         return None
     shares = []
     for share in entry[1:]:
         if not isinstance(share, list) or len(share) != 2 or not _is_time(share[0]) or share[1] not in (0, *WEIGHTS):
             return None
         shares.append((float(share[0]), int(share[1])))
-    return Host(float(entry[0]), tuple(shares)) if shares == sorted(shares) else None
+    return Host(float(entry[0]), tuple(shares), heir) if shares == sorted(shares) else None
 
 
 def _is_time(value: Any) -> bool:

@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import format_datetime
 
@@ -22,6 +22,22 @@ from .rate_limit_scene import NEVER_MIND, TokenBucket
 
 EPOCH = 1.7e9
 """The CRM's time at the start of a scene."""
+
+
+def changing(life: float, until: float, seed: int, *, skew: float = 0.0, rest: float = 0.05) -> list[Machine]:
+    """Eight hosts, each of which is replaced a second after its end. A random half of them is killed.
+
+    :param life: mean seconds of a host
+    :param skew: maximum error of a clock
+    """
+    rng, machines = random.Random(seed), []
+    for number in range(8):
+        begins = 0.3 * number
+        while begins < until:
+            machine = Machine(begins, begins + rng.expovariate(1 / life), workers=6, rest=rest)
+            machines.append(replace(machine, skew=rng.uniform(-skew, skew), finishes=rng.random() < 0.5))
+            begins = machine.dies + 1
+    return machines
 
 
 @dataclass
@@ -164,6 +180,13 @@ class Hosts:
         """The share of the calls that was refused."""
         bad = sum(begin <= at < end for at, _ in self.refused)
         return bad / max(bad + sum(begin <= at < end for at, _ in self.sent), 1)
+
+    def fairness(self, begin: float, end: float) -> float:
+        """Jain's index of the calls per second that each host made, weighted by its time."""
+        times = [min(machine.dies, end) - max(machine.begins, begin) for machine in self.machines]
+        found = [(calls / time, time) for calls, time in zip(self.by_host(begin, end), times, strict=True) if time > 0]
+        whole, calls = sum(time for _, time in found), sum(rate * time for rate, time in found)
+        return calls**2 / (whole * sum(rate**2 * time for rate, time in found))
 
     def by_host(self, begin: float, end: float) -> list[int]:
         found = Counter(number for at, number in self.sent if begin <= at < end)

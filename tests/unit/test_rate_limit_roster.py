@@ -108,6 +108,23 @@ def test_slots_of_a_dead_host_belong_to_the_next_one_until_all_know() -> None:
     assert after.hosts["b"] == Roster(after.hosts, NOW + 1).exchanged("a", LOAD).hosts["b"], "it is removed once"
 
 
+def test_slots_of_a_host_that_leaves_belong_to_the_next_one_to_read_it() -> None:
+    """Not to ``b`` after it in the ring, which exchanges later; ``d`` is dead, and ``e`` has no slots yet."""
+    load = ((NOW - 100, LOAD),)
+    dues = {"a": 9.0, "b": 8.0, "c": 3.0, "d": -9.0}
+    hosts = {name: Host(NOW + due, load) for name, due in dues.items()} | {"e": Host(NOW + 1.0, ((NOW + 9, LOAD),))}
+    roster = Roster(hosts, NOW).left("a")
+    found = Roster.parse(roster.text(), NOW + 3)
+    assert found.hosts["a"] == Host(NOW - PERIOD, load, "c")
+    assert [found.share(name, NOW + 3) for name in "bc"] == [0.5, 0.5], "b uses those of the dead d"
+    assert found.dead("b") >= {"a", "d"}
+    gone = Roster({**found.hosts, "c": Host(NOW - 1.0, load)}, NOW + 3)
+    assert gone.share("b", NOW + 3) == 1.0, "the heir has died"
+    assert found.exchanged("a", LOAD).hosts["a"].heir == "", "it is back"
+    alone = Roster({"a": hosts["a"]}, NOW).left("a")
+    assert alone.hosts["a"].heir == ""
+
+
 def test_all_others_may_be_dead() -> None:
     gone = Host(NOW - 4, ((NOW - 100, LOAD),))
     roster = Roster({"a": Host(NOW + 5, ((NOW - 100, LOAD),)), "b": gone, "c": gone}, NOW)
@@ -228,7 +245,7 @@ def test_text_with_too_many_hosts_is_truncated() -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        {}, [], [NOW + 3 * PERIOD], [True], ["x"], [-1e11], [NOW, [NOW]], [NOW, [NOW, 1, 1]], [NOW, "ab"],
+        {}, [], [NOW + 3 * PERIOD], [True], ["x"], [-1e11], [NOW, [NOW]], [NOW, [NOW, 1, 1]], [NOW, 1],
         [NOW, [True, 1]], [NOW, ["x", 1]], [NOW, [1e11, 1]], [NOW, [NOW, 3]], [NOW, [NOW, 1], [NOW - 1, 2]],
         [NOW, [1, 1], [2, 1], [3, 1]],
     ],
