@@ -85,12 +85,9 @@ class ContactCalls(ListingCalls):
 
         :raises CrmContactAlreadyExistsError: if the CRM reports this and no response was lost before
         """
-        call = Call(
-            method="POST",
-            route="/contacts",
-            body=_new_contact(email, attributes, origin),
-            success_errors=(e.CrmConflictError,),
-        )
+        body = _new_contact(email, attributes, origin)
+        attributes = body.get("attributes")
+        call = Call(method="POST", route="/contacts", body=body, success_errors=(e.CrmConflictError,))
         started = self._transport.clock()
         try:
             made = self._send(call, verify_write=lambda first_sent: self._found(email, attributes, first_sent))
@@ -124,11 +121,12 @@ class ContactCalls(ListingCalls):
         :return: the CRM's response, which need not have an id
         :raises CrmContactNotFoundError: if there is no contact with this email
         """
+        attributes = validation.attributes(attributes)
         call = Call(
             method="PUT",
             route="/contacts/{email}",
             path_params={"email": validation.email(email)},
-            body=validation.attributes(attributes),
+            body=attributes,
             allow_any_body=True,
         )
         response = mapping_of(self._send(call), call)
@@ -150,8 +148,8 @@ class ContactCalls(ListingCalls):
         :param attributes: ``name``, ``phone`` (E.164 with ``+``) and custom fields
         :param origin: used when the contact is created; an update does not change it
         """
-        _new_contact(email, attributes, origin)  # everything is checked before the first of the two calls
-        written = self._writer.write(_NewContact(email, attributes, origin))
+        new = _new_contact(email, attributes, origin)  # everything is checked before the first of the two calls
+        written = self._writer.write(_NewContact(email, new.get("attributes"), new.get("origin")))
         call = _CREATE if written.outcome == "created" else _UPDATE
         response = written.response or ({} if written.remote is None else {"id": written.remote.id})
         return {**self._contact_ref(response, email, call), "outcome": written.outcome}

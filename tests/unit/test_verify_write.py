@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -260,11 +261,13 @@ def create_deal(made: Bench, attributes: dict[str, Any] | None) -> Any:
         return "associated"
     except e.CrmTransientError as error:
         assert not error.outcome_known
-        assert str(error).endswith("Reading back whether it happened failed too: PROTOCOL.")
+        assert "Reading back whether it happened failed too: PROTOCOL." in str(error)
         return "unknown"
 
 
 TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
+AMOUNT = {"pb_amount": Decimal("12.50"), "pb_closingDate": NOON, "pb_name": "x"}
+SHOWN_AMOUNT = {"pb_amount": 12.5, "pb_closingDate": "2026-03-01T12:00:00.000Z", "pb_name": "x"}
 
 
 @pytest.mark.parametrize(
@@ -283,6 +286,9 @@ TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
         ({"pb_name": "x"}, [lost, deals(deal(age=OLD)), TAKEN, deals(deal(age=OLD))], "associated", 2),
         # a CRM that allows a second deal: ours was not created yet
         (None, [lost, deals(deal(age=OLD, id_=OTHER)), data({"id": ID}, 201)], ID, 2),
+        # the CRM shows an amount and a date in other forms than they were given
+        (AMOUNT, [lost, deals({**deal(), "attributes": SHOWN_AMOUNT})], ID, 1),
+        (AMOUNT, [lost, deals({**deal(age=NOW), "attributes": SHOWN_AMOUNT})], ID, 1),
         # unknown origin: never a second deal, never another client's
         (None, [lost, deals(deal())], "associated", 1),
         ({"pb_name": "x"}, [lost, deals(deal(name="y"))], "associated", 1),
@@ -366,6 +372,13 @@ def test_unconfirmed_creation_is_read_back(response: Reply) -> None:
     with pytest.raises(e.CrmTooManyRequestsError) as refused:
         unread.client.create_or_find(EMAIL, attributes=WANTED)
     assert not refused.value.outcome_known
+
+
+def test_values_are_compared_in_the_form_in_which_they_are_sent() -> None:
+    values, shown = {"since": NOON}, contact({"since": "2026-03-01T12:00:00Z"})
+    assert bench(Reply(200, {"message": "ok"}), shown).client.send_update(EMAIL, attributes=values) == {}
+    assert bench(lost, shown).client.create_or_find(EMAIL, attributes=values).made
+    assert bench(lost, shown).client.upsert_contact(EMAIL, attributes=values)["outcome"] == "created"
 
 
 def test_unconfirmed_update_is_read_back() -> None:
