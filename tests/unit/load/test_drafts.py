@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from upath import UPath
 
 from crm_provider.files.paths import atomic_writer, remove
@@ -28,7 +29,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path | UPath, text: str) -> None:
     with atomic_writer(path) as file:
         file.write(text)
 
@@ -119,3 +120,20 @@ def test_draft_of_an_object_has_no_name(tmp_path: Path, monkeypatch: pytest.Monk
         file.flush()
         assert names(tmp_path) == []
     assert path.read_bytes() == b"whole"
+
+
+def test_store_that_copies_links_gets_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As sshfs, the file system of Airflow's SFTP provider, does."""
+    put_file = MemoryFileSystem.put_file
+
+    def put_file_or_link(store: MemoryFileSystem, source: str, target: str) -> None:
+        assert not Path(source).is_symlink()
+        put_file(store, source, target)
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(MemoryFileSystem, "put_file", put_file_or_link)
+    monkeypatch.setattr("crm_provider.files.paths.COPY_LINKS", {"memory"})
+    path = UPath(f"memory://bucket-{uuid.uuid4().hex}/x")
+    write(path, "whole")
+    assert path.read_bytes() == b"whole"
+    assert names(tmp_path) == []
