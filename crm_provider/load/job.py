@@ -21,7 +21,7 @@ from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.kinds.contacts import CONTACTS
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.kinds.remote import TrySetup
-from crm_provider.load.options import NO_PLAN, ContactOptions, LoadOptions
+from crm_provider.load.options import NO_PLAN, TAKEN_ROW, ContactOptions, LoadOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import Preflight, RowMapper, check
@@ -85,6 +85,7 @@ class LoadTry:
             outcomes=job.outcomes,
             of_the_run=self.remote.of_the_run,
             kind=job.kind.name,
+            matters=preflight.staged.is_for_invalid,
         )
 
     # -- the whole -------------------------------------------------------------------------------------------
@@ -130,8 +131,32 @@ class LoadTry:
             self._send_all()
         except BaseException:
             progress.save_if_possible()
+            self._mark_if_possible()
             raise
         progress.save()
+        self._mark_replaced()
+
+    def _mark_replaced(self) -> None:
+        """Mark in the rejects file those rows for whose record another row was taken, and no others."""
+        rejects, staged, counts = self.job.rejects, self.preflight.staged, self.counts
+        if rejects is None or not staged.has_stale():
+            return
+        rejected = rejects.numbers
+
+        def mark_of(number: int) -> str | None:
+            if (preferred := staged.preferred_to(number)) is None:
+                return None
+            mark, other = preferred
+            is_taken = other is None or (other in counts.done and other not in rejected and other not in counts.skipped)
+            return mark if is_taken else ""
+
+        rejects.mark_replaced(mark_of, TAKEN_ROW[self.job.options.duplicates])
+
+    def _mark_if_possible(self) -> None:
+        try:
+            self._mark_replaced()
+        except CannotWrite as unwritten:
+            log.warning("%s. The next try corrects which rows a resend leaves out.", unwritten)
 
     def _note_start(self) -> None:
         """Record when the load began, if a later try must know which records are older."""

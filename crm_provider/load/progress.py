@@ -25,6 +25,9 @@ READING_STOPPED, BEGAN, MADE, CLEARED, KEPT = "reading_stopped", "began", "made"
 """Notes in a checkpoint: a try was stopped while it read all records; when the load began, by the CRM's clock; rows
 that are not done and whose records the load has made; what the kind of records keeps between the tries of a run."""
 
+SKIPPED = "skipped"
+"""The note of the rows in ``RowCounts.skipped``."""
+
 
 class RowCounts:
     """Counts rows by outcome and remembers which are done.
@@ -42,10 +45,10 @@ class RowCounts:
         self.seconds_before = before.seconds if before else 0.0
         self.resumed_at = sum(self.counts.values())
         self.unsaved = self.unsaved_sent = 0
-        made = before.notes.get(MADE) if before else None
-        numbers = made if isinstance(made, list) else []
-        self.unfinished = {number for number in numbers if isinstance(number, int) and number not in self.done}
+        self.unfinished = {number for number in _numbers(before, MADE) if number not in self.done}
         """Rows that are not done and whose records this load has made: the next try must not take them for others'."""
+        self.skipped = {number for number in _numbers(before, SKIPPED) if number in self.done}
+        """Rows that were sent and skipped, if a row that cannot be sent is for the same record."""
 
     @property
     def is_whole(self) -> bool:
@@ -91,6 +94,12 @@ class RowCounts:
             calls=self.calls_before + calls,
             seconds=self.seconds_before + seconds,
         )
+
+
+def _numbers(before: Checkpoint | None, note: str) -> list[int]:
+    """The numbers of rows in a note of a checkpoint, which may have been edited."""
+    found = before.notes.get(note) if before else None
+    return [number for number in found if isinstance(number, int)] if isinstance(found, list) else []
 
 
 EVERY, REMOTE_EVERY = 1.0, 15.0
@@ -363,6 +372,8 @@ class LoadProgress:
             notes[BEGAN] = self.began.isoformat()
         if self.counts.unfinished:
             notes[MADE] = sorted(self.counts.unfinished)
+        if self.counts.skipped:
+            notes[SKIPPED] = sorted(self.counts.skipped)
         if kept := dict(self.kept):
             notes[KEPT] = kept
         return notes
