@@ -74,6 +74,7 @@ class RowLines(abc.ABC):
 
     title = "file"
     rows_are = "rows"
+    _marks: array[int]
 
     def __init__(self, path: AnyPath, journal: Journal) -> None:
         self.path = path
@@ -278,7 +279,7 @@ class RowLines(abc.ABC):
 
     def _forget_lines(self) -> None:
         self.count = 0
-        self._marks: array[int] = array("Q")
+        self._marks = array("Q")
         """Fingerprints of the lines that this try has kept or written."""
         self._numbers = array("q")
         """Numbers of their rows."""

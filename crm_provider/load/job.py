@@ -28,9 +28,9 @@ from crm_provider.load.preflight import Preflight, RowMapper, check
 from crm_provider.load.progress import KEPT, LoadProgress, cleared
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.samples import samples_of
-from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
+from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary
 from crm_provider.load.row_results import RowResultHandler, decide_run
-from crm_provider.load.rows import Outcome, SourceError, calls_text, rows_text
+from crm_provider.load.rows import Outcome, SourceError, calls_text, duration, rows_text
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, DoneRows, NoCheckpoints, resumable
 from crm_provider.load.state.fingerprints import Fingerprints
@@ -147,7 +147,9 @@ class LoadTry:
             if (preferred := staged.preferred_to(number)) is None:
                 return None
             mark, other = preferred
-            is_taken = other is None or (other in counts.done and other not in rejected and other not in counts.skipped)
+            if other is None or other in counts.unsure:
+                return mark
+            is_taken = other in counts.done and other not in rejected and other not in counts.skipped
             return mark if is_taken else ""
 
         rejects.mark_replaced(mark_of, TAKEN_ROW[self.job.options.duplicates])
@@ -287,6 +289,8 @@ class LoadTry:
             throttled=totals.throttled,
             seconds=counts.seconds_before + seconds,
             left=rows - sum(counts.counts.values()),
+            unsure=len(counts.unsure | counts.unfinished),
+            retryable=counts.retryable,
             budget_used=min(totals.calls / (job.rate * seconds), 1.0) if seconds > 0 else 0.0,
             resumed_at=counts.resumed_at,
             plan=self.plan.name,

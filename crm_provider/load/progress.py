@@ -14,9 +14,8 @@ from typing import Any
 from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowLines
 from crm_provider.load.rejects.file import RejectsFile
-from crm_provider.load.report import duration
-from crm_provider.load.rows import WRITTEN, Outcome, rows_text
-from crm_provider.load.state.checkpoint import REFUSED, VERSION, Checkpoint, Checkpoints, DoneRows
+from crm_provider.load.rows import WRITTEN, Outcome, duration, rows_text
+from crm_provider.load.state.checkpoint import REFUSED, RETRYABLE, VERSION, Checkpoint, Checkpoints, DoneRows
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.workers import RequestStats
 from crm_provider.values.server_clock import utc_time
@@ -25,8 +24,8 @@ READING_STOPPED, BEGAN, MADE, CLEARED, KEPT = "reading_stopped", "began", "made"
 """Notes in a checkpoint: a try was stopped while it read all records; when the load began, by the CRM's clock; rows
 that are not done and whose records the load has made; what the kind of records keeps between the tries of a run."""
 
-SKIPPED = "skipped"
-"""The note of the rows in ``RowCounts.skipped``."""
+SKIPPED, UNSURE = "skipped", "unsure"
+"""The notes of the rows in ``RowCounts.skipped`` and ``RowCounts.unsure``."""
 
 
 class RowCounts:
@@ -37,7 +36,7 @@ class RowCounts:
 
     def __init__(self, before: Checkpoint | None = None) -> None:
         counts = dict(before.counts) if before else {}
-        self.refused = counts.pop(REFUSED, 0)
+        self.refused, self.retryable = counts.pop(REFUSED, 0), counts.pop(RETRYABLE, 0)
         self.counts = Counter({Outcome(name): count for name, count in counts.items()})
         self.errors = Counter(before.errors) if before else Counter[str]()
         self.done = DoneRows(before.done_upto, before.done_above) if before else DoneRows()
@@ -47,8 +46,14 @@ class RowCounts:
         self.unsaved = self.unsaved_sent = 0
         self.unfinished = {number for number in _numbers(before, MADE) if number not in self.done}
         """Rows that are not done and whose records this load has made: the next try must not take them for others'."""
+        self.unsure = {number for number in _numbers(before, UNSURE) if number not in self.done}
+        """Rows that are not done and may have been written."""
         self.skipped = {number for number in _numbers(before, SKIPPED) if number in self.done}
         """Rows that were sent and skipped, if a row that cannot be sent is for the same record."""
+
+    @property
+    def _further(self) -> dict[str, int]:
+        return {REFUSED: self.refused, **({RETRYABLE: self.retryable} if self.retryable else {})}
 
     @property
     def is_whole(self) -> bool:
@@ -60,17 +65,28 @@ class RowCounts:
         """Rows that are done."""
         return sum(self.counts.values())
 
-    def enter(self, number: int, outcome: Outcome, *, error: str | None = None, sent: bool = False) -> None:
+    def enter(
+        self,
+        number: int,
+        outcome: Outcome,
+        *,
+        error: str | None = None,
+        sent: bool = False,
+        retryable: bool = False,
+    ) -> None:
         """Count a row that has ended.
 
         :param error: the type of the error that decided it
         :param sent: whether a call was made for it
+        :param retryable: whether it may succeed later as it is
         """
         if number in self.done:
             raise ValueError(f"row {number} ended twice")
         self.done.add(number)
         self.counts[outcome] += 1
         self.unfinished.discard(number)
+        self.unsure.discard(number)
+        self.retryable += retryable
         if error:
             self.errors[error] += 1
         self.refused += sent and outcome in (Outcome.REJECTED, Outcome.SKIPPED)
@@ -89,7 +105,7 @@ class RowCounts:
             fingerprint=fingerprint,
             done_upto=upto,
             done_above=above,
-            counts={**{outcome.value: count for outcome, count in self.counts.items()}, REFUSED: self.refused},
+            counts={**{outcome.value: count for outcome, count in self.counts.items()}, **self._further},
             errors=dict(self.errors),
             calls=self.calls_before + calls,
             seconds=self.seconds_before + seconds,
@@ -374,6 +390,8 @@ class LoadProgress:
             notes[MADE] = sorted(self.counts.unfinished)
         if self.counts.skipped:
             notes[SKIPPED] = sorted(self.counts.skipped)
+        if self.counts.unsure:
+            notes[UNSURE] = sorted(self.counts.unsure)
         if kept := dict(self.kept):
             notes[KEPT] = kept
         return notes

@@ -108,6 +108,11 @@ def _ids(in_flight: InFlightRow | None) -> Mapping[str, Any]:
     return {} if in_flight is None else getattr(in_flight.written, "ids", {})
 
 
+def _has_written(in_flight: InFlightRow) -> bool:
+    """Whether a row was written in part before it failed."""
+    return bool(getattr(in_flight.written, "called", in_flight.written))
+
+
 def _message(error: e.CrmError) -> str:
     return error.message if error.outcome_known else f"{error.message.rstrip('.')}. {WRITE_UNCERTAIN}"
 
@@ -136,6 +141,7 @@ class RowResultHandler:
         self._of_the_run, self._kind, self._matters = of_the_run, kind, matters
         self._counts, self._options, self._policy = counts, options, policy
         self._rejects, self._fingerprints, self._outcomes = rejects, fingerprints, outcomes
+        self._unsure_before = frozenset(counts.unsure)
         self._samples: list[Reject] = []
         self.held: deque[tuple[InFlightRow, e.CrmError, int]] = deque()
         """Rows that failed because of the server, and the number of rows launched by then. They wait until a response
@@ -198,6 +204,8 @@ class RowResultHandler:
     def _failed(self, in_flight: InFlightRow, error: e.CrmError) -> None:
         if in_flight.made is not None and in_flight.made.certain:
             self._counts.unfinished.add(in_flight.row.number)
+        if in_flight.sends == 1 and error.outcome_known and not _has_written(in_flight):
+            self._counts.unsure -= {in_flight.row.number} - self._unsure_before
         decided = decide_row(error, self._policy, sends=in_flight.sends, of_the_run=self._of_the_run(error))
         if decided.action is RowAction.HOLD:
             self._hold(in_flight, error)
@@ -290,7 +298,13 @@ class RowResultHandler:
             self._samples.append(reject)
         about = {"error_type": reject.type, "message": reject.message, "request_id": reject.request_id}
         self._note(row, Outcome.REJECTED, **about, ids=_ids(in_flight))
-        self._counts.enter(reject.number, Outcome.REJECTED, error=reject.type, sent=in_flight is not None)
+        self._counts.enter(
+            reject.number,
+            Outcome.REJECTED,
+            error=reject.type,
+            sent=in_flight is not None,
+            retryable=reject.retryable,
+        )
 
     def _note(self, row: Row, outcome: Outcome, **about: Any) -> None:
         """Write how a row ended, before it counts as done."""
