@@ -57,6 +57,8 @@ GUIDES: Mapping[str, Mapping[str, str]] = {
         "plan": "load-deals.md#plans-and-calls",
         "only_from_stages": "load-deals.md#stages-that-a-deal-may-leave",
     },
+    "CrmLoadContactsOperator": {"source": "load-sources.md", "source_options": "load-sources.md#files"},
+    "CrmLoadDealsOperator": {"source": "load-sources.md", "source_options": "load-sources.md#files"},
     "CrmDeleteContactsOperator": {"max_deletes": "load.md#erasure", "every_spelling": "load.md#erasure"},
     "_ExtractOperator": {
         "target": "extract.md#the-file",

@@ -17,7 +17,7 @@ from crm_provider.client.contacts import ListCalls
 from crm_provider.client.deals import DealCalls
 from crm_provider.client.pagination import Record
 from crm_provider.client.remote_contact import CLOCKS_APART
-from crm_provider.client.request import Call
+from crm_provider.client.request import Call, unless_refused
 from crm_provider.client.retry import ONE_TRY, Calls
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class OtherCalls(Calls):
             authenticated=False,
             allow_any_body=True,
         )
-        return _as_record(self._send(call))
+        return _as_record(unless_refused(self._send(call), call))
 
     def request(
         self,

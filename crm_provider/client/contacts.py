@@ -11,9 +11,9 @@ from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.client.pagination import ListingCalls, Page, Record, id_of
 from crm_provider.client.remote_contact import RemoteContact, list_ids_of, made_since, pick_list
-from crm_provider.client.request import Call, mapping_of
+from crm_provider.client.request import Call, mapping_of, unless_refused
 from crm_provider.client.responses import by_status_alone
-from crm_provider.client.retry import ONE_TRY
+from crm_provider.client.retry import ONE_TRY, RetryBudget
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder, WriteOutcome, may_be_absent
 from crm_provider.values.json_values import shows
 
@@ -85,12 +85,9 @@ class ContactCalls(ListingCalls):
 
         :raises CrmContactAlreadyExistsError: if the CRM reports this and no response was lost before
         """
-        call = Call(
-            method="POST",
-            route="/contacts",
-            body=_new_contact(email, attributes, origin),
-            success_errors=(e.CrmConflictError,),
-        )
+        body = _new_contact(email, attributes, origin)
+        attributes = body.get("attributes")
+        call = Call(method="POST", route="/contacts", body=body, success_errors=(e.CrmConflictError,))
         started = self._transport.clock()
         try:
             made = self._send(call, verify_write=lambda first_sent: self._found(email, attributes, first_sent))
@@ -102,7 +99,11 @@ class ContactCalls(ListingCalls):
             return made
         if _confirms(mapping_of(made, call)):
             return Creation(made)
-        found = self._found(email, attributes, started)
+        try:
+            found = self._found(email, attributes, started, budget=self._budget)
+        except e.CrmError as unread:
+            unread.outcome_known = False  # of the creation, which the CRM has accepted
+            raise
         if found is None:
             raise _unconfirmed(call, "and the contact does not exist")
         return found
@@ -120,11 +121,12 @@ class ContactCalls(ListingCalls):
         :return: the CRM's response, which need not have an id
         :raises CrmContactNotFoundError: if there is no contact with this email
         """
+        attributes = validation.attributes(attributes)
         call = Call(
             method="PUT",
             route="/contacts/{email}",
             path_params={"email": validation.email(email)},
-            body=validation.attributes(attributes),
+            body=attributes,
             allow_any_body=True,
         )
         response = mapping_of(self._send(call), call)
@@ -146,8 +148,8 @@ class ContactCalls(ListingCalls):
         :param attributes: ``name``, ``phone`` (E.164 with ``+``) and custom fields
         :param origin: used when the contact is created; an update does not change it
         """
-        _new_contact(email, attributes, origin)  # everything is checked before the first of the two calls
-        written = self._writer.write(_NewContact(email, attributes, origin))
+        new = _new_contact(email, attributes, origin)  # everything is checked before the first of the two calls
+        written = self._writer.write(_NewContact(email, new.get("attributes"), new.get("origin")))
         call = _CREATE if written.outcome == "created" else _UPDATE
         response = written.response or ({} if written.remote is None else {"id": written.remote.id})
         return {**self._contact_ref(response, email, call), "outcome": written.outcome}
@@ -164,15 +166,14 @@ class ContactCalls(ListingCalls):
 
         :raises CrmContactNotFoundError: if there is none
         """
-        self._send(
-            Call(
-                method="DELETE",
-                route="/contacts/{email}",
-                path_params={"email": email},
-                success_errors=(e.CrmContactNotFoundError,),
-                allow_any_body=True,
-            )
+        call = Call(
+            method="DELETE",
+            route="/contacts/{email}",
+            path_params={"email": email},
+            success_errors=(e.CrmContactNotFoundError,),
+            allow_any_body=True,
         )
+        unless_refused(self._send(call), call)
 
     def add_contact_to_lists(self, email: str, list_ids: Sequence[str]) -> Record:
         """Add a contact to segmentation lists. If the response is lost, the contact is read before another attempt.
@@ -189,7 +190,7 @@ class ContactCalls(ListingCalls):
             body={"segmentedListsIds": ids},
             allow_any_body=True,
         )
-        response = self._send(call, verify_write=lambda first_sent: self._membership(email, ids))
+        response = unless_refused(self._send(call, verify_write=lambda _: self._membership(email, ids)), call)
         return response if isinstance(response, dict) else {}
 
     def list_contacts(self) -> Iterator[Record]:
@@ -200,9 +201,11 @@ class ContactCalls(ListingCalls):
         """The number of contacts of the account, None if the CRM does not report it; one call."""
         return Page.of(self._send(Call(method="GET", route="/contacts", query={"page": 0})), "/contacts").total
 
-    def _found(self, email: str, attributes: Mapping[str, Any] | None, first_sent: float) -> Creation | None:
+    def _found(
+        self, email: str, attributes: Mapping[str, Any] | None, first_sent: float, *, budget: RetryBudget = ONE_TRY
+    ) -> Creation | None:
         """The contact after a creation whose response was lost, None if there is none."""
-        record = self._read_back(email)
+        record = self._read_back(email, budget=budget)
         if record is None:
             return None
         remote = RemoteContact.of(record, email)
@@ -217,10 +220,10 @@ class ContactCalls(ListingCalls):
         contact = self._read_back(email)
         return {} if contact and {i.lower() for i in ids} <= {i.lower() for i in list_ids_of(contact)} else None
 
-    def _read_back(self, email: str) -> Record | None:
+    def _read_back(self, email: str, *, budget: RetryBudget = ONE_TRY) -> Record | None:
         call = Call(method="GET", route="/contacts/{email}", path_params={"email": validation.email(email)})
         try:
-            return mapping_of(self._send(call, budget=ONE_TRY), call)
+            return mapping_of(self._send(call, budget=budget), call)
         except e.CrmNotFoundError as missing:
             if not may_be_absent(missing):
                 raise

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.client.pagination import CAREFUL_READINGS, ListingCalls, Page, Record, id_of
 from crm_provider.client.remote_contact import CLOCKS_APART
-from crm_provider.client.request import Call, mapping_of
-from crm_provider.values.json_values import same_value, shows
+from crm_provider.client.request import Call, mapping_of, unless_refused
+from crm_provider.values.json_values import same_value
 from crm_provider.values.server_clock import ServerMoment, utc_time
 
 MAX_UNCERTAINTY = timedelta(minutes=1)
@@ -69,8 +70,11 @@ class DealCalls(ListingCalls):
 
         :param since: returns when the first such attempt was sent, by the CRM's clock; called after the deals were read
         :raises CrmContactAssociatedWithADealError: if there is such a deal and nothing shows who created it
+        :raises CrmProtocolError: if the listing does not show whose a deal is that may be the one
         """
-        undecided = False
+        undecided = is_unnamed = False
+        stage_id = validation.uuid(stage_id, "stage_id").lower()
+        attributes = _deal_attributes(attributes) if attributes else None
         for deal in self._deals_of(contact_id, pipeline_id, stage_id=None, carefully=True):
             created_at, moment = utc_time(deal.get("createdAt")), since()
             if created_at is not None and moment is not None and created_at < moment.earliest - CLOCKS_APART:
@@ -78,9 +82,13 @@ class DealCalls(ListingCalls):
             is_dated = (
                 created_at is not None and moment is not None and moment.latest - moment.earliest <= MAX_UNCERTAINTY
             )
-            is_alike = bool(attributes) and shows(deal.get("attributes"), attributes)
-            has_moved = str(deal.get("stageId") or stage_id).lower() != stage_id.lower()
-            differs = _differs(deal.get("attributes"), attributes)
+            shown = _shown(deal.get("attributes"), attributes)
+            is_alike = bool(attributes) and all(shown)
+            has_moved = str(deal.get("stageId") or stage_id).lower() != stage_id
+            differs = False in shown
+            if deal.get("contactId") is None:
+                is_unnamed = is_unnamed or (not differs and (is_dated or not has_moved))
+                continue
             if (is_dated or (is_alike and not has_moved)) and not differs:
                 return deal
             undecided = undecided or is_dated or not (has_moved and differs)
@@ -91,6 +99,8 @@ class DealCalls(ListingCalls):
                 method="POST",
                 path="/deals",
             )
+        if is_unnamed:
+            raise e.CrmProtocolError("a deal of the listing has no contactId", method="GET", path="/deals")
         return None
 
     def find_deal(
@@ -106,17 +116,21 @@ class DealCalls(ListingCalls):
         :param stage_id: only a deal in this stage
         :param attributes: only a deal that does not show other values for these
         """
+        attributes = _deal_attributes(attributes) if attributes else None
         for deal in self._deals_of(contact_id, pipeline_id, stage_id=stage_id):
             found = deal.get("attributes")
-            shown = found if isinstance(found, Mapping) else {}
-            if shows(shown, {name: value for name, value in (attributes or {}).items() if shown.get(name) is not None}):
+            not_null = {name: v for name, v in found.items() if v is not None} if isinstance(found, Mapping) else {}
+            if False not in _shown(not_null, attributes):
                 return deal
         return None
 
     def _deals_of(
         self, contact_id: str, pipeline_id: str, *, stage_id: str | None, carefully: bool = False
     ) -> Iterator[Record]:
-        """Deals of a contact in a pipeline. A field that the listing leaves out counts as equal."""
+        """Deals of a contact in a pipeline. A field that the listing leaves out counts as equal.
+
+        :param carefully: see :meth:`list_deals`; includes deals whose contact the listing leaves out
+        """
         ids = {
             "contactId": validation.uuid(contact_id, "contact_id"),
             "pipelineId": validation.uuid(pipeline_id, "pipeline_id"),
@@ -125,7 +139,8 @@ class DealCalls(ListingCalls):
             ids["stageId"] = validation.uuid(stage_id, "stage_id")
         for deal in self.list_deals(carefully=carefully):
             shown = {name: deal[name] for name in ids if deal.get(name) is not None}
-            if "contactId" in shown and all(str(value).lower() == ids[name].lower() for name, value in shown.items()):
+            is_alike = all(str(value).lower() == ids[name].lower() for name, value in shown.items())
+            if is_alike and (carefully or "contactId" in shown):
                 yield deal
 
     def get_deal(self, deal_id: str) -> Record:
@@ -193,7 +208,7 @@ class DealCalls(ListingCalls):
             success_errors=(e.CrmNotFoundError,),
             allow_any_body=True,
         )
-        self._send(call)
+        unless_refused(self._send(call), call)
 
     def list_deals(self, *, carefully: bool = False) -> Iterator[Record]:
         """All deals, each once, ten per call (envelope *inferred*).
@@ -208,10 +223,38 @@ class DealCalls(ListingCalls):
         return Page.of(self._send(Call(method="GET", route="/deals", query={"page": 0})), "/deals").total
 
 
-def _differs(found: Any, attributes: Mapping[str, Any] | None) -> bool:
-    """Whether a deal shows another value for one of these attributes."""
+def _shown(found: Any, attributes: Mapping[str, Any] | None) -> list[bool | None]:
+    """Whether a deal shows each of these attributes: None if it does not show it at all, False for another value."""
     shown = found if isinstance(found, Mapping) else {}
-    return any(name in shown and not same_value(shown[name], value) for name, value in (attributes or {}).items())
+    pairs = (attributes or {}).items()
+    return [same_deal_value(name, shown[name], value) if name in shown else None for name, value in pairs]
+
+
+def same_deal_value(name: str, found: Any, wanted: Any) -> bool:
+    """Whether an attribute has a value already: amounts are compared as numbers, closing dates as points in time.
+
+    >>> same_deal_value("pb_amount", "1500", "1500.00"), same_deal_value("pb_name", "1500", "1500.00")
+    (True, False)
+    """
+    if name == "pb_amount":
+        amounts = _amount(found), _amount(wanted)
+        if None not in amounts:
+            return amounts[0] == amounts[1]
+    if name == "pb_closingDate":
+        times = utc_time(found), utc_time(wanted)
+        if None not in times:
+            return times[0] == times[1]
+    return same_value(found, wanted)
+
+
+def _amount(value: Any) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
+        return None
+    try:
+        amount = Decimal(str(value).strip())
+    except InvalidOperation:
+        return None
+    return amount if amount.is_finite() else None  # NaN equals nothing, and a signalling NaN raises
 
 
 def _is_changed(deal: Record, change: Record) -> bool:
@@ -219,7 +262,7 @@ def _is_changed(deal: Record, change: Record) -> bool:
     ids = {name: value for name, value in change.items() if name != "attributes"}
     if ids:
         return all(str(deal.get(name)).lower() == value.lower() for name, value in ids.items())
-    return any(shows(deal.get("attributes"), {name: value}) for name, value in change["attributes"].items())
+    return any(_shown(deal.get("attributes"), change["attributes"]))
 
 
 def _deal(deal_id: str) -> dict[str, str]:

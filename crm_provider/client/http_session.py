@@ -20,7 +20,9 @@ from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 
 from crm_provider import errors as e
 from crm_provider.client.body import ACCEPTED, CHUNK, BodyRefused, decompressed
@@ -29,8 +31,6 @@ from crm_provider.client.settings import Settings, host_for_messages
 from crm_provider.client.transport_errors import transport_error
 
 if TYPE_CHECKING:
-    import requests
-
     from crm_provider.client.request import Call
 
 
@@ -51,12 +51,10 @@ class HttpSession:
     """
 
     def __init__(self, settings: Settings, *, user_agent: str, clock: Callable[[], float] = time.monotonic) -> None:
-        import requests
-
         _hide_paths_in_logs()
         self._settings, self._progress = settings, SendProgress()
         self._host = host_for_messages(urlsplit(settings.base_url).hostname or "")
-        self._session = requests.Session()
+        self._session = _Session()
         for scheme in ("https://", "http://"):
             adapter = WatchedAdapter(
                 seconds=settings.timeout,
@@ -67,8 +65,6 @@ class HttpSession:
             self._session.mount(scheme, adapter)
         self._session.trust_env = not settings.is_local  # a proxy cannot reach this machine's loopback
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        # otherwise requests reads the body of a redirect, of any size, and fails if its address is invalid
-        self._session.get_redirect_target = _no_redirect  # type: ignore[method-assign, assignment]
         headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": ACCEPTED}
         self._session.headers.update(headers)
         if settings.developer_mode:
@@ -83,9 +79,6 @@ class HttpSession:
         :raises CrmTransientError: if there is no complete response
         :raises CrmTlsError: if the server's certificate is not trusted
         """
-        import requests
-        from urllib3.exceptions import HTTPError
-
         self._progress.start()
         try:
             with self._session.request(
@@ -125,8 +118,9 @@ class HttpSession:
         raise error
 
 
-def _no_redirect(_response: requests.Response) -> None:
-    """The target of a redirect: none, because redirects are never followed."""
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """The target of a redirect: none. Otherwise its body, of any size, would be read, and its address parsed."""
 
 
 class _ApiKey:

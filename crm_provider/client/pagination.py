@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from crm_provider import errors as e
-from crm_provider.client.request import Call
+from crm_provider.client.request import ERROR_KEYS, Call
 from crm_provider.client.retry import Calls
 from crm_provider.values.counted import counted
 
@@ -77,10 +77,7 @@ def _count_of(reported: Any) -> int | None:
 
 def _is_null_list(value: Mapping[str, Any]) -> bool:
     """Whether it has ``data: null``, as some servers write an empty list, and no sign of an error."""
-    return "data" in value and value["data"] is None and not any(value.get(key) for key in _ERROR_KEYS)
-
-
-_ERROR_KEYS = ("error", "errors", "errorCode", "errorType", "errorMessage")
+    return "data" in value and value["data"] is None and not any(value.get(key) for key in ERROR_KEYS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,7 +366,7 @@ class ListingCalls(Calls):
     def _walk(self, route: str, *, readings: int = 1) -> Iterator[Record]:
         """All records of a listing.
 
-        :param readings: while the total changes during a reading, the listing is read again, up to so many times. A
+        :param readings: maximum readings of the listing: it is read again while its total changes during a reading. A
             record may then come twice; one that a deletion and a creation between two pages have hidden is found
         """
         for _ in range(readings):

@@ -26,6 +26,7 @@ def pick_list(
     :param field: the argument of the caller that has the name
     :raises CrmSegmentationListNotFoundError: if there is none
     :raises CrmInvalidValueError: if several have this name
+    :raises CrmProtocolError: if it has no id
     """
     if (name is None) == (list_id is None):
         raise e.CrmInvalidValueError("give either the name or the list_id of the segmentation list")
@@ -46,6 +47,8 @@ def pick_list(
     if len(found) > 1:
         ids = ", ".join(str(item.get("id")) for item in found)
         raise e.CrmInvalidValueError(f"{len(found)} segmentation lists have this name; use list_id, one of {ids}")
+    if found[0].get("id") in (None, ""):
+        raise e.CrmProtocolError("the segmentation list of this name has no id", method="GET", path="/segments")
     return found[0]
 
 

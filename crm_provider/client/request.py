@@ -88,9 +88,25 @@ class Call:
             return ()
         return tuple(name for name in _names(self.body) if _FIELD_NAME.fullmatch(name))
 
+    def ids_in_body(self, *fields: str) -> list[str]:
+        """The ids in these fields of the body, each with its field: ``stageId 3f...``; other values are left out."""
+        body = self.body if isinstance(self.body, Mapping) else {}
+        given = {name: body[name] for name in fields if name in body}
+        several = [(name, value if isinstance(value, list) else [value]) for name, value in given.items()]
+        found = [(name, [str(item) for item in items if _ID.fullmatch(str(item))]) for name, items in several]
+        return [f"{name} {', '.join(ids[:MOST_IDS])}{_more(len(ids) - MOST_IDS)}" for name, ids in found if ids]
+
     @property
     def is_write(self) -> bool:
         return self.method in WRITES
+
+
+MOST_IDS = 5
+"""Ids of one field that a message names."""
+
+
+def _more(count: int) -> str:
+    return f" and {count} more" if count > 0 else ""
 
 
 _FIELD_NAME = re.compile(r"[A-Za-z_][\w.-]{0,59}")
@@ -128,3 +144,23 @@ def mapping_of(value: Any, call: Call) -> dict[str, Any]:
         path=call.log_path,
         outcome_known=not call.is_write,
     )
+
+
+ERROR_KEYS = ("error", "errors", "errorCode", "errorType", "errorMessage")
+"""Keys of a body that has an error."""
+
+
+def unless_refused(value: Any, call: Call) -> Any:
+    """The content of a success whose form is not documented.
+
+    :raises CrmProtocolError: if it says that the call has failed: ``false``, ``success: false``, or an error
+    """
+    says_no = isinstance(value, dict) and (value.get("success") is False or any(map(value.get, ERROR_KEYS)))
+    if value is False or says_no:
+        raise e.CrmProtocolError(
+            "the response has a success status but says that the call failed",
+            method=call.method,
+            path=call.log_path,
+            outcome_known=False,
+        )
+    return value

@@ -15,7 +15,7 @@ reading before it is sent again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -295,18 +295,36 @@ class Calls:
         try:
             return RetryLoop(self._transport, call, budget or self._budget, verify_write).run()
         except e.CrmError as error:
-            error.remark = error.remark or _remark(error, call, self.settings.conn_id)
+            remark = _remark(error, call, self.settings)
+            if remark and remark not in (error.remark or ""):  # a call that was made to verify this one may add it
+                error.remark = f"{error.remark.rstrip('.')}. {remark}" if error.remark else remark
             raise
 
 
-def _remark(error: e.CrmError, call: Call, conn_id: str | None) -> str | None:
-    """Facts that the response lacks: the connection of a refused key, or the fields that were sent."""
-    if error.status is None:
-        return None
-    if isinstance(error, e.CrmAccessError) and conn_id is not None:
-        return f"This is Airflow's connection {conn_id!r}."
+def _remark(error: e.CrmError, call: Call, settings: Settings) -> str | None:
+    """Facts that the response lacks: the connection, the ids of the records that may be missing, or the fields."""
+    if isinstance(error, (e.CrmForbiddenError, e.CrmUnauthorizedError)):
+        return settings.conn_id and f"This is Airflow's connection {settings.conn_id!r}"
+    if isinstance(error, ABOUT_THE_SERVER) and not isinstance(error, e.CrmConfigurationError):
+        whose = f"of Airflow's connection {settings.conn_id!r} " if settings.conn_id else ""
+        return f"The base URL {whose}is {settings.base_url}"
+    if isinstance(error, e.CrmNotFoundError):
+        ids = call.ids_in_body(*NAMED_BY.get(type(error), ()))
+        return f"The call named {' and '.join(ids)}" if ids else None
     names = call.field_names if isinstance(error, (e.CrmDataError, e.CrmInvalidParamsError)) else ()
-    if not names:
+    if error.status is None or not names:
         return None
     more = f" and {len(names) - MOST_FIELDS} more" if len(names) > MOST_FIELDS else ""
     return f"Fields that were sent: {', '.join(names[:MOST_FIELDS])}{more}"
+
+
+ABOUT_THE_SERVER = (e.CrmAccessError, e.CrmUnknownRouteError, e.CrmConnectionError, e.CrmTimeoutError)
+"""Errors whose cause may be a wrong base URL."""
+
+NAMED_BY: Mapping[type[e.CrmError], tuple[str, ...]] = {
+    e.CrmContactNotFoundError: ("contactId",),
+    e.CrmPipelineNotFoundError: ("pipelineId",),
+    e.CrmStageNotFoundError: ("stageId", "pipelineId"),
+    e.CrmSegmentationListNotFoundError: ("segmentedListsIds",),
+}
+"""The fields of a call whose ids may be those of the missing record."""

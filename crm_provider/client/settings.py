@@ -98,6 +98,13 @@ class Settings:
         return hmac.digest(self.api_key.encode(), place.encode(), "sha256")
 
     @property
+    def developer_note(self) -> str:
+        """What developer mode means, for logs and reports; empty without it."""
+        whose = f" (connection {self.conn_id!r})" if self.conn_id else ""
+        note = f"Developer mode: the CRM returns example data and writes nothing{whose}."
+        return note if self.developer_mode else ""
+
+    @property
     def is_local(self) -> bool:
         """Whether the CRM is on this machine, as a sandbox is."""
         return is_loopback(urlsplit(self.base_url).hostname or "")

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 from crm_provider import errors as e
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.responses import by_status_alone
+from crm_provider.values.addresses import person_key
 
 MEMORY = 500
 """Rows that the order is learned from. With fewer, chance picks the more expensive order too often: with 500 it costs
@@ -191,13 +192,14 @@ class ContactWriter:
         """
         if written.outcome == "suppressed" or not self._lists:
             return written
-        remote = self._read(contact) if again and self._guard else written.remote
+        email = _as_shown(contact.email, written.response)
+        remote = self._read(email) if again and self._guard else written.remote
         if remote is not None and remote.unwanted and self._guard:
             return replace(written, is_whole=False)
         missing = (remote or ABSENT).lacks(self._lists)
         if not missing:
             return written
-        self._api.add_contact_to_lists((remote or ABSENT).email or contact.email, missing)
+        self._api.add_contact_to_lists((remote or ABSENT).email or email, missing)
         outcome: WriteOutcome = "updated" if written.outcome == "unchanged" else written.outcome
         return WriteResult(outcome, response=written.response, remote=remote)
 
@@ -212,13 +214,13 @@ class ContactWriter:
         if remote is not None and remote.exists:
             if is_ours is None or not is_ours(remote):
                 raise _already_exists(None)
-            return self._own(self._read(contact), is_ours)
+            return self._own(self._read(contact.email), is_ours)
         try:
             creation = self._create(contact)
         except e.CrmContactAlreadyExistsError:
             if is_ours is None:
                 raise
-            return self._own(self._read(contact), is_ours)
+            return self._own(self._read(contact.email), is_ours)
         if creation.made:
             return self._made(contact, creation)
         return self._own(RemoteContact.of(creation.record, contact.email), is_ours)
@@ -234,7 +236,7 @@ class ContactWriter:
         if remote is not None and remote.exists:
             return self._change(contact, remote)
         if self._guard or not (contact.attributes or self._lists):
-            return self._change(contact, self._read(contact), fresh=True)
+            return self._change(contact, self._read(contact.email), fresh=True)
         return self._overwrite(contact)  # if there is no such contact, this call or the one for the lists fails
 
     def _upsert(self, contact: ContactToWrite, remote: RemoteContact | None) -> WriteResult:
@@ -252,7 +254,7 @@ class ContactWriter:
     def _existing_first(self, contact: ContactToWrite) -> WriteResult:
         try:
             if self._guard:
-                written = self._change(contact, self._read(contact), fresh=True)
+                written = self._change(contact, self._read(contact.email), fresh=True)
             else:
                 written = self._overwrite(contact)
         except e.CrmNotFoundError as missing:
@@ -274,7 +276,7 @@ class ContactWriter:
         if creation is not None:
             return self._change(contact, RemoteContact.of(creation.record, contact.email), fresh=True)
         if self._guard:
-            return self._change(contact, self._read(contact), fresh=True)
+            return self._change(contact, self._read(contact.email), fresh=True)
         return self._overwrite(contact)
 
     # -- steps ----------------------------------------------------------------------------------------------
@@ -304,7 +306,7 @@ class ContactWriter:
             return WriteResult("suppressed", called=False, remote=remote)
         is_done = remote.exists and remote.has(contact.attributes) and not remote.lacks(self._lists)
         if self._guard and not fresh and not is_done:
-            return self._change(contact, self._read(contact), fresh=True)
+            return self._change(contact, self._read(contact.email), fresh=True)
         if not remote.exists or remote.email is None:
             raise e.CrmContactNotFoundError("Contact not found.", status=404, method="GET", path="/contacts/{email}")
         if remote.has(contact.attributes) or not contact.attributes:
@@ -318,11 +320,17 @@ class ContactWriter:
             return WriteResult("unchanged", called=False)
         return WriteResult("updated", response=self._api.send_update(contact.email, attributes=contact.attributes))
 
-    def _read(self, contact: ContactToWrite) -> RemoteContact:
+    def _read(self, email: str) -> RemoteContact:
         try:
-            return RemoteContact.of(self._api.get_contact(contact.email), contact.email)
+            return RemoteContact.of(self._api.get_contact(email), email)
         except e.CrmContactNotFoundError:
             return ABSENT
+
+
+def _as_shown(email: str, response: Mapping[str, Any] | None) -> str:
+    """An address as the response to its write spells it: the CRM may keep another case, and know only that one."""
+    shown = (response or {}).get("email")
+    return shown if isinstance(shown, str) and person_key(shown) == person_key(email) else email
 
 
 def may_be_absent(error: e.CrmNotFoundError) -> bool:

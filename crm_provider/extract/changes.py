@@ -108,7 +108,7 @@ class ChangeTracker:
         """
         with ExitStack() as opening:
             if is_local(lock := sibling(self.path, ".lock")):
-                held = FileLock(lock, f"the state file {self.path.name}")
+                held = FileLock(lock, f"the state file {self.path}")
                 held.acquire()
                 opening.callback(held.release)
             self._old, self._new, self._written = PrintTable(), PrintTable(), PrintTable()
@@ -243,7 +243,7 @@ class ChangeTracker:
                 "is damaged or is another file", "restore it, or remove it: then all records count as created"
             ) from None
         if header != self._header:
-            log.warning("The state file %s is of another API key: all known records count as updated.", self.path.name)
+            log.warning("The state file %s is of another API key: all known records count as updated.", self.path)
         return header == self._header
 
     @property
@@ -271,7 +271,7 @@ class ChangeTracker:
             pass
         except (ValueError, TypeError, LookupError, RecursionError):
             raise e.CrmInvalidValueError(
-                f"the file {pending.name} is damaged or is another file; remove it; rows of a failed run may then "
+                f"the file {pending} is damaged or is another file; remove it; rows of a failed run may then "
                 "be there twice"
             ) from None
 
@@ -290,7 +290,7 @@ class ChangeTracker:
         return found.get("work"), version
 
     def _wrong(self, what: str, remedy: str) -> e.CrmInvalidValueError:
-        return e.CrmInvalidValueError(f"the state file {self.path.name} {what}; {remedy}")
+        return e.CrmInvalidValueError(f"the state file {self.path} {what}; {remedy}")
 
 
 def _section(lines: Iterator[str], end: str) -> Iterator[Entry]:

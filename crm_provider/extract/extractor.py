@@ -120,7 +120,7 @@ class Extractor:
             pages = self._reader.kept_pages
             kept = f"{counted(pages, 'page')} of {self._listing} {'is' if pages == 1 else 'are'} kept"
             raise ExtractUnsaved(
-                f"{unwritten}. {kept} beside {self._target.name}, which is unchanged. "
+                f"{unwritten}. {kept} beside {self._target}, which is unchanged. "
                 "Free disk space or fix the path; a retry continues with the next page"
             ) from unwritten
 
@@ -132,7 +132,7 @@ class Extractor:
             if self._tracker is not None:
                 self._tracker.commit()
         self._reader.discard()
-        log.info("Extract of %s: %s read for %s.", self._listing, counted(stats.records, "record"), self._target.name)
+        log.info("Extract of %s: %s read for %s.", self._listing, counted(stats.records, "record"), self._target)
         seconds = round(self._clock() - started, 3)
         result = cast("Extracted", {**stats.counts(), "path": str(self._target), "seconds": seconds})
         if self._tracker is not None:

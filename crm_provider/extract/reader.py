@@ -183,7 +183,7 @@ class ListingReader:
         if found != stats.records:
             raise RuntimeError(
                 f"records read: {stats.records}, but {found} are in the pages kept beside "
-                f"{self._beside.name}: another extract writes the same file. Give each run its own file, for "
+                f"{self._beside}: another extract writes the same file. Give each run its own file, for "
                 "example with {{ run_id }} in its name"
             )
 

@@ -141,6 +141,11 @@ def sibling(path: AnyPath, ending: str) -> AnyPath:
     return cast(AnyPath, path.parent / f"{path.name}{ending}")
 
 
+def indexed(path: AnyPath, index: int) -> AnyPath:
+    """The file of an instance of a mapped task: ``r.jsonl`` becomes ``r.0.jsonl``, ``r.1.jsonl``, ..."""
+    return cast(AnyPath, path.parent / f"{path.name.removesuffix(path.suffix)}.{index}{path.suffix}")
+
+
 @contextmanager
 def writing(path: AnyPath) -> Iterator[None]:
     """Add the name of the file to errors of the system.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import re
 import sys
 import time
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 TEST_TIMEOUT = 5.0
 """Seconds that a connection test waits for a response."""
@@ -70,6 +73,7 @@ class CrmHook(BaseHook):
         super().__init__(**kwargs)
         self.crm_conn_id = crm_conn_id
         self._client: CrmClient | None = None
+        self._noted_mode = False
         self.base_url: str | None = None
         """The base URL of the connection after it was read, for lineage, which must not read it again."""
 
@@ -79,7 +83,7 @@ class CrmHook(BaseHook):
         :raises CrmConfigurationError: if the connection is missing or one of its fields is invalid
         """
         if self._client is None:
-            self._client = self.client_for(self._settings())
+            self._client = self.client_for(self._settings_of_task())
         return self._client
 
     get_contact = _call(CrmClient.get_contact)
@@ -213,7 +217,7 @@ class CrmHook(BaseHook):
         """
         from crm_provider.observability.metrics import CallMetrics
 
-        settings = self._settings()
+        settings = self._settings_of_task()
         transport = Transport(
             settings,
             limiter=limiter_for(settings, lane=Lane.BULK, sleep=sleep),
@@ -227,8 +231,16 @@ class CrmHook(BaseHook):
 
     def waiting_client(self) -> CrmClient:
         """A separate client for a check of many calls. It uses the key's budget as deferred sensors do."""
-        settings = self._settings()
+        settings = self._settings_of_task()
         return self.client_for(settings, transport=waiting_transport(settings))
+
+    def _settings_of_task(self) -> Settings:
+        """The settings. The first time, a warning is logged in developer mode, which looks like success."""
+        settings = self._settings()
+        if settings.developer_mode and not self._noted_mode:
+            self._noted_mode = True
+            log.warning("%s", settings.developer_note)
+        return settings
 
     def _settings(self) -> Settings:
         self._check_conn_id()

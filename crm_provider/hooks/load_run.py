@@ -179,6 +179,8 @@ class LoadRun:
         return self.context is None or retries_left(self.context["ti"]) > 0
 
     def _finish(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
+        if job.client.settings.developer_mode:
+            ending = f"{ending} {job.client.settings.developer_note}"
         summary = replace(summary, resend=self._resend(job))
         summary = finish_summary(job, summary, ending=ending, report_path=self.report_path)
         # with the connection, which Airflow deletes after some runs
@@ -216,7 +218,7 @@ class LoadRun:
         if hasattr(source, "close"):
             opened.callback(source.close)
         client = opened.enter_context(self.bulk_client(sleep=self.cancel_token.sleep, observer=stats))
-        rejects, outcomes, state = (self.path(name) for name in WRITTEN_PATHS[:3])
+        rejects, outcomes, state = map(self.path, ("rejects_path", "outcomes_path", "state_path"))
         checkpoints = self._checkpoints(state or rejects or outcomes, dry_run=options.dry_run)
         resumes = options.dry_run or not isinstance(checkpoints, NoCheckpoints)
         ti = None if self.context is None else self.context["ti"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from crm_provider import config
 from crm_provider._compat import Context
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy, with_mode
-from crm_provider.files.paths import AnyPath
+from crm_provider.files.paths import AnyPath, indexed
 from crm_provider.hooks.load_run import WRITTEN_PATHS, LoadRun
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.report import LoadStopped
@@ -125,9 +125,7 @@ class _Files:
         if value is None:
             return None
         path = path_of(value, name)
-        if self._index < 0:
-            return path
-        return cast("AnyPath", path.parent / f"{path.name.removesuffix(path.suffix)}.{self._index}{path.suffix}")
+        return path if self._index < 0 else indexed(path, self._index)
 
     def checkpoints(self, beside: AnyPath | None) -> Checkpoints:
         """In a task, each load has its own in the task's store, by order. In a script it is a file, if one is given."""

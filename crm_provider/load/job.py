@@ -234,8 +234,8 @@ class LoadTry:
         self.progress.plan_calls = plan.calls
         log.info(
             "Plan: %s, about %d call%s, %s at %g calls per second.\nBecause: %s.",
-            plan.name, plan.calls, "s" * (plan.calls != 1), duration(self._plan_seconds), self.job.rate * MARGIN,
-            plan.why,
+            plan.name, plan.calls, "" if plan.calls == 1 else "s", duration(self._plan_seconds),
+            self.job.rate * MARGIN, plan.why,
         )  # fmt: skip
 
     @property

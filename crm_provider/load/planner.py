@@ -158,7 +158,7 @@ def choose(
     :param wanted: the plan that the user asked for
     :param rows: rows that are left to send
     :param total: reads how many contacts the CRM has (one call), None if it does not say
-    :param sample: reads the contacts of so many more rows (one call each), and returns the sample so far
+    :param sample: reads the contacts of a number of further rows (one call each), and returns the sample so far
     :param lists: the cost of the lists that each contact is added to
     :param may_compare: False if an earlier try was stopped while it read all contacts
     """

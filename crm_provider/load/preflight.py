@@ -17,6 +17,7 @@ from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.temp_tables import UNSENDABLE, RowStatus, StagedRows, record_mark, without_views
 from crm_provider.load.workers import Cancelled, CancelToken
+from crm_provider.values.redaction import WIDTH, for_log, wrapped
 from crm_provider.values.suggest import did_you_mean
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ def check(
     staged = StagedRows()
     try:
         preflight = _staged(source, mapper, options, staged, suppressed, unchanged, cancel_token, keys, fields)
-        _log_findings(source.name, preflight, options)
+        _log_findings(source.name, preflight, options, getattr(mapper, "sends", ""))
         if options.on_invalid == "stop" and not options.dry_run and preflight.unsendable:
             _refuse(preflight, options)
     except BaseException:
@@ -155,7 +156,7 @@ def _staged(
             staged.add(row, status, record, place=place)
     staged.mark_duplicates(options.duplicates)
     if (warning := words.warning()) is not None:
-        log.warning("%s", warning)
+        log.warning("%s", for_log(warning))
     counts = staged.counts()
     return Preflight(
         staged, counts, problems.as_data(), digest.as_text(), problems.places(), sum(counts.values()),
@@ -183,17 +184,17 @@ def _notes(staged: StagedRows, counts: Counter[RowStatus], options: LoadOptions)
         )
 
 
-def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None:
-    counts = preflight.counts
+def _log_findings(name: str, preflight: Preflight, options: LoadOptions, sends: str) -> None:
+    counts, fields = preflight.counts, f"\nSends: {sends}" if sends else ""
     log.info(
         "Checked %s: %d row%s.\n%d to send, %d unchanged since the last load, %d skipped because %s has the same "
-        "%s,\n%d suppressed, %d that cannot be sent.",
+        "%s,\n%d suppressed, %d that cannot be sent.%s",
         name, preflight.rows, "s" * (preflight.rows != 1), counts[RowStatus.SEND], counts[RowStatus.SAME],
         counts[RowStatus.DUPLICATE], TAKEN_ROW[options.duplicates], options.shared,
-        counts[RowStatus.SUPPRESSED], preflight.unsendable,
+        counts[RowStatus.SUPPRESSED], preflight.unsendable, fields if len(fields) <= WIDTH else f"\n{wrapped(fields)}",
     )  # fmt: skip
     for text in (*preflight.problem_lines(), *preflight.notes):
-        log.warning("%s", text)
+        log.warning("%s", for_log(text))
 
 
 def _refuse(preflight: Preflight, options: LoadOptions) -> NoReturn:

@@ -122,7 +122,7 @@ EVERY, REMOTE_EVERY = 1.0, 15.0
 """Seconds between two checkpoints; the second if new rejects must first reach an object store."""
 
 SENT_ROWS = 10
-"""Sent rows after which a checkpoint is due at once: at most so many are sent again after a kill."""
+"""Sent rows after which a checkpoint is due at once: at most this many are sent again after a kill."""
 
 
 class CheckpointTimer:

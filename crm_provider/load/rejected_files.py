@@ -79,7 +79,7 @@ def find_rejects(paths: Iterable[AnyPath]) -> list[AnyPath]:
 def mapped_instead(paths: Iterable[AnyPath]) -> str:
     """A hint if a path is missing and instances of a mapped task have written files of its name; else empty.
 
-    ``r.jsonl`` of a mapped load becomes ``r.0.jsonl``, ``r.1.jsonl``, ...
+    Their names are those of :func:`~crm_provider.files.paths.indexed`.
     """
     for path in paths:
         start = path.name.removesuffix(path.suffix)

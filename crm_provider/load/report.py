@@ -136,7 +136,7 @@ class Summary:
         saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved else ""
         return (
             f"{self.counted}{separator}"
-            f"{self.calls:,} call{'s' * (self.calls != 1)} in {duration(self.seconds)} "
+            f"{self.calls:,} call{'' if self.calls == 1 else 's'} in {duration(self.seconds)} "
             f"({self.budget_used:.0%} of the budget){saved}"
         )
 
@@ -304,10 +304,10 @@ def too_many_rejects(summary: Summary, options: LoadOptions) -> str | None:
     rejected, allowed = summary[Outcome.REJECTED], rejects_allowed(options.max_rejects, summary.rows)
     if rejected <= allowed:
         return None
+    were, most = "was" if rejected == 1 else "were", f"{allowed:,}" if allowed else "none"
     return (
-        f"{rejected:,} of {rows_text(summary.rows)} {'was' if rejected == 1 else 'were'} rejected; "
-        f"max_rejects={options.max_rejects!r} allows {f'{allowed:,}' if allowed else 'none'}. "
-        f"{_most_frequent(summary, rejected)}"
+        f"{rejected:,} of {rows_text(summary.rows)} {were} rejected; max_rejects={options.max_rejects!r} allows "
+        f"{most}. {_most_frequent(summary, rejected)}"
     )
 
 
@@ -318,10 +318,10 @@ def _most_frequent(summary: Summary, rejected: int) -> str:
         return f"The errors of all rows: {_counted(most_frequent(summary.errors))}"
     (top, count), *others = most_frequent(errors)
     problems = most_frequent(summary.problems) if top == "INVALID_VALUE" else []
-    also = _counted(others)
+    also = f". Also {_counted(others)}" if others else ""
     what, rows = problems[0] if problems else (advice_of(top), count)
     some = f", {rows:,} of them" if rows < count else ""
-    return f"Most often {top} ({rows_text(count)}){some}: {what}{also and f'. Also {also}'}"
+    return f"Most often {top} ({rows_text(count)}){some}: {what}{also}"
 
 
 def _counted(types: Sequence[tuple[str, int]]) -> str:

@@ -285,6 +285,7 @@ class RowResultHandler:
             suggested_action="Correct the row in its source.",
             request_id=None,
             retryable=False,
+            made=staged.row.made,
             replaced="" if staged.status in (RowStatus.INVALID, RowStatus.STALE) else staged.row.replaced,
         )
         # until the other row has ended: it may be sent before this process is killed

@@ -29,6 +29,8 @@ COLUMN = "email"
 """The column that is read if there are several, in upper or lower case."""
 
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
+_PATTERN = re.compile(r"[^@]*\*|%@")
+"""Matches ``*@example.com``. It is a valid address, but on such a list it stands for many people."""
 _SIZE = 16
 """Bytes of a hash that are kept. A collision between a million rows and a million people has a chance of 1 in 10^26."""
 
@@ -118,7 +120,9 @@ def _entry(entry: object, where: str) -> bytes:
     if isinstance(entry, str):
         try:
             bare = without_wrapping(entry)
-            return bytes.fromhex(bare)[:_SIZE] if _HASH.fullmatch(bare) else _hash(person_key(one_address(entry)))
+            if not _PATTERN.match(bare):
+                return bytes.fromhex(bare)[:_SIZE] if _HASH.fullmatch(bare) else _hash(person_key(one_address(entry)))
+            problem = "is a pattern of addresses"
         except NotOneAddress as wrong:
             problem = wrong.kind
     else:
@@ -195,7 +199,6 @@ def _column(source: Source) -> Iterator[tuple[str, object]]:
         if not names and len(row.values) == 1:
             names = list(row.values)
         if len(names) != 1:
-            raise SourceError(
-                f"{where} has {len(names) or 'no'} columns 'email' among several; name the one of addresses 'email'"
-            )
+            found = f"{len(names)} columns are" if names else "no column is"
+            raise SourceError(f"{where}: {found} called 'email'; give this name to the one column of the addresses")
         yield where, row.values[names[0]]

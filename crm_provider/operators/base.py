@@ -91,7 +91,7 @@ class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
         """
 
 
-CLOCKS_APART = timedelta(seconds=5)
+RUN_CLOCK_TOLERANCE = timedelta(seconds=5)
 """Maximum difference between the clocks of Airflow and the CRM when a record's age is compared with a run's."""
 
 
@@ -100,4 +100,4 @@ def run_start(context: Context) -> ServerMoment | None:
     from crm_provider.values.server_clock import ServerMoment
 
     started = getattr(context.get("dag_run"), "start_date", None)
-    return None if started is None else ServerMoment(started - CLOCKS_APART, started + CLOCKS_APART)
+    return None if started is None else ServerMoment(started - RUN_CLOCK_TOLERANCE, started + RUN_CLOCK_TOLERANCE)

@@ -81,7 +81,8 @@ class CrmCreateDealOperator(CrmOperator):
                 attributes=self.attributes,
             )
         self.log.info("Deal %s of contact %s %s.", deal["id"], self.contact_id, outcome)
-        return {"id": deal["id"], "contact_id": self.contact_id, "stage_id": self.stage_id, "outcome": outcome}
+        ids = {"id": deal["id"], "contact_id": self.contact_id, "stage_id": self.stage_id}
+        return {**_texts(ids), "outcome": outcome}
 
     def _earlier(self, context: Context) -> dict[str, Any] | None:
         """The deal that an earlier try of this task created."""
@@ -126,4 +127,9 @@ class CrmMoveDealStageOperator(CrmOperator):
     def call(self, context: Context) -> dict[str, Any]:
         self.hook.move_deal(self.deal_id, stage_id=self.stage_id)
         self.log.info("Deal %s moved to stage %s.", self.deal_id, self.stage_id)
-        return {"id": self.deal_id, "stage_id": self.stage_id, "outcome": "moved"}
+        return {**_texts({"id": self.deal_id, "stage_id": self.stage_id}), "outcome": "moved"}
+
+
+def _texts(ids: Mapping[str, Any]) -> dict[str, str]:
+    """Ids for the XCom: each may have been given as ``uuid.UUID``."""
+    return {name: str(value) for name, value in ids.items()}

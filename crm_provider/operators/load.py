@@ -310,7 +310,7 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
 
     def execute(self, context: Context) -> Any:
         if not _given_paths(self.rejects):  # the XCom of a load without rejected rows
-            skip("Nothing to send: the earlier load has no rejects file.")
+            skip("Nothing to send: the earlier load has no rejects file.", context=context)
         return super().execute(context)
 
     def open_source(self) -> Source:

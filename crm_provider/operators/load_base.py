@@ -6,13 +6,13 @@ import abc
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider import errors as e
 from crm_provider._compat import AirflowRuntimeError, Context
 from crm_provider.errors.on_error import Work
 from crm_provider.files.lock import InUse
-from crm_provider.files.paths import AnyPath
+from crm_provider.files.paths import AnyPath, indexed
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, OnInvalid
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, TooManyRejects
@@ -181,14 +181,15 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             result = self.call(context)
         except (InUse, NoSuchFile) as unready:  # may change: Airflow gives up this try, or a file arrives
             publish_reason(unready, context)
-            fail(unready, context)
+            fail(unready, context, remark=_nothing_sent(context))
         except (LoadUnsaved, LoadInterrupted) as ended:
             fail(ended, context, facts=self._files())
         except LoadStopped as stopped:
             raise_for_decision(stopped.error, stopped.decision, context, facts=self._files())
         except SourceError as wrong:
             publish_reason(wrong, context)
-            fail_without_retry(str(wrong), cause=wrong)
+            says = "" if "nothing was sent" in str(wrong) else f". {_nothing_sent(context)}"
+            fail_without_retry(str(wrong), cause=wrong, happened=f"{str(wrong).rstrip('.')}{says}")
         except e.CrmError as error:
             from crm_provider.load.row_results import decide_run
 
@@ -278,7 +279,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             check_kept({name: path})
         if self._map_index < 0 or name in self._own_paths:
             return path
-        return cast("AnyPath", path.parent / f"{path.name.removesuffix(path.suffix)}.{self._map_index}{path.suffix}")
+        return indexed(path, self._map_index)
 
     def _files(self) -> Facts:
         """The files for people that a load which ended early has written."""
@@ -289,3 +290,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         """Push the XCom of a load that fails: Airflow pushes only what ``execute`` returns."""
         if self.do_xcom_push:
             context["ti"].xcom_push(key="return_value", value=run.result)
+
+
+def _nothing_sent(context: Context) -> str:
+    """The remark about an error that was found before the first row was sent."""
+    return "Nothing was sent." if context["ti"].try_number == 1 else "This try sent nothing."

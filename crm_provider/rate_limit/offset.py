@@ -33,20 +33,29 @@ class Offset:
         """Whether a response has shown it."""
         return self.high < math.inf
 
+    @property
+    def likely(self) -> float:
+        """The likely maximum: a server makes the header at the end of its work, so most of the round trip is before it.
+
+        Otherwise a host with slow responses would keep a clock of its own that is wrong by nearly a round trip.
+        """
+        return min(max(self.low, self.high - self.trip) + CLEAR, self.high)
+
     def seen(self, low: float, high: float, trip: float, own: float) -> Offset:
         """The offset after responses.
 
         :param low: minimum that they show
         :param high: maximum that they show
         :param trip: their shortest round trip
-        :param own: the offset by the host's own clock, which is used while it is possible
+        :param own: the offset by the host's own clock, which is used while it is likely
         """
         both = max(low, self.low), min(high, self.high)
         if both == (self.low, self.high):
             return self
         if both[0] <= both[1]:  # otherwise one of the two clocks was set: only the responses count
             (low, high), trip = both, min(trip, self.trip)
-        return Offset(own if low <= own <= high else (low + high) / 2, low, high, trip)
+        likely = Offset(own, low, high, trip).likely
+        return Offset(own if low <= own <= likely else (low + likely) / 2, low, high, trip)
 
     def refused(self, own: float, part: float) -> Offset:
         """The offset after a refusal: another estimate if it is in doubt and no response fits the host's own clock.
@@ -56,9 +65,8 @@ class Offset:
         :param own: the offset by the host's own clock
         :param part: a random number from 0 to 1
         """
-        doubt = self.high - self.low
         if not self.is_known:
             return replace(self, ahead=own + part - 0.5)
-        if doubt <= CLEAR + self.trip or self.low <= own <= self.high:
+        if self.high - self.low <= CLEAR + self.trip or self.low <= own <= self.likely:
             return self
-        return replace(self, ahead=self.low + doubt * part)
+        return replace(self, ahead=self.low + (self.likely - self.low) * part)

@@ -27,6 +27,8 @@ SAFE = (CrmError, SourceError, InUse, CannotWrite)
 FAILED = ("failed", "up_for_retry")
 """States of a task whose try has failed."""
 
+SKIPPED = "skipped"
+
 SHOWN_TYPES = 5
 
 
@@ -40,8 +42,9 @@ def load_alert(notify: Callable[[Context], Any], *, when: When = "always") -> Ca
     ...     on_success_callback=load_alert(SlackNotifier(text="{{ crm_summary.text }}"), when="rejects"),
     ... )
 
-    ``crm_summary`` has ``title``, ``text``, ``markdown``, ``state`` (``failed``, ``succeeded with rejects``,
-    ``succeeded``), ``rejected`` (rows), ``link`` (the run on the page CRM) and ``log`` (the task in Airflow).
+    ``crm_summary`` has ``title``, ``text``, ``markdown``, ``state`` (``failed``, ``skipped``, ``succeeded with
+    rejects``, ``succeeded``), ``rejected`` (rows), ``link`` (the run on the page CRM) and ``log`` (the task in
+    Airflow).
 
     :param notify: a notifier, or any function that takes the context
     :param when: ``rejects``: only if rows were rejected
@@ -83,12 +86,12 @@ class LoadSummary:
         ti, given = context["ti"], cast("Mapping[str, Any]", context)
         # dag.test() of Airflow 3.1 and 3.2 gives a callback no exception
         error = given.get("exception") or given.get(DECISION_KEY, (None, None))[0]
-        is_failed = error is not None or getattr(ti, "state", None) in FAILED
         result = getattr(ti.task, "last_result", None) or {}
         rejected = result.get(Outcome.REJECTED.value, 0)
-        state = "failed" if is_failed else "succeeded with rejects" if rejected else "succeeded"
+        state = _state(getattr(ti, "state", None), error, rejected)
         index = f" [{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
-        reasons = _reasons(error, result.get("ending")) if is_failed else []
+        has_reason = state == "failed" or (state == SKIPPED and error is not None)
+        reasons = _reasons(error, result.get("ending")) if has_reason else []
         lines = [*reasons, *(_counts(result) if result else [])]
         log = str(ti.log_url)
         return cls(f"{ti.dag_id} / {ti.task_id}{index}", state, tuple(lines), log, _page(ti) or log, rejected)
@@ -115,6 +118,19 @@ class LoadSummary:
 
     def __str__(self) -> str:
         return self.text
+
+
+def _state(ended: str | None, error: Any, rejected: int) -> str:
+    """How the task ended, in words.
+
+    :param ended: the task's state in Airflow
+    :param rejected: rows
+    """
+    if ended == SKIPPED:
+        return SKIPPED
+    if error is not None or ended in FAILED:
+        return "failed"
+    return "succeeded with rejects" if rejected else "succeeded"
 
 
 def _page(ti: Any) -> str | None:

@@ -113,7 +113,7 @@ def naming_task(operator: type, task_id: object) -> Iterator[None]:
     try:
         yield
     except ValueError as wrong:
-        which = f"{operator.__name__}{f' {task_id!r}' if task_id else ''}"
+        which = f"{operator.__name__} {task_id!r}" if task_id else operator.__name__
         if isinstance(wrong, e.CrmError):
             wrong.message = f"{which}: {wrong.message}"
         else:

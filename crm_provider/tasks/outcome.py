@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ContextDecorator
 from datetime import datetime, timedelta, timezone
@@ -40,15 +39,13 @@ from crm_provider._compat import (
 from crm_provider.errors.on_error import Action, OnError, Work
 from crm_provider.errors.policy import LONG_WAIT, Decision, ErrorPolicy, server_delay
 from crm_provider.tasks.retry_policy import DECISION_KEY, CrmRetryPolicy
+from crm_provider.values.redaction import for_log, wrapped
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Facts: TypeAlias = Iterable[tuple[str, str | None]]
 
 log = logging.getLogger(__name__)
-
-WIDTH, PREFIX = 110, 32
-"""Characters of a line in Airflow's log view at 1,280 pixels, and of the prefix that it adds to the first line."""
 
 OTHER_ADVICE = """Its message is below, after "Task failed with exception". A retry helps if the cause is
 temporary, such as a lost connection; otherwise correct the cause and clear the task."""
@@ -313,16 +310,26 @@ def fail_without_retry(
     raise AirflowFailException(message) from cause
 
 
-def fail(error: Exception, context: Context, *, facts: Facts = ()) -> NoReturn:
-    """End this try with an error that is not from the CRM: ``retries`` apply. ``facts`` are further lines."""
-    log.error("%s", record(_sentence(str(error)), [*facts, ("Task", _try_failed(context["ti"]))]))
+def fail(error: Exception, context: Context, *, remark: str = "", facts: Facts = ()) -> NoReturn:
+    """End this try with an error that is not from the CRM: ``retries`` apply.
+
+    :param remark: a sentence for the record in the log; ``facts``: further lines
+    """
+    ended = ("Task", _try_failed(context["ti"]))
+    log.error("%s", record(f"{_sentence(str(error))} {remark}".rstrip(), [*facts, ended]))
     raise error
 
 
-def skip(message: str, *, cause: BaseException | None = None) -> NoReturn:
-    """End the task as skipped."""
+def skip(message: str, *, cause: BaseException | None = None, context: Context | None = None) -> NoReturn:
+    """End the task as skipped.
+
+    :param context: if nobody else publishes the reason for the page CRM
+    """
+    skipped = AirflowSkipException(message)
+    if context is not None:
+        publish_reason(skipped, context)
     log.info("%s", record(message, [("Task", "skipped")]))
-    raise AirflowSkipException(message) from cause
+    raise skipped from cause
 
 
 def reschedule(date: datetime) -> NoReturn:
@@ -403,11 +410,8 @@ def record(happened: str, facts: Facts = ()) -> str:
     """
     known = [(f"{name}:", text) for name, text in facts if text]
     indent = max((len(name) for name, _ in known), default=0) + 2
-    first, *others = _wrapped(happened, first=" " * PREFIX)
-    lines = [first[PREFIX:], *others]
-    for name, text in known:
-        lines += _wrapped(text, first=name.ljust(indent), others=" " * indent)
-    return "\n".join(lines)
+    further = (wrapped(text, first=name.ljust(indent), others=" " * indent) for name, text in known)
+    return "\n".join([for_log(happened), *further])
 
 
 def error_record(error: e.CrmError, *, ended: str, decision: Decision, task: Any, facts: Facts = ()) -> str:
@@ -439,10 +443,3 @@ def _policy_page(task: Any) -> str | None:
     """Where Airflow shows the task's error policy."""
     operator = getattr(getattr(task, "error_policy", None), "operator", None)
     return config.page_url(f"policy?operator={quote(operator)}") if operator else None
-
-
-def _wrapped(text: str, *, first: str, others: str = "") -> list[str]:
-    """Lines of at most :data:`WIDTH` characters; a URL, an id or a path stays whole."""
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
-    )

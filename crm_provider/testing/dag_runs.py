@@ -91,7 +91,7 @@ class FinishedRun:
 
 
 MOST_ATTEMPTS = 20
-"""A task with so many attempts and no final state will never reach one."""
+"""A task with this many attempts and no final state will never reach one."""
 
 
 def plain(state: Any) -> str:
@@ -108,7 +108,7 @@ def name_of(ti: Any) -> str:
 class Recorder:
     """Records each attempt of a task, and what is logged while it runs.
 
-    :param most_attempts: the test fails if a task has so many attempts and no final state
+    :param most_attempts: the test fails if a task has this many attempts and no final state
     """
 
     most_attempts: int = MOST_ATTEMPTS
@@ -312,7 +312,7 @@ def run_dag(dag: DAG, *, real_time: bool = False, most_attempts: int = MOST_ATTE
     :param real_time: wait as in production. By default the waits for retries and reschedules are skipped (Airflow
         believes that the time has passed), and sensors that wait without a reschedule check ten times a second. Their
         ``timeout`` does not change
-    :param most_attempts: the test fails if a task has so many attempts and no final state
+    :param most_attempts: the test fails if a task has this many attempts and no final state
     :param arguments: more of ``dag.test()``: ``run_conf``, ``logical_date``, ...
     """
     prepare_airflow()

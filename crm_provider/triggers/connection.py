@@ -130,6 +130,8 @@ class SharedSnapshots:
         reading = SnapshotReading(kind)
         try:
             client = await self._connect()
+            if client.settings.developer_mode and not self._last:
+                await asyncio.to_thread(log.warning, "%s", client.settings.developer_note)
             reading = self._continued(kind, client) or reading
             snapshot = await asyncio.to_thread(reading.read, client, stop.is_set)
         except e.CrmError as error:

@@ -1,4 +1,4 @@
-"""Redaction: shortens texts and removes secrets and the values of rows from them."""
+"""What logs show: texts without secrets and the values of rows, shortened, and in lines for Airflow's log view."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import base64
 import html
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus
+
+WIDTH, PREFIX = 110, 32
+"""Characters of a line in Airflow's log view at 1,280 pixels, and of the prefix that it adds to the first line."""
 
 SHORTENED = 200
 """Characters of an unknown body that a message may show."""
@@ -54,6 +58,22 @@ def cut(text: str) -> str:
     """A text in one line, without control characters, of at most :data:`SHORTENED` characters."""
     text = " ".join(_printable(text).split())
     return text if len(text) <= SHORTENED else f"{text[:SHORTENED]}..."
+
+
+def for_log(text: str) -> str:
+    """A text as one record of Airflow's log view, which cuts long lines."""
+    return wrapped(text, first=" " * PREFIX)[PREFIX:]
+
+
+def wrapped(text: str, *, first: str = "", others: str = "") -> str:
+    """Lines of at most :data:`WIDTH` characters; a URL, an id or a path stays whole.
+
+    :param first: what the first line begins with
+    :param others: what all other lines begin with
+    """
+    return textwrap.fill(
+        text, WIDTH, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def private_path(path: str) -> str:

@@ -30,7 +30,7 @@ class MembershipPage(NamedTuple):
     """The part of one page of contacts that counts members of lists.
 
     :ivar lists: the ids of the lists that each contact is in, in lower case; a contact appears on one page only
-    :ivar total: number of contacts that the CRM reports, None if it does not say
+    :ivar total: number of contacts that the CRM reports, None if it does not say or reports less than it has shown
     """
 
     lists: tuple[frozenset[str], ...]
@@ -39,9 +39,13 @@ class MembershipPage(NamedTuple):
 
 def membership_pages(client: CrmClient) -> Iterator[MembershipPage]:
     """All pages of contacts, each read on demand."""
+    from crm_provider.client.pagination import PAGE_SIZE
+
     for listed in client.list_pages("contacts", at_once=0):
         lists = tuple(frozenset(found.lower() for found in list_ids_of(contact)) for contact in listed.fresh)
-        yield MembershipPage(lists, listed.page.total)
+        total, shown = listed.page.total, listed.number * PAGE_SIZE + len(listed.page.items)
+        # a smaller total counts something else than contacts, such as pages: the listing does not end there either
+        yield MembershipPage(lists, None if total is not None and total < shown else total)
 
 
 class Lookup(Protocol):

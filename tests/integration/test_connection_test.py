@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 from certificates import make_certificate, server_context
 from raw_server import RawServer, closes, hangs, refusing_port
 
 from crm_provider.hooks import crm as hook_module
+from crm_provider.operators.contacts import CrmUpsertContactOperator
+from crm_provider.operators.extract import CrmExtractContactsOperator
+from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox
+from crm_provider.sensors.contacts import CrmContactSensor
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,6 +107,25 @@ def test_connection_test_explains_wrong_hosts_paths_and_keys(crm: Sandbox, monke
     assert "the host name nowhere.invalid is not known (DNS)" in said(
         monkeypatch, crm, host="https://nowhere.invalid/v2"
     )
+
+
+def test_developer_mode_is_a_warning_in_each_task(
+    crm: Sandbox, run_dag: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEV", crm.connection_json(rate_store="off", developer_mode=True))
+    note = "Developer mode: the CRM returns example data and writes nothing (connection 'crm_dev')."
+    report = tmp_path / "report.md"
+    with DAG("developer_mode", schedule=None, default_args={"crm_conn_id": "crm_dev"}) as dag:
+        CrmUpsertContactOperator(task_id="upsert", contact_email="ada@example.com")
+        CrmExtractContactsOperator(task_id="extract", target=str(tmp_path / "contacts.jsonl"))
+        CrmContactSensor(task_id="sensor", contact_email="ada@example.com", deferrable=True)
+        CrmLoadContactsOperator(task_id="load", source=[{"email": "ada@example.com"}], report_path=str(report))
+    run = run_dag(dag)
+    found = {name: (task.state, task.log.count(note)) for name, task in run.tasks.items()}
+    assert found == dict.fromkeys(("upsert", "extract", "sensor", "load"), ("success", 1))
+    assert run["load"].result["ending"] == f"Done. {note}"
+    assert note in report.read_text()
+    assert {entry.developer_mode for entry in crm.journal()} == {True}
 
 
 def test_connection_guide_explains_each_error_type() -> None:

@@ -301,6 +301,20 @@ def test_missing_source_file_is_retried(crm: Sandbox, run_task: RunTask, tmp_pat
     assert end.states == ["up_for_retry", "failed"]
     assert isinstance(end.error, NoSuchFile)
     assert f"{tmp_path / 'later-*.csv'}; correct the pat" in str(end.error)
+    log = " ".join(end.log.split())
+    assert "Nothing was sent." in log
+    assert "This try sent nothing." in log
+    assert not crm.journal()
+
+
+def test_renamed_column_is_reported_with_the_columns_and_nothing_is_sent(
+    crm: Sandbox, run_task: RunTask, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("mail,full_name\na@example.com,Ada\n")
+    log = " ".join(run_task(CrmLoadContactsOperator, source=str(path)).log.split())
+    assert "email: column missing; give the load a mapping (did you mean 'mail'?)." in log
+    assert "Its columns: 'mail', 'full_name'. Nothing was sent." in log
     assert not crm.journal()
 
 
@@ -353,6 +367,7 @@ def test_dry_run_writes_nothing(crm: Sandbox, run_task: RunTask, tmp_path: Path)
     assert end.result["rows"] == 151
     assert list(end.result["problems"].values()) == [1]
     assert end.result["plan"]["calls"] >= 150
+    assert "Sends: email; attributes name" in end.log
     assert {entry.method for entry in crm.journal()} <= {"GET"}
     assert not path.exists()
     assert not state.exists()
@@ -632,6 +647,9 @@ def test_retry_rejects_sends_the_rejected_rows(crm: Sandbox, run_dag: RunDag, tm
     assert {name: run[name].state for name in run.tasks} == {
         "load": "failed", "retryable": "success", "all": "success", "none": "skipped", "gone": "skipped",
     }  # fmt: skip
+    reasons = [run[name].xcoms["crm_reason"]["message"] for name in ("none", "gone")]  # for the page
+    missing = f"Nothing to send: there is no rejects file {tmp_path / 'no.csv'}, or it is empty."
+    assert reasons == ["Nothing to send: the earlier load has no rejects file.", missing]
     assert counts(run["load"].result) == {"created": 4, "rejected": 2}
     assert counts(run["retryable"].result) == {"created": 1}
     assert counts(run["all"].result) == {"updated": 1, "rejected": 1}

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from page_users import Users
 
 from crm_provider.operators.extract import CrmExtractContactsOperator
-from crm_provider.operators.load import CrmLoadContactsOperator
+from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.sandbox import Sandbox
 from crm_provider.testing import run_dag
 from crm_provider.ui.syncs import PAGE_SIZE
@@ -144,6 +144,7 @@ def test_page_shows_why_a_load_failed_before_its_first_call(
         CrmExtractContactsOperator(task_id="extract", target=str(tmp_path / "contacts.jsonl"))
         CrmExtractContactsOperator(task_id="unwritable", target="/proc/no/contacts.jsonl")
         CrmLoadContactsOperator(task_id="broken", source=Broken(), retries=0)
+        CrmRetryRejectsOperator(task_id="resend", rejects=str(tmp_path / "no.jsonl"))
     done = run_dag(dag)
     assert done["unread"].xcoms["crm_reason"]["error"] == "NoSuchFile"
     reasons = {
@@ -156,6 +157,9 @@ def test_page_shows_why_a_load_failed_before_its_first_call(
         assert "failed" in text or "stopped" in text
         assert expected in text, task
         assert "@example.com" not in text
+    for path in ("/", "/sync", "/run"):
+        key = {"dag_id": "page_early", "task_id": "resend", "run_id": done.dag_run.run_id}
+        assert "Nothing to send: there is no rejects file" in users.client().get(path, params=key).text, path
     assert users.client().get("/", params={"state": "failed", "dag": "page_early"}).text.count("data-live=") == 6
 
 

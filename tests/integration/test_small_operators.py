@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from airflow.sdk import DAG
@@ -13,6 +14,7 @@ from airflow.sdk import DAG
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmVerifyEmailOperator
+from crm_provider.operators.deals import CrmMoveDealStageOperator
 from crm_provider.sandbox import Sandbox
 
 RunDag = Callable[..., Any]
@@ -54,6 +56,15 @@ def test_second_try_after_a_lost_deletion_follows_on_error(crm: Sandbox, run_tas
     crm.add_fault(effect="lost", method="DELETE", count=1)
     task = run_task(CrmDeleteContactOperator, contact_email=ADA, on_error={"CONTACT_NOT_FOUND": "fail"})
     assert task.states == ["up_for_retry", "failed"]
+
+
+# -- deals ---------------------------------------------------------------------------------------------------
+
+
+def test_ids_of_a_deal_given_as_uuid_are_text_in_the_xcom(crm: Sandbox, run_task: RunTask) -> None:
+    deal = next(iter(crm.store.deals.values()))
+    task = run_task(CrmMoveDealStageOperator, deal_id=UUID(deal.id), stage_id=UUID(deal.stage_id))
+    assert task.result == {"id": deal.id, "stage_id": deal.stage_id, "outcome": "moved"}
 
 
 # -- verify --------------------------------------------------------------------------------------------------

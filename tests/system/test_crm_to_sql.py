@@ -87,7 +87,7 @@ def test_replace_with_psycopg2(
     ("scene", "table"),
     [(scenes.check_append, "history"), (scenes.check_merge, "merged"), (scenes.check_values_that_do_not_fit, "narrow")],
 )
-def test_append_mode_on_a_server(scene: Scene, table: str, transfer: Transfers, database: ServerTarget) -> None:
+def test_listing_in_a_table_of_a_server(scene: Scene, table: str, transfer: Transfers, database: ServerTarget) -> None:
     scene(transfer, database, table)
 
 

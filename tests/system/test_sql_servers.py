@@ -179,7 +179,7 @@ def test_documented_database_values_are_tested() -> None:
     known = {("PostgreSQL", text): value for text, value in VALUES["postgres"].items()}
     known |= {("MariaDB", text): value for text, value in VALUES["mariadb"].items()}
     known |= {("MariaDB", f"{kind}` with `{text}"): value for kind, (text, value) in MARIADB_COLUMNS.items()}
-    page = Path(__file__).parents[2].joinpath("docs", "load.md").read_text("utf-8")
+    page = Path(__file__).parents[2].joinpath("docs", "load-sources.md").read_text("utf-8")
     table = page.partition("<!-- tested: database values -->")[2].partition("<!-- end -->")[0]
     shown = re.findall(r"^\| (PostgreSQL|MariaDB) \| `(.+)` \| `(.+)` \|$", table, re.MULTILINE)
     assert len(shown) == table.count("\n| ") - 2 > 10

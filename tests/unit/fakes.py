@@ -134,6 +134,11 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.name.startswith("crm_provider.")]
 
 
+def one_line(text: str) -> str:
+    """A record that was wrapped for Airflow's log view."""
+    return " ".join(text.split())
+
+
 def _query(query: Mapping[str, Any]) -> str:
     return "?" + "&".join(f"{name}={value}" for name, value in query.items()) if query else ""
 

@@ -47,7 +47,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Machine:
-    """A host: its working time, its workers, and the error of its clock."""
+    """A host: its working time, its workers, and the error of its clock.
+
+    :param rest: seconds from a call to the next one; the response takes nearly all of them, but a second at most
+    """
 
     begins: float = 0.0
     dies: float = NEVER_MIND
@@ -122,9 +125,12 @@ class Hosts:
 
     def _date(self, clock: ServerClock, number: int) -> None:
         if self.dated:
-            date = format_datetime(datetime.fromtimestamp(int(EPOCH + self.now + 0.02), timezone.utc), usegmt=True)
+            trip = min(self.machines[number].rest, 1.0) - 0.01
+            date = format_datetime(
+                datetime.fromtimestamp(int(EPOCH + self.now + trip - 0.02), timezone.utc), usegmt=True
+            )
             local = self.now + self.boots[number]
-            clock.note(date, sent=local, received=local + 0.04)
+            clock.note(date, sent=local, received=local + trip)
 
     def used(self, begin: float, end: float) -> float:
         """The share of the limit that was used."""

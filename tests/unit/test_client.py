@@ -227,6 +227,31 @@ def test_error_is_raised_unchanged(name: str, type_: str) -> None:
     assert raised.path == made.http.calls[0].log_path
 
 
+MANY = [f"{n:08d}-5555-4555-8555-555555555555" for n in range(7)]
+
+# the call, the error, and the remark, which names ids only
+MISSING: list[tuple[Invoke, str, str | None]] = [
+    (lambda c: c.move_deal(DEAL, stage_id=STAGE), "STAGE_NOT_FOUND", f"The call named stageId {STAGE}"),
+    (
+        lambda c: c.create_deal(**CREATE_DEAL), "STAGE_NOT_FOUND",
+        f"The call named stageId {STAGE} and pipelineId {PIPELINE}",
+    ),
+    (lambda c: c.create_deal(**CREATE_DEAL), "PIPELINE_NOT_FOUND", f"The call named pipelineId {PIPELINE}"),
+    (lambda c: c.create_deal(**CREATE_DEAL), "CONTACT_NOT_FOUND", f"The call named contactId {CONTACT}"),
+    (
+        lambda c: c.add_contact_to_lists(EMAIL, MANY), "SEGMENTATION_LIST_NOT_FOUND",
+        f"The call named segmentedListsIds {', '.join(MANY[:5])} and 2 more",
+    ),
+    (lambda c: c.update_contact(EMAIL, attributes={"contactId": "Ada"}), "CONTACT_NOT_FOUND", None),
+    (lambda c: c.request("POST", "/deals", json=[STAGE]), "STAGE_NOT_FOUND", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("invoke", "type_", "remark"), MISSING)
+def test_missing_record_is_named_by_its_id(invoke: Invoke, type_: str, remark: str | None) -> None:
+    assert failed(bench(error(type_)), invoke).remark == remark
+
+
 PAGED: dict[str, tuple[Invoke, str]] = {
     "list_contacts": (lambda c: list(c.list_contacts()), "/contacts"),
     "list_deals": (lambda c: list(c.list_deals()), "/deals"),
@@ -263,10 +288,17 @@ def test_response_without_the_record_is_an_error(name: str, response: Any) -> No
     assert isinstance(raised, e.CrmProtocolError)
 
 
+UNDOCUMENTED = ("add_contact_to_lists", "delete_contact", "delete_deal", "trigger_automation")
+"""Calls whose response has no documented form."""
+
+
 @pytest.mark.parametrize(
     ("name", "response"),
     [(name, odd) for name in ("create_contact", "create_deal") for odd in (["x"], "ok", 7, True)]
-    + [(name, odd) for name in ("update_contact, flat", "update_deal") for odd in (["x"], False)],
+    + [(name, odd) for name in ("update_contact, flat", "update_deal") for odd in (["x"], False)]
+    + [
+        (name, odd) for name in UNDOCUMENTED for odd in (False, {"success": False}, {"error": "no"}, {"errors": ["no"]})
+    ],
     ids=str,
 )
 def test_write_with_an_odd_response_has_an_unknown_outcome(name: str, response: Any) -> None:
@@ -282,9 +314,12 @@ def test_update_confirmed_by_a_json_scalar(response: Any) -> None:
     assert bench(Reply(200, response)).client.update_deal(DEAL, attributes={"n": 1}) == {}
 
 
-@pytest.mark.parametrize("response", [["x"], "ok", 7], ids=str)
-def test_response_of_undocumented_form_is_returned(response: Any) -> None:
-    assert bench(Reply(200, response)).client.verify_email("ann@x.io") == {"result": response}
+@pytest.mark.parametrize("response", [["x"], "ok", 7, False, {"success": True, "errors": []}], ids=str)
+def test_response_of_undocumented_form_is_a_success(response: Any) -> None:
+    for name in UNDOCUMENTED if response is not False else ():
+        SIMPLE[name][0](bench(Reply(200, response)).client)
+    shown = response if isinstance(response, dict) else {"result": response}
+    assert bench(Reply(200, response)).client.verify_email("ann@x.io") == shown
 
 
 def test_numeric_id_is_converted_to_text() -> None:

@@ -387,6 +387,14 @@ def test_direct_lookup_reads_the_crm_each_time(condition: Condition, reply: Any,
     assert crm.http.sent == [sent, sent]
 
 
+def test_total_of_pages_does_not_end_a_count_of_members() -> None:
+    others = [{"id": f"c-{n}", "segmentedListsIds": []} for n in range(10)]
+    pages = [
+        data({"page": n, "total": 2, "data": items}) for n, items in enumerate((others, [CRM["contacts"]["ann@x.io"]]))
+    ]
+    assert ListHasMembers(list_id=VIP, min_members=1).check(DirectLookup(bench(*pages).client)) is not None
+
+
 def test_direct_lookup_raises_the_error_of_the_crm() -> None:
     with pytest.raises(e.CrmForbiddenError):
         ContactIs(email="ann@x.io").check(DirectLookup(bench(error("FORBIDDEN")).client))

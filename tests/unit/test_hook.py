@@ -115,9 +115,30 @@ def error_of(status: int, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
     return str(raised.value)
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_refused_key_names_the_connection(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "This is Airflow's connection 'crm_brazil'." in error_of(status, {}, monkeypatch)
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (401, {}, "This is Airflow's connection 'crm_brazil'."),
+        (403, {}, "This is Airflow's connection 'crm_brazil'."),
+        (
+            403,
+            {"message": "Missing Authentication Token", "errorCode": "UNKNOWN_ROUTE"},
+            "The base URL of Airflow's connection 'crm_brazil' is http://127.0.0.1:",
+        ),
+    ],
+)
+def test_error_of_a_connection_names_it(
+    status: int, body: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert says in error_of(status, body, monkeypatch)
+
+
+def test_no_connection_names_its_base_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = {"conn_type": "crm", "host": "http://127.0.0.1:1/v2", "password": KEY, "extra": {"rate_store": "off"}}
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_BRAZIL", json.dumps(connection))
+    with pytest.raises(e.CrmConnectionError) as raised:
+        CrmHook("crm_brazil").get_conn().ping()
+    assert str(raised.value).endswith("The base URL of Airflow's connection 'crm_brazil' is http://127.0.0.1:1/v2.")
 
 
 def test_other_errors_do_not_name_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,10 +91,14 @@ def test_alert_only_with_rejects(result: Any, is_sent: bool) -> None:
     [({"crm_decision": (REFUSED, None)}, ("FORBIDDEN (403) on POST /contacts: no.", CHECK_KEY, "Request id: r-1")),
      ({}, ("See the log",))],
 )  # fmt: skip
-def test_failed_task_without_an_exception_in_the_callback(known: dict[str, Any], lines: tuple[str, ...]) -> None:
+def test_failed_or_skipped_task_without_an_exception_in_the_callback(
+    known: dict[str, Any], lines: tuple[str, ...]
+) -> None:
     context = {**callback_of(None), **known}
     context["ti"].state = "up_for_retry"
     assert (sent(context).state, sent(context).lines) == ("failed", lines)
+    context["ti"].state = "skipped"
+    assert (sent(context).state, sent(context).lines) == ("skipped", lines if known else ())
 
 
 def test_mapped_load_has_its_index() -> None:

@@ -24,8 +24,9 @@ from crm_provider.load.report import LoadStopped, Summary
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks import crm_errors, outcome
-from crm_provider.tasks.outcome import DOCS, PREFIX, WIDTH, error_record, record, short_traceback
+from crm_provider.tasks.outcome import DOCS, error_record, record, short_traceback
 from crm_provider.ui import PREFIX as PAGE
+from crm_provider.values.redaction import PREFIX, WIDTH
 
 from .fakes import logged
 

@@ -109,6 +109,10 @@ CHECKED = "A dry run: every row was checked, nothing was written."
         ({"result": '"s3://bucket/xcom/1"'}, "success", "success", "custom XCom backend"),
         ({"result": [1]}, "success", "success", "custom XCom backend"),
         ({"state": "skipped", "result": None}, "skipped", "skipped", ""),
+        (
+            {**FAILED, "state": "skipped", "failure": {"error": "AirflowSkipException", "message": "No rejects file."}},
+            "skipped", "skipped", "No rejects file.",
+        ),
         ({"state": "failed"}, "failed", "too many rejects", "Done. They are"),
         ({"state": "failed", "result": result(left=3, ending="Stopped: x.")}, "failed", "stopped", "Stopped: x."),
         ({**FAILED, "failure": ERROR}, "failed", "failed", "Key refused."),

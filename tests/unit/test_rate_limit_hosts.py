@@ -29,6 +29,15 @@ def test_the_limit_is_used_kept_and_fairly_shared(count: int, start: int, tmp_pa
     assert hosts.text.requests <= count * (end / 5 + 4), "one request in 5 s for each host, and few to join"
 
 
+def test_wrong_clocks_are_noticed_though_each_response_takes_a_second(tmp_path: Path) -> None:
+    """The clocks are up to 1.6 seconds apart, which a header that was made at any time of a round trip allows."""
+    machines = [Machine(begins=0.3 * n, skew=n * 0.45 % 1.6 - 0.8, rest=1.0) for n in range(8)]
+    hosts = Hosts(tmp_path, machines, until=105).run()
+    assert hosts.used(45, 105) >= 0.97
+    assert hosts.refusals(45, 105) <= 0.01
+    assert jain(hosts.by_host(45, 105)) >= 0.98
+
+
 @pytest.mark.parametrize("skew", [-1.0, 1.0])
 def test_joining_loads_begin_at_once_and_get_their_part_soon(skew: float, tmp_path: Path) -> None:
     stay = [Machine(begins=0.3 * n, skew=n % 3 - 1) for n in range(6)]

@@ -384,7 +384,7 @@ CLOCK = {"ahead": 10.5, **SPAN}
         (None, 7.0, UNKNOWN, {"ahead": 7.0}),
         (None, 7.0, {"exchanged": 5.0, "ahead": 3.0}, {}),
         ((10.0, 11.0), 11.5, CLOCK, {}),
-        ((10.0, 11.0), 11.5, UNKNOWN, {**CLOCK, "trip": 0.2}),
+        ((10.0, 11.0), 11.5, UNKNOWN, {**CLOCK, "ahead": 10.45, "trip": 0.2}),
         ((9.5, 10.5), 10.25, CLOCK, {"ahead": 10.25, "high": 10.5}),
     ],
 )

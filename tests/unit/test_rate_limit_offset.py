@@ -20,7 +20,7 @@ OWN = 12.0
         (9.8, 10.8, 0.2, 10.8, Offset(10.8, 10.0, 10.8, 0.05)),
         (10.2, 11.2, 0.2, 10.1, Offset(10.6, 10.2, 11.0, 0.05)),
         (11.0, 12.0, 0.2, OWN, Offset(11.0, 11.0, 11.0, 0.05)),
-        (11.1, 12.3, 0.2, 13.0, Offset(11.7, 11.1, 12.3, 0.2)),  # one of the clocks was set
+        (11.1, 12.3, 0.2, 13.0, Offset(11.65, 11.1, 12.3, 0.2)),  # one of the clocks was set
         (10.0, 11.0, 0.01, 10.9, SEEN),
         (9.0, 12.0, 0.01, 10.9, SEEN),
     ],
@@ -32,6 +32,14 @@ def test_responses_narrow_the_offset(low: float, high: float, trip: float, own: 
 def test_the_first_response_leaves_the_hosts_own_clock_if_it_may_be_right() -> None:
     assert Offset(7.0).seen(10.0, 11.0, 0.05, 10.1) == Offset(10.1, 10.0, 11.0, 0.05)
     assert Offset(7.0).seen(10.0, 11.0, 0.05, OWN) == SEEN
+
+
+@pytest.mark.parametrize(("own", "ahead"), [(10.0, 10.0), (11.1, 11.1), (11.11, 10.55), (9.9, 10.55)])
+def test_the_hosts_own_clock_does_not_fit_a_header_made_long_before_the_response(own: float, ahead: float) -> None:
+    """The response took a second, so the header allows two: the last one only if the server made it first of all."""
+    seen = Offset(7.0).seen(10.0, 12.0, 1.0, own)
+    assert seen == Offset(pytest.approx(ahead), 10.0, 12.0, 1.0)  # type: ignore[arg-type]
+    assert (seen.refused(own, 0.25) is seen) is (ahead == own)
 
 
 def test_the_offset_is_known_after_a_response() -> None:
@@ -49,6 +57,7 @@ def test_the_offset_is_known_after_a_response() -> None:
         (Offset(10.5, 10.0, 10.0 + CLEAR + 0.06, 0.05), OWN, 10.04),
         (Offset(10.1, 10.0, 10.0 + CLEAR + 0.04, 0.05), OWN, 10.1),
         (Offset(10.5, 10.0, 11.0, 1.0 - CLEAR), OWN, 10.5),
+        (Offset(10.55, 10.0, 12.0, 1.0), 11.5, 10.275),
         (Offset(7.0), OWN, 11.75),
     ],
     ids=[
@@ -59,6 +68,7 @@ def test_the_offset_is_known_after_a_response() -> None:
         "still in doubt",
         "clear",
         "slow network",
+        "slow server",
         "no response",
     ],
 )

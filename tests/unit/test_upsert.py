@@ -117,6 +117,18 @@ def test_lists_use_the_result_of_the_write_without_a_read() -> None:
     assert crm.calls == [("add", ADA)]
 
 
+@pytest.mark.parametrize(
+    ("shown", "asked"), [("ADA@x.org", "ADA@x.org"), ("a***@x.org", ADA), ("eve@x.org", ADA), (7, ADA), (None, ADA)]
+)
+@pytest.mark.parametrize("again", [False, True])
+def test_lists_use_the_address_as_the_crm_has_spelled_it(shown: Any, asked: str, again: bool) -> None:
+    crm = FakeCrm()
+    crm.add(asked, HAS)
+    written = WriteResult("created", response={"id": "1", "email": shown})
+    writer_of(crm, lists=(LIST,)).add_to_lists(NEW, written, again=again)
+    assert crm.contacts[asked]["segmentedListsIds"] == [LIST]
+
+
 def test_known_contact_with_other_values_is_read_again_even_if_in_the_lists() -> None:
     crm = crm_with(OLD, status="unsubscribed", segmentedListsIds=[LIST])  # since the read
     written = writer_of(crm, lists=(LIST,)).write(NEW, remote(OLD, segmentedListsIds=[LIST]))
@@ -157,11 +169,13 @@ EITHER = "give either the name or the list_id of the segmentation list"
         ({"name": "none", "list_id": None}, "Segmentation list not found: no list is called 'none'."),
         ({"name": "vip", "list_id": None}, "Segmentation list not found: no list is called 'vip'; did you mean 'VIP'?"),
         ({"name": None, "list_id": NONE}, f"Segmentation list not found: no list has the id {NONE}."),
+        ({"name": "Odd", "list_id": None}, "the segmentation list of this name has no id"),
     ],
 )
 def test_reason_why_no_list_is_picked(asked: dict[str, Any], message: str) -> None:
+    lists = [{"id": LIST, "name": "VIP"}, {"id": OTHER, "title": "VIP"}, {"id": NONE[:-1]}, {"name": "Odd"}]
     with pytest.raises(e.CrmError) as raised:
-        pick_list(lambda: [{"id": LIST, "name": "VIP"}, {"id": OTHER, "title": "VIP"}, {"id": NONE[:-1]}], **asked)
+        pick_list(lambda: lists, **asked)
     assert raised.value.message == message
     if "not found" in raised.value.message:
         assert (raised.value.method, raised.value.path) == ("GET", "/segments")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -252,14 +254,20 @@ def deals(*items: dict[str, Any]) -> Reply:
 
 
 def create_deal(made: Bench, attributes: dict[str, Any] | None) -> Any:
-    ids = {"contact_id": CONTACT_ID, "pipeline_id": PIPELINE, "stage_id": STAGE}
+    ids: Any = {"contact_id": UUID(CONTACT_ID), "pipeline_id": UUID(PIPELINE), "stage_id": UUID(STAGE)}
     try:
         return made.client.create_deal(**ids, attributes=attributes)["id"]
     except e.CrmContactAssociatedWithADealError:
         return "associated"
+    except e.CrmTransientError as error:
+        assert not error.outcome_known
+        assert "Reading back whether it happened failed too: PROTOCOL." in str(error)
+        return "unknown"
 
 
 TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
+AMOUNT = {"pb_amount": Decimal("12.50"), "pb_closingDate": NOON, "pb_name": "x"}
+SHOWN_AMOUNT = {"pb_amount": 12.5, "pb_closingDate": "2026-03-01T12:00:00.000Z", "pb_name": "x"}
 
 
 @pytest.mark.parametrize(
@@ -278,6 +286,9 @@ TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
         ({"pb_name": "x"}, [lost, deals(deal(age=OLD)), TAKEN, deals(deal(age=OLD))], "associated", 2),
         # a CRM that allows a second deal: ours was not created yet
         (None, [lost, deals(deal(age=OLD, id_=OTHER)), data({"id": ID}, 201)], ID, 2),
+        # the CRM shows an amount and a date in other forms than they were given
+        (AMOUNT, [lost, deals({**deal(), "attributes": SHOWN_AMOUNT})], ID, 1),
+        (AMOUNT, [lost, deals({**deal(age=NOW), "attributes": SHOWN_AMOUNT})], ID, 1),
         # unknown origin: never a second deal, never another client's
         (None, [lost, deals(deal())], "associated", 1),
         ({"pb_name": "x"}, [lost, deals(deal(name="y"))], "associated", 1),
@@ -288,6 +299,12 @@ TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
         ({"pb_name": "x"}, [lost, deals(deal(age=NOW, stage=OTHER, name="y"))], "associated", 1),
         # in another stage and with other values
         ({"pb_name": "x"}, [lost, deals(deal(stage=OTHER, name="y", id_=OTHER)), data({"id": ID}, 201)], ID, 2),
+        # the listing does not show whose it is: never a second deal, unless it cannot be ours
+        ({"pb_name": "x"}, [lost, *[deals({**deal(), "contactId": None})] * 4], "unknown", 1),
+        (None, [lost, *[deals({**deal(age=NOW, stage=OTHER), "contactId": None})] * 4], "unknown", 1),
+        (None, [lost, deals({**deal(age=OLD), "contactId": None}), data({"id": ID}, 201)], ID, 2),
+        ({"pb_name": "x"}, [lost, deals({**deal(name="y"), "contactId": None}), data({"id": ID}, 201)], ID, 2),
+        (None, [lost, deals({**deal(stage=OTHER), "contactId": None}), data({"id": ID}, 201)], ID, 2),
     ],
 )
 def test_deal_found_after_a_lost_creation(
@@ -349,6 +366,19 @@ def test_unconfirmed_creation_is_read_back(response: Reply) -> None:
     assert not raised.value.outcome_known
     old = bench(response, contact(WANTED, age=OLD))
     assert not old.client.create_or_find(EMAIL, attributes=WANTED).made
+    throttled = bench(response, error("TOO_MANY_REQUESTS"), contact(WANTED, age=NOW))
+    assert throttled.client.create_or_find(EMAIL, attributes=WANTED).made
+    unread = bench(response, *5 * [error("TOO_MANY_REQUESTS")])
+    with pytest.raises(e.CrmTooManyRequestsError) as refused:
+        unread.client.create_or_find(EMAIL, attributes=WANTED)
+    assert not refused.value.outcome_known
+
+
+def test_values_are_compared_in_the_form_in_which_they_are_sent() -> None:
+    values, shown = {"since": NOON}, contact({"since": "2026-03-01T12:00:00Z"})
+    assert bench(Reply(200, {"message": "ok"}), shown).client.send_update(EMAIL, attributes=values) == {}
+    assert bench(lost, shown).client.create_or_find(EMAIL, attributes=values).made
+    assert bench(lost, shown).client.upsert_contact(EMAIL, attributes=values)["outcome"] == "created"
 
 
 def test_unconfirmed_update_is_read_back() -> None:

@@ -395,6 +395,16 @@ def test_unfinished_snapshot_of_another_account_is_not_continued() -> None:
     assert other.http.sent == ["GET /contacts?page=0"]
 
 
+def test_watches_warn_once_of_developer_mode(caplog: pytest.LogCaptureFixture) -> None:
+    snapshots = Snapshots(bench(page_of(0, 2, 2), page_of(0, 2, 2)))
+    snapshots.client.settings = snapshots.client.settings.with_(developer_mode=True)
+    snapshots.read(0)
+    snapshots.read(1e12)
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "Developer mode: the CRM returns example data and writes nothing."
+    ]
+
+
 # -- errors
 
 

@@ -7,13 +7,13 @@ import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from crm_provider.client.deals import same_deal_value
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.mapping.deal_mapper import Deal
 from crm_provider.load.state.temp_tables import digest
-from crm_provider.values.json_values import json_text, json_value, same_value
+from crm_provider.values.json_values import json_text, json_value
 from crm_provider.values.server_clock import utc_time
 
 
@@ -63,38 +63,13 @@ class RemoteDeal:
 
     def shows(self, attributes: Mapping[str, Any]) -> bool:
         """Whether the deal has all of these values."""
-        return all(n in self.attributes and same(n, self.attributes[n], v) for n, v in attributes.items())
+        return all(n in self.attributes and same_deal_value(n, self.attributes[n], v) for n, v in attributes.items())
 
     def contradicts(self, attributes: Mapping[str, Any]) -> bool:
         """Whether the deal shows another value for one of these."""
-        return any(n in self.attributes and not same(n, self.attributes[n], v) for n, v in attributes.items())
-
-
-def same(name: str, found: Any, wanted: Any) -> bool:
-    """Whether an attribute has a value already: amounts are compared as numbers, closing dates as points in time.
-
-    >>> same("pb_amount", "1500", "1500.00"), same("pb_name", "1500", "1500.00")
-    (True, False)
-    """
-    if name == "pb_amount":
-        amounts = _amount(found), _amount(wanted)
-        if None not in amounts:
-            return amounts[0] == amounts[1]
-    if name == "pb_closingDate":
-        times = utc_time(found), utc_time(wanted)
-        if None not in times:
-            return times[0] == times[1]
-    return same_value(found, wanted)
-
-
-def _amount(value: Any) -> Decimal | None:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
-        return None
-    try:
-        amount = Decimal(str(value).strip())
-    except InvalidOperation:
-        return None
-    return amount if amount.is_finite() else None  # NaN equals nothing, and a signalling NaN raises
+        return any(
+            n in self.attributes and not same_deal_value(n, self.attributes[n], v) for n, v in attributes.items()
+        )
 
 
 def _lower(value: Any) -> str | None:

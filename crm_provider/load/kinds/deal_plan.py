@@ -82,7 +82,7 @@ def choose_for_deals(
 
     :param wanted: the plan that the user asked for
     :param total: reads how many deals the CRM has (one call), None if it does not say
-    :param sample: reads the deals of so many more rows (one call each), and returns the sample so far
+    :param sample: reads the deals of a number of further rows (one call each), and returns the sample so far
     :param may_compare: False if an earlier try was stopped while it read all deals
     """
     if rows.count == 0:

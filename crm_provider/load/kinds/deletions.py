@@ -68,6 +68,10 @@ class DeleteMapper(Mapper):
             )
         super().__init__(mapping)
 
+    @property
+    def sends(self) -> str:
+        return "email"
+
 
 DELETIONS = Kind(
     name="deletions",

@@ -130,7 +130,7 @@ class RemoteRecords(abc.ABC):
         return self._staged.count_to_send(after=self._after, without=self._without)
 
     def _mixed(self, most: int) -> Iterator[Record]:
-        """Records to be sent in a pseudo-random order; an open query would keep a copy of all rows."""
+        """Records to be sent in a pseudo-random order; an open query would keep all their numbers."""
         mixed = self._staged.mixed(self._seed, after=self._after, without=self._without)
         return iter([row.record for row in itertools.islice(mixed, most) if row.record is not None])
 

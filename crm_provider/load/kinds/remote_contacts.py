@@ -14,6 +14,7 @@ from typing import cast
 from crm_provider import errors as e
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
+from crm_provider.client.responses import by_status_alone
 from crm_provider.client.upsert import ContactWriter, LearnedOrder, WriteResult, may_be_absent
 from crm_provider.client.upsert import Mode as WriteMode
 from crm_provider.load.kinds.remote import RemoteRecords, Tick, TrySetup
@@ -173,12 +174,19 @@ class RemoteContacts(RemoteRecords):
         )
         return ContactSender(writer, began=self.began)
 
+    def of_the_run(self, error: e.CrmError) -> str | None:
+        """A creation names no record that could be missing: a bare 404 shows that the base URL is wrong."""
+        if isinstance(error, e.CrmNotFoundError) and by_status_alone(error) and error.path == "/contacts":
+            return "a 404 on a creation is about the base URL"
+        return None
+
     def naive_calls(self, counts: Mapping[Outcome, int], refused: int) -> int:
         """Calls that a create-then-update loop would have made."""
         existing = counts.get(Outcome.UPDATED, 0) + counts.get(Outcome.UNCHANGED, 0)
         created = counts.get(Outcome.CREATED, 0)
-        each = 2 if self._options.mode == "upsert" else 1
-        return created + existing * each + refused + (created + existing) * bool(self._options.list_ids)
+        writes = created + existing * (2 if self._options.mode == "upsert" else 1)
+        listed = created + existing if self._options.list_ids else 0
+        return writes + listed + refused
 
 
 def _contact(record: Record) -> Contact:

@@ -130,18 +130,28 @@ def auto(value: Any) -> Any:
     return value.strip() if isinstance(value, str) else json_safe(value)
 
 
-def only_text(value: Any) -> str:
-    """A text without the space around it. A phone number that is a number has lost its ``+``.
+_FLOAT_AS_TEXT = re.compile(r"\d+(?:[.,]\d+)?[eE]\+?\d+|\d{5,}[.,]0{1,2}", re.ASCII)
+"""A long number as spreadsheets (``5.51E+12``) and pandas (``5511999998888.0``) write it into CSV."""
 
-    :raises ConversionError: for any other value
+_E164 = re.compile(r"\+\d+", re.ASCII)
+
+
+def is_e164(text: str) -> bool:
+    """Whether a text is a phone number as the CRM shows it, so that :func:`only_text` returns it."""
+    return _E164.fullmatch(text) is not None
+
+
+def only_text(value: Any) -> str:
+    """A text without the space around it. A phone number that is, or was, a number has lost its ``+`` or its digits.
+
+    :raises ConversionError: for any other value, and for a text that a program has made of a float
     """
     if not isinstance(value, str):
         raise ConversionError("no text", "give it as text, or give the field the type 'phone' or 'text'")
-    return value.strip()
-
-
-KEEP_TEXT = frozenset({auto, only_text})
-"""The conversions that leave a text as it is, without the space around it."""
+    written = value.strip()
+    if _FLOAT_AS_TEXT.fullmatch(written):
+        raise ConversionError("a phone number in the form of a float", "write its column as text in the source")
+    return written
 
 
 def text(value: Any) -> str:

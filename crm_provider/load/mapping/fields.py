@@ -212,7 +212,9 @@ def _field(target: Target, spec: Any, defaults: Defaults) -> Field:
     else:
         fallback, data["empty"] = _fallback(empty), empty
     read = read_column(column, convert, fallback, optional=optional)
-    return Field(target, column, optional, read, data, convert in converters.KEEP_TEXT)
+    if convert is converters.only_text:
+        return Field(target, column, optional, read, data, True, converters.is_e164)
+    return Field(target, column, optional, read, data, convert is converters.auto)
 
 
 def _checked(target: Target, spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -316,7 +318,7 @@ FORMULA_SIGNS = frozenset("#=")
 def read_column(
     column: str, convert: Conversion, fallback: Callable[[Any], Any], *, optional: bool = False
 ) -> Callable[[Mapping[str, Any]], Any]:
-    is_path, keeps_text = "." in column, convert in converters.KEEP_TEXT
+    is_path, keeps_text = "." in column, convert is converters.auto
 
     def read(row: Mapping[str, Any]) -> Any:
         given = row.get(column, _MISSING)

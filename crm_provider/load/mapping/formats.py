@@ -18,10 +18,10 @@ from crm_provider.values.suggest import hint
 _ISO = re.compile(
     r"(?P<day>\d{4}-\d\d-\d\d)"
     r"(?:[Tt ](?P<time>\d\d:\d\d(?::\d\d)?)(?:[.,](?P<fraction>\d{1,9}))?"
-    r" ?(?P<zone>[Zz]|[+-]\d\d(?::?\d\d)?)?)?",
+    r" ?(?P<zone>[Zz]|UTC|[+-]\d\d(?::?\d\d)?)?)?",
     re.ASCII,
 )
-"""ISO 8601 as databases and programs write it. Python 3.10 parses less of it than 3.11, so it is parsed here."""
+"""ISO 8601 as databases and programs write it, BigQuery with ``UTC``. Python 3.10 parses less of it than 3.11."""
 
 _FIX = "correct it in the source, or say how it is written with format"
 
@@ -50,7 +50,8 @@ def moment(*, format: str | None = None, zone: str | None = None) -> Conversion:
     """A time as ``2024-01-31T12:00:00Z``, in UTC. A date means its midnight.
 
     :param format: how a text is written, as for ``datetime.strptime``; by default ISO 8601
-    :param zone: the time zone of times that have none; without it such a time is refused
+    :param zone: the time zone of times that have none; without it such a time is refused. A time that its clocks show
+        twice is the first one, and one that they skip counts as if they had not been changed yet
     :raises ValueError: if the format does not hold a whole date, or the zone is unknown
     """
     read, default_zone = _reader(format, "not a valid date and time"), None if zone is None else _zone(zone)
@@ -98,7 +99,7 @@ def _from_iso(written: str) -> datetime:
 
 
 def _offset(zone: str) -> timezone:
-    if zone in "Zz":
+    if zone in ("Z", "z", "UTC"):
         return timezone.utc
     hours, minutes = int(zone[1:3]), int(zone[3:].removeprefix(":") or "0")
     if minutes > 59:

@@ -52,7 +52,10 @@ KEPT_PLANS = 256
 """Sets of columns that are cached without a mapping: rows of JSON lines may differ in their columns."""
 
 SHOWN_COLUMNS = 20
-"""Columns of the source that a message lists."""
+"""Columns of the source, and fields of a section, that a message lists."""
+
+SECTION_WORDS = {Section.EMAIL: "", Section.FIELDS: "", Section.ATTRIBUTES: "attributes", Section.ORIGIN: "origin"}
+"""What a message calls the fields of each section, in its order."""
 
 
 R = TypeVar("R", bound=Record)
@@ -76,6 +79,8 @@ class RecordMapper(abc.ABC, Generic[R]):
         self._last: tuple[tuple[Any, ...] | None, Steps | None] = (None, None)
         """Without a mapping: the columns of the last row, if none of them is nested, and their plan."""
         self._logged: set[str] = set()
+        self._seen: dict[Target, None] = {}
+        """Without a mapping: the fields of all rows so far."""
 
     @abc.abstractmethod
     def _compiled(self, mapping: Any) -> tuple[Field, ...]:
@@ -113,6 +118,20 @@ class RecordMapper(abc.ABC, Generic[R]):
         read = [(field.target, field.column) for field in fields if field.column is not None]
         return {name: column for target, column in read for name in (target.path, target.label)}
 
+    @property
+    def sends(self) -> str:
+        """The fields that are sent, for people; without a mapping those of the rows so far.
+
+        >>> Mapper({"email": "mail", "name": "first", "origin.url": "page"}).sends
+        'email; attributes name; origin url'
+        """
+        targets = self._seen if self._plan is None else [field.target for field in self._plan.fields]
+        parts = [
+            _listed(word, [target.name for target in targets if target.section is section])
+            for section, word in SECTION_WORDS.items()
+        ]
+        return "; ".join(filter(None, parts))
+
     def check_columns(self, columns: Collection[str]) -> None:
         """Check that a source with these columns can be mapped.
 
@@ -120,7 +139,8 @@ class RecordMapper(abc.ABC, Generic[R]):
         """
         if self._plan is None:
             if problems := self._plan_for(columns if isinstance(columns, tuple) else tuple(columns)).problems:
-                raise SourceError("; ".join(map(str, problems)))
+                shown = "" if look_like_values(columns) else f". {_its_columns(columns)}"
+                raise SourceError(f"{'; '.join(map(str, problems))}{shown}")
             return
         needed = [field for field in self._plan.fields if field.column is not None and not field.optional]
         missing = [field for field in needed if not has_column(columns, field.column)]
@@ -132,9 +152,7 @@ class RecordMapper(abc.ABC, Generic[R]):
         texts = [f"mapping[{field.target.label!r}]: {_not_there(field.column, columns, wanted)}" for field in missing]
         if look_like_values(columns, wanted):
             return f"{'; '.join(texts)}. {_no_header_line(columns)}"
-        more = f", ... and {len(columns) - SHOWN_COLUMNS} more" if len(columns) > SHOWN_COLUMNS else ""
-        shown = ", ".join(map(repr, list(columns)[:SHOWN_COLUMNS])) or "none"
-        return f"{'; '.join(texts)}. Its columns: {shown}{more}"
+        return f"{'; '.join(texts)}. {_its_columns(columns)}"
 
     def as_data(self) -> dict[str, Any]:
         """All settings that decide the record of a row, as plain data; the same for all spellings of a mapping."""
@@ -189,6 +207,8 @@ class RecordMapper(abc.ABC, Generic[R]):
                 self._plans.clear()
             plan = self._plans[columns] = self._steps_of(columns)
             self._log_left_out(columns, plan.left_out)
+            if not plan.problems and not look_like_values(columns):
+                self._seen.update(dict.fromkeys(field.target for field in plan.fields))
         return plan
 
     def _log_left_out(self, columns: tuple[Any, ...], left_out: Collection[str]) -> None:
@@ -386,6 +406,16 @@ def _email_column(columns: tuple[Any, ...]) -> str | Problem:
     if isinstance(columns, HeaderLine) and look_like_values(columns):
         fix = f"{fix}. {_no_header_line(columns)}"
     return Problem(EMAIL, "", "column missing", fix)
+
+
+def _its_columns(columns: Collection[Any]) -> str:
+    more = f", ... and {len(columns) - SHOWN_COLUMNS} more" if len(columns) > SHOWN_COLUMNS else ""
+    return f"Its columns: {', '.join(map(repr, list(columns)[:SHOWN_COLUMNS])) or 'none'}{more}"
+
+
+def _listed(word: str, names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN_COLUMNS} more" if len(names) > SHOWN_COLUMNS else ""
+    return f"{word} {', '.join(names[:SHOWN_COLUMNS])}{more}".strip() if names else ""
 
 
 def _not_there(column: Any, columns: Collection[str], wanted: Collection[str]) -> str:

@@ -113,7 +113,7 @@ class OutcomesFile(RowLines):
             is_own = self._table_rows() is not None or not self.path.exists()
         if not is_own:
             raise SourceError(
-                f"{self.path.name} would be overwritten, but it is not an outcomes file; remove it, or give another "
+                f"{self.path} would be overwritten, but it is not an outcomes file; remove it, or give another "
                 "outcomes path"
             )
 
@@ -124,7 +124,7 @@ class OutcomesFile(RowLines):
             try:
                 return self._lines.number(line)
             except ValueError as wrong:
-                raise SourceError(f"{self.path.name}: {wrong}") from None
+                raise SourceError(f"{self.path}: {wrong}") from None
 
         return number_of
 

@@ -57,7 +57,7 @@ class RejectsFile(RowLines):
 
     def resume(self, done: Callable[[int], bool]) -> None:
         super().resume(done)
-        reader = RejectReader(self._lines, self.path.name)
+        reader = RejectReader(self._lines, str(self.path))
         kept = (reject for line in self._journal.lines() if (reject := reader.read(line)) is not None)
         self.samples = list(islice(kept, MOST_SAMPLES))
 
@@ -107,13 +107,13 @@ class RejectsFile(RowLines):
         """
         if not self._journal.begins_like(self._lines.begin):
             raise SourceError(
-                f"{self.path.name} would be overwritten, but it is not a rejects file in this format; remove it, or "
+                f"{self.path} would be overwritten, but it is not a rejects file in this format; remove it, or "
                 "give another rejects path"
             )
 
     def number_reader(self) -> ReadNumber:
         """A reader of the lines from the first on. It raises ``SourceError`` for a line of another program."""
-        reader = RejectReader(self._lines, self.path.name)
+        reader = RejectReader(self._lines, str(self.path))
 
         def number_of(line: str) -> int | None:
             reject = reader.read(line)
@@ -140,7 +140,7 @@ class RejectsFile(RowLines):
         if first is None:
             own = [name for name in reject.values if name not in (LINE, EXTRA)]
             return self._lines.header_for(self._columns if self._columns is not None else own)
-        RejectReader(self._lines, self.path.name).read(first)
+        RejectReader(self._lines, str(self.path)).read(first)
         return None
 
 
@@ -171,7 +171,7 @@ class RejectedRows:
     """
 
     def __init__(self, path: AnyPath, *, retryable_only: bool = False, kind: str | None = None) -> None:
-        self.name, self._kind = path.name, kind
+        self.name, self._kind = str(path), kind
         self.columns: tuple[str, ...] | None = None
         self._path, self._retryable_only = path, retryable_only
         self.left_out = 0

@@ -351,6 +351,8 @@ class RejectReader:
     def read(self, line: str) -> Reject | None:
         """The row of a line; None for an empty line or a header, also a second one that a concurrent try wrote.
 
+        A line of delimiters is a row that was cleared in a spreadsheet, and counts as empty.
+
         :raises SourceError: if the line cannot be read
         """
         self.number += 1
@@ -359,7 +361,7 @@ class RejectReader:
                 self._header = line
             if line == self._header:
                 return None
-            return self._lines.parse(line) if line.strip() else None
+            return self._lines.parse(line) if line.strip(" \t\r\n,;|") else None
         except ValueError as wrong:
             if self.number == 1 and isinstance(wrong, ForeignFile):
                 raise SourceError(f"{self._name} is not a rejects file; give the load's rejects_path") from None

@@ -106,7 +106,7 @@ class ArrowSource:
                 raise
             raise SourceError(
                 f"{self.name} cannot be read through Arrow ({type(wrong).__name__}); does a column have values of "
-                "several types?"
+                "several types, or do two columns have one name?"
             ) from None
 
 

@@ -78,7 +78,7 @@ class Fingerprints:
         self._header = f"{TITLE} {self._hash('check').hex()[:16]}"
         self._journal = Journal(sibling(path, ".journal"))
         lock = sibling(path, ".lock")
-        self._lock = FileLock(lock, f"the state file {path.name}") if is_local(lock) else None
+        self._lock = FileLock(lock, f"the state file {path}") if is_local(lock) else None
         self._table: PrintTable | None = None
         self._journal_is_ours: bool  # set once the file was read
 
@@ -179,8 +179,7 @@ class Fingerprints:
             begin = file.read(len(KIND))
         if begin and begin != KIND.encode():
             raise SourceError(
-                f"{self.path.name} would be overwritten, but it is not a state file; remove it, or give another "
-                "state_path"
+                f"{self.path} would be overwritten, but it is not a state file; remove it, or give another state_path"
             )
 
     def _read_state(self, table: PrintTable) -> None:

@@ -158,13 +158,13 @@ STAGED_BYTES = 16 << 30
 for temporary files."""
 
 AT_ONCE = 240
-"""Rows that one statement writes, which takes half the time of one by one. Old SQLite takes 999 values."""
+"""Rows that are written together, which takes half the time of one by one. Old SQLite takes 999 values."""
 
 BYTES_AT_ONCE = 1 << 20
 """Bytes of rows after which fewer rows are written: a hundred rows of several megabytes do not wait in memory."""
 
 _INSERT = "INSERT INTO staged VALUES "
-_PLACES = "(?, ?, ?, ?)"
+_PLACES = "(?, ?, ?)"
 
 KEPT_NAMES = 1024
 """Lists of column names that are stored once for all rows that have them. Beyond that each row stores its own."""
@@ -173,13 +173,17 @@ KEPT_NAMES = 1024
 class StagedRows:
     """All rows of a load, mapped, in a temporary database. Used by one thread.
 
+    Queries search, count and sort a table of numbers, statuses and keys. Another table has the values, in blocks of
+    rows whose numbers follow each other.
+
     :param most_bytes: budget for all rows together
     """
 
     def __init__(self, most_bytes: int = STAGED_BYTES) -> None:
         self._database = TempDatabase(
-            "CREATE TABLE staged (number INTEGER PRIMARY KEY, status INTEGER, key TEXT, data BLOB);"
-            "CREATE TABLE invalid (number INTEGER PRIMARY KEY, key TEXT, is_replaced INTEGER);"
+            "CREATE TABLE staged (number INTEGER PRIMARY KEY, status INTEGER, key TEXT);"
+            "CREATE TABLE blocks (first INTEGER PRIMARY KEY, rows BLOB);"
+            "CREATE TABLE invalid (number INTEGER PRIMARY KEY, key TEXT, mark TEXT, is_replaced INTEGER);"
             "CREATE INDEX invalid_by_key ON invalid (key)"
         )
         self._names: dict[tuple[Any, ...], int] = {}
@@ -188,7 +192,13 @@ class StagedRows:
         """The class of all records of the load, known from the first one."""
         self._most_bytes, self._bytes = most_bytes, 0
         self._waiting: list[Any] = []
-        """Rows that are not in the database yet, column after column."""
+        """Number, status and key of the rows that are not in the database yet, one after the other."""
+        self._pickled: list[bytes] = []
+        """The values of these rows, each pickled by itself: a block."""
+        self._next = 1
+        """The number of the row that may join the block."""
+        self._block: tuple[int, list[bytes]] = (0, [])
+        """The block that was written or read last, after the number of its first row."""
         self._flush_at = min(BYTES_AT_ONCE, most_bytes + 1)
         self._last_attributes: int | tuple[Any, ...] = ()
         self.attribute_names: set[str] = set()
@@ -235,10 +245,14 @@ class StagedRows:
             ) from None
         if made is not None:
             self.has_made = True
+        if number != self._next:
+            self._flush()
+        self._next = number + 1
         self._bytes += len(data)
-        waiting = self._waiting
-        waiting += (number, _NUMBERS[status], key, data)
-        if len(waiting) >= 4 * AT_ONCE or self._bytes >= self._flush_at:
+        pickled = self._pickled
+        pickled.append(data)
+        self._waiting += (number, _NUMBERS[status], key)
+        if len(pickled) >= AT_ONCE or self._bytes >= self._flush_at:
             if self._bytes > self._most_bytes:
                 raise self._too_many((place and place(number)) or f"row {number}")
             self._flush()
@@ -252,8 +266,8 @@ class StagedRows:
         self.add(row._replace(replaced=mark), RowStatus.INVALID, problem=problem, place=place)
         if key is not None:
             self._has_invalid_keys = True
-            values = (row.number, key, row.replaced == mark)
-            self._database.execute("INSERT INTO invalid VALUES (?, ?, ?)", values)
+            values = (row.number, key, mark, row.replaced == mark)
+            self._database.execute("INSERT INTO invalid VALUES (?, ?, ?, ?)", values)
 
     def _too_many(self, where: str) -> SourceError:
         return SourceError(
@@ -308,11 +322,11 @@ class StagedRows:
         """
         sent = "(SELECT number FROM staged AS sent WHERE sent.key = invalid.key AND sent.status = ?)"
         query = (
-            f"SELECT status, data, CASE WHEN NOT is_replaced THEN {sent} END FROM invalid "  # noqa: S608 - of constants
+            f"SELECT mark, CASE WHEN NOT is_replaced THEN {sent} END FROM invalid "  # noqa: S608 - of constants
             "JOIN staged ON staged.number = invalid.number WHERE invalid.number = ? AND status = ?"
         )
         found = self._query(query, (int(RowStatus.SEND), number, int(RowStatus.STALE))).fetchone()
-        return None if found is None else (self._row(number, *found[:2]).row.replaced, found[2])
+        return None if found is None else (found[0], found[1])
 
     def has(self, key: str) -> bool:
         """Whether a row has this key."""
@@ -356,20 +370,15 @@ class StagedRows:
         :param after: only rows with a greater number
         :param without: numbers of rows to leave out
         """
-        query = "SELECT number, status, data FROM staged WHERE number > ? ORDER BY number"
-        for number, status, data in self._query(query, (after,)):
-            if number not in without:
-                yield self._row(number, status, data)
+        return self._found("SELECT number, status FROM staged WHERE number > ? ORDER BY number", (after,), without)
 
     def mixed(self, seed: int, *, after: int = 0, without: Collection[int] = ()) -> Iterator[StagedRow]:
         """The rows to be sent in a pseudo-random order, which is the same for the same seed."""
         query = (
-            "SELECT number, status, data FROM staged WHERE status = ? AND number > ? "
+            "SELECT number, status FROM staged WHERE status = ? AND number > ? "
             "ORDER BY (number * 2654435761 + ?) % 4294967291"  # two primes: neighbours end up far apart
         )
-        for number, status, data in self._query(query, (int(RowStatus.SEND), after, seed)):
-            if number not in without:
-                yield self._row(number, status, data)
+        return self._found(query, (int(RowStatus.SEND), after, seed), without)
 
     def close(self) -> None:
         """Drop the table."""
@@ -382,9 +391,12 @@ class StagedRows:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
+        pickled, self._pickled = self._pickled, []
         self._flush_at = min(self._bytes + BYTES_AT_ONCE, self._most_bytes + 1)
         if waiting:
-            self._database.execute(_INSERT + ", ".join([_PLACES] * (len(waiting) // 4)), waiting)
+            self._database.execute(_INSERT + ", ".join([_PLACES] * len(pickled)), waiting)
+            self._block = waiting[0], pickled
+            self._database.execute("INSERT INTO blocks VALUES (?, ?)", (waiting[0], pickle.dumps(pickled)))
 
     def _id(self, values: Mapping[Any, Any]) -> int | tuple[Any, ...]:
         """What stands for the names of a mapping: most rows share them, so that they are stored once."""
@@ -401,9 +413,21 @@ class StagedRows:
     def _joined(self, names: int | tuple[Any, ...], values: tuple[Any, ...]) -> dict[Any, Any]:
         return dict(zip(self._names_by_id[names] if isinstance(names, int) else names, values, strict=True))
 
-    def _row(self, number: int, status: int, data: bytes) -> StagedRow:
-        # written by add(), into a file that only this process can open
-        names, values, broken, made, mapped, problem, replaced = pickle.loads(data)  # noqa: S301 - our own data
+    def _found(self, query: str, parameters: tuple[Any, ...], without: Collection[int]) -> Iterator[StagedRow]:
+        """The rows whose number and status a query finds."""
+        for number, status in self._query(query, parameters):
+            if number not in without:
+                yield self._row(number, status)
+
+    def _row(self, number: int, status: int) -> StagedRow:
+        first, block = self._block
+        if not first <= number < first + len(block):
+            query = "SELECT first, rows FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1"
+            first, rows = self._database.execute(query, (number,)).fetchone()
+            # written by _flush(), into a file that only this process can open
+            block = pickle.loads(rows)  # noqa: S301 - our own data
+            self._block = first, block
+        names, values, broken, made, mapped, problem, replaced = pickle.loads(block[number - first])  # noqa: S301 - our own data
         record = None
         if mapped is not None:
             attributes, attribute_values, fixed = mapped

@@ -170,6 +170,8 @@ class LoadStream(threading.Thread):
             path.unlink(missing_ok=True)
         left = [path.name for path in self._folder.iterdir() if path.name not in ("state", "state.lock")]
         self._findings.require(not left, f"{self.name}: files are left of a load that is done: {left}")
+        for name in left:  # reported once
+            (self._folder / name).unlink()
         return ended
 
     def _tries(self, kind: str, given: dict[str, Any]) -> tuple[dict[str, Any] | None, int]:

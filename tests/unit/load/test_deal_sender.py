@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal, same
+from crm_provider.client.deals import same_deal_value
+from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
 from crm_provider.load.kinds.deal_sender import ELSEWHERE, DealSender
 from crm_provider.load.kinds.deals import DEALS
 from crm_provider.load.kinds.remote import TrySetup
@@ -374,7 +375,7 @@ def test_creation_with_unknown_result_is_remembered() -> None:
     ],
 )
 def test_equal_values_of_different_forms(name: str, found: Any, wanted: Any, equal: bool) -> None:
-    assert same(name, found, wanted) is equal
+    assert same_deal_value(name, found, wanted) is equal
     remote = RemoteDeal(DEAL, attributes={name: found})
     assert (remote.shows({name: wanted}), remote.contradicts({name: wanted})) == (equal, not equal)
     assert not RemoteDeal(DEAL).contradicts({name: wanted})

@@ -19,6 +19,7 @@ from crm_provider.load.preflight import Preflight, check
 from crm_provider.load.rows import InvalidRow, SourceError
 from crm_provider.load.sources.source import Source, open_source
 from crm_provider.load.state.temp_tables import RowStatus
+from unit.fakes import one_line
 
 DATA = Path(__file__).parent / "data"
 
@@ -212,7 +213,7 @@ def test_null_words_stay_text_and_are_counted(caplog: pytest.LogCaptureFixture) 
         {"name": "NULL", "phone": "N/A", "age": "\\N"},
         {"name": "Null", "phone": "+5531999999999", "age": "41"},
     ]
-    (warning,) = [text for text in caplog.messages if text.startswith("Words")]
+    (warning,) = [one_line(text) for text in caplog.messages if text.startswith("Words")]
     words = r"'N/A', 'NULL', 'Null', '\\N'"
     assert warning == (
         f"Words that often mean 'no value' are sent as text ({words}); "
@@ -258,7 +259,7 @@ def test_spreadsheet_error_value_is_never_sent(word: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("word", ["NA", "null", "<null>", "None", "nan", "N/A ", "\\N", "undefined"])
 def test_words_that_other_programs_read_as_missing_stay_text(word: str, caplog: pytest.LogCaptureFixture) -> None:
     assert contacts(open_source([{"email": "a@ex.co", "country": word}])) == [("a@ex.co", {"country": word.strip()})]
-    assert [line for line in caplog.messages if f"({word.strip()!r}); cells by column: 'country' 1." in line]
+    assert [line for line in caplog.messages if f"({word.strip()!r}); cells by column: 'country' 1." in one_line(line)]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

@@ -289,7 +289,7 @@ def test_extract_onto_a_full_disk(tmp_path: Path, name: str, share: float) -> No
     kept = len(client.reads) - 1
     assert str(target) in str(cut.value)
     pages = "1 page of contacts is" if kept == 1 else f"{kept} pages of contacts are"
-    assert f"{pages} kept beside {name}, which is unchanged" in str(cut.value)
+    assert f"{pages} kept beside {target}, which is unchanged" in str(cut.value)
     assert target.read_text() == "of yesterday"
 
     client.reads.clear()

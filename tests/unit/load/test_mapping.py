@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.client import validation
+from crm_provider.load.kinds.deletions import DeleteMapper
 from crm_provider.load.mapping.columns import LONGEST, WORDS, NullWords
+from crm_provider.load.mapping.deal_mapper import DealMapper
 from crm_provider.load.mapping.fields import EMPTIES, TYPES
-from crm_provider.load.mapping.mapper import KEPT_PLANS, Mapper
+from crm_provider.load.mapping.mapper import KEPT_PLANS, Mapper, RecordMapper
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
 
 ADA = {"mail": "ada@example.com"}
@@ -105,6 +107,15 @@ def test_a_phone_number_as_text_and_one_with_a_type_are_sent() -> None:
     line = {"column": "tel", "default": " +55 "}
     assert attributes({"phone": line}, {"tel": None}) == {"phone": "+55"}
     assert "'default' is no text" in refusal({"email": "mail", "phone": {"column": "tel", "default": 55}})
+    for local in ("(31) 99999-9999", "5531999999999", "0800.10", "\uff0b55"):
+        assert attributes({"phone": "tel"}, {"tel": local}) == {"phone": local}
+
+
+@pytest.mark.parametrize("given", ["5.532E+12", "5,532e12", " 5531999999999.0", "5531999999999,00"])
+@pytest.mark.parametrize("mapping", [None, {"email": "email", "phone": "phone"}])
+def test_a_phone_number_that_a_spreadsheet_or_pandas_has_made_a_float_is_not_sent(mapping: Any, given: str) -> None:
+    (problem,) = problems(Mapper(mapping), {"email": "a@x.co", "phone": given})
+    assert str(problem) == "phone: a phone number in the form of a float; write its column as text in the source"
 
 
 def test_email_alone_is_enough() -> None:
@@ -385,17 +396,49 @@ def test_email_column_is_found_in_any_case_without_a_mapping(caplog: pytest.LogC
     ("columns", "message"),
     [
         (("mail", "name"), "email: column missing; give the load a mapping (did you mean 'mail'?)"),
-        (("name",), "email: column missing; give the load a mapping"),
+        (("name", "Score"), "email: column missing; give the load a mapping"),
         (("Email", "EMAIL"), "email: several columns may be it: 'Email', 'EMAIL'; give the load a mapping"),
         (("email", "origin"), "origin: no attribute can have the name of this column"),
         (("email", " "), "no attribute can have the name of this column"),
     ],
 )
 def test_columns_that_need_a_mapping(columns: tuple[str, ...], message: str) -> None:
-    with pytest.raises(SourceError, match=re.escape(message)):
+    with pytest.raises(SourceError, match=rf"{re.escape(message)}.*\. Its columns: '{columns[0]}', '{columns[1]}'$"):
         Mapper().check_columns(columns)
     with pytest.raises(InvalidRow, match=re.escape(message)):
         Mapper()(Row(1, dict.fromkeys(columns, "ada@example.com")))
+
+
+MANY = {f"n{number}": number for number in range(30)}
+
+
+@pytest.mark.parametrize(
+    ("mapper", "rows", "sends"),
+    [
+        (
+            Mapper({"name": "n", "email": "m", "origin.url": {"constant": "u"}, "attributes.a.b": "x"}),
+            [],
+            "email; attributes name, a.b; origin url",
+        ),
+        (
+            Mapper(),
+            [{"email": "a@x.io", "full_name": "A"}, {"email": "b@x.io", "Score": 1}],
+            "email; attributes full_name, Score",
+        ),
+        (Mapper(), [{"email": "a@x.io", "b@x.io": 1}], ""),
+        (Mapper(), [{"email": "a@x.io", **MANY}], f"email; attributes {', '.join(list(MANY)[:20])} and 10 more"),
+        (DeleteMapper(), [{"email": "a@x.io", "name": "A"}], "email"),
+        (
+            DealMapper({"stage_id": "s", "deal_id": "d", "pb_name": "n"}, mode="update"),
+            [],
+            "stage_id, deal_id; attributes pb_name",
+        ),
+    ],
+)
+def test_what_is_sent(mapper: RecordMapper[Any], rows: list[dict[str, Any]], sends: str) -> None:
+    for number, row in enumerate(rows, 1):
+        mapper(Row(number, row))
+    assert mapper.sends == sends
 
 
 # -- serialized form -----------------------------------------------------------------------------------------

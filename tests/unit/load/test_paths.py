@@ -16,6 +16,7 @@ from crm_provider.files.paths import (
     CannotWrite,
     as_path,
     atomic_writer,
+    indexed,
     is_local,
     is_on_own_disk,
     private_folder,
@@ -205,6 +206,8 @@ def test_writer_may_have_closed_the_file(tmp_path: Path) -> None:
 def test_sibling_paths(tmp_path: Path, bucket: UPath) -> None:
     assert sibling(tmp_path / "x.csv", ".lock") == tmp_path / "x.csv.lock"
     assert str(sibling(bucket / "x.csv", ".lock")) == f"{bucket}/x.csv.lock"
+    assert str(indexed(bucket / "a.tar.gz", 3)) == f"{bucket}/a.tar.3.gz"
+    assert indexed(tmp_path / "a", 0) == tmp_path / "a.0"
 
 
 @pytest.mark.parametrize("mode", ["w", "wb"])

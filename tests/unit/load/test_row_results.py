@@ -16,7 +16,7 @@ from crm_provider.load.outcomes.formats import RowOutcome
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.row_results import SENDS_OF_A_ROW, WRITE_UNCERTAIN, RowResultHandler
-from crm_provider.load.rows import Contact, Outcome, Row
+from crm_provider.load.rows import Contact, EarlierCreation, Outcome, Row
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult, SentRow
 
@@ -324,7 +324,8 @@ def test_rows_that_need_no_call(status: RowStatus, outcome: str) -> None:
 )
 def test_invalid_rows_are_rejected(status: RowStatus, type_: str, message: str) -> None:
     it = Scene()
-    row = Row(4, {"email": "nobody"}, replaced="mark")
+    made = EarlierCreation(None, certain=True, earlier_load=True)
+    row = Row(4, {"email": "nobody"}, made=made, replaced="mark")
     it.handler.without_call(StagedRow(row, status, problem="No number"))
     assert it.counts == {"rejected": 1} and it.row_counts.errors == {type_: 1}
     assert it.row_counts.unsaved_sent == it.row_counts.refused == 0
@@ -337,6 +338,7 @@ def test_invalid_rows_are_rejected(status: RowStatus, type_: str, message: str) 
             suggested_action="Correct the row in its source.",
             request_id=None,
             retryable=False,
+            made=made,
             replaced="" if status is RowStatus.INVALID else "mark",
         )
     ]

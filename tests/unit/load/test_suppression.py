@@ -87,15 +87,15 @@ BAD = "ann at secret.example"
         ("s.csv", f"email,name\n{ANN},x\n{BAD}\n", "line 3"),
         ("s.csv", f"{ANN}\n{BOB}\n", "begins with an entry"),
         ("s.csv", f"{BOB}\n{ANN}\n", "begins with an entry"),
-        ("s.csv", f"name,phone\n{ANN},x\n", "no columns 'email'"),
-        ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"mail": "{BAD}", "x": 1}}\n', "line 2 .*no columns 'email'"),
+        ("s.csv", f"name,phone\n{ANN},x\n", "no column is called 'email'"),
+        ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"mail": "{BAD}", "x": 1}}\n', "line 2 .*no column is called 'email'"),
         ("s.jsonl", f'{{"email": "{ANN}"}}\n"{BAD}"\n', "line 2"),
         (
             "s.jsonl",
             f'{{"email": "{ANN}"}}\n{{"email": 7}}\n',
             r"/s\.jsonl, line 2.* of the suppression list is not text",
         ),
-        ("s.jsonl", f'{{"email": "{ANN}", "Email": "{ANN}"}}\n', "2 columns 'email'"),
+        ("s.jsonl", f'{{"email": "{ANN}", "Email": "{ANN}"}}\n', "2 columns are called 'email'"),
     ],
 )
 def test_truncated_list_is_refused(name: str, body: str, said: str, tmp_path: Path) -> None:
@@ -137,6 +137,7 @@ def test_missing_object(name: str) -> None:
     [
         ([ANN, None], "entry 2 of the suppression list is empty. Each entry must be"),
         ([None], "entry 1 of the suppression list is empty. "),
+        (["per%cent@ex.co", "*@ex.co"], "entry 2 of the suppression list is a pattern of addresses. "),
         ([ANN, {"email": ANN}], "entry 2 of the suppression list is not text. "),
         ([7.5, b"x"], "entry 1 of the suppression list is not text. "),
         ([{"email": ANN}, {"email": 7}], "row 2 of the list of rows of the suppression list is not text. "),
@@ -199,7 +200,7 @@ def test_lists_as_people_write_them(name: str, people: list[str]) -> None:
 
 ODD = [
     "a@ex.co # left in May", "a@ex.co (Ann)", "a@ex.co b@ex.co", "a@ex.co;b@ex.co", '"a@ex.co","b@ex.co"', "a@ex", "a",
-    "a@@ex.co", f"{BOB} # Bob", BOB[:-1], f"{BOB}0",
+    "a@@ex.co", f"{BOB} # Bob", BOB[:-1], f"{BOB}0", "*@ex.co", " <ann*@ex.co>", "%@ex.co",
 ]  # fmt: skip
 
 
