@@ -146,7 +146,7 @@ class Summary:
         counts = ", ".join(f"{self[outcome]:,} {outcome.value}" for outcome in Outcome if self[outcome])
         left = f", {self.left:,} left" if self.left else ""
         unsure = f", of which up to {self.unsure:,} may have been written" if self.unsure else ""
-        return f"{rows_text(self.rows)}: {counts or 'none done'}{left}{unsure}"
+        return f"{self.rows:,} row{'' if self.rows == 1 else 's'}: {counts or 'none done'}{left}{unsure}"
 
 
 class LoadStopped(Exception):
@@ -198,8 +198,8 @@ class TooManyRejects(Exception):
         """Why the task is not retried."""
         if not (number := self.result.get("retryable")):
             return "all other rows are done"
-        how = ", send them with CrmRetryRejectsOperator" if self.result.get("rejects_path") else ""
-        return f"all other rows are done; {as_they_are(number)}{how}"
+        how = f", send {'it' if number == 1 else 'them'} with CrmRetryRejectsOperator"
+        return f"all other rows are done; {as_they_are(number)}{how if self.result['rejects_path'] else ''}"
 
     def __str__(self) -> str:
         return f"{self.problem} {self.advice}".rstrip()

@@ -154,7 +154,11 @@ def test_advice_says_how_many_rejects_need_a_correction(retryable: int, others: 
     ("result", "why"),
     [
         ({"retryable": 0, "rejects_path": "r"}, "all other rows are done"),
-        ({"retryable": 1}, "all other rows are done; 1 row may succeed as it is"),
+        ({"retryable": 1, "rejects_path": None}, "all other rows are done; 1 row may succeed as it is"),
+        (
+            {"retryable": 1, "rejects_path": "r"},
+            "all other rows are done; 1 row may succeed as it is, send it with CrmRetryRejectsOperator",
+        ),
         (
             {"retryable": 2, "rejects_path": "r"},
             "all other rows are done; 2 rows may succeed as they are, send them with CrmRetryRejectsOperator",
