@@ -282,7 +282,7 @@ class RowResultHandler:
             values=staged.row.values,
             type=type_,
             message=message,
-            suggested_action="Correct the row in its source.",
+            suggested_action="correct the row in its source",
             request_id=None,
             retryable=False,
             made=staged.row.made,

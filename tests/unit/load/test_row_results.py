@@ -335,7 +335,7 @@ def test_invalid_rows_are_rejected(status: RowStatus, type_: str, message: str) 
             values={"email": "nobody"},
             type=type_,
             message=message,
-            suggested_action="Correct the row in its source.",
+            suggested_action="correct the row in its source",
             request_id=None,
             retryable=False,
             made=made,
