@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -97,6 +98,11 @@ class Call:
         return [f"{name} {', '.join(ids[:MOST_IDS])}{_more(len(ids) - MOST_IDS)}" for name, ids in found if ids]
 
     @property
+    def has_slash(self) -> bool:
+        """Whether the address in the path has a slash."""
+        return "/" in self.path_params.get("email", "")
+
+    @property
     def is_write(self) -> bool:
         return self.method in WRITES
 
@@ -144,6 +150,16 @@ def mapping_of(value: Any, call: Call) -> dict[str, Any]:
         path=call.log_path,
         outcome_known=not call.is_write,
     )
+
+
+@contextmanager
+def after_write() -> Iterator[None]:
+    """For the reading after a write with a success status: if it fails, the outcome of the write is not known."""
+    try:
+        yield
+    except e.CrmError as unread:
+        unread.outcome_known = False
+        raise
 
 
 ERROR_KEYS = ("error", "errors", "errorCode", "errorType", "errorMessage")
