@@ -700,7 +700,8 @@ def test_resend_of_a_mapped_load_by_the_name_without_an_index_is_no_success(run_
         load >> CrmRetryRejectsOperator(task_id="resend", rejects=path, only="all", mapping=MAPPING)
     resend = run_dag(dag)["resend"]
     assert resend.state == "failed"
-    assert "a mapped load has written 2 files of its own; give the pattern r.*.jsonl" in str(resend.error)
+    pattern = tmp_path / "out" / "r.*.jsonl"
+    assert f"a mapped load has written 2 files of its own; give the pattern {pattern}" in str(resend.error)
 
 
 def test_each_instance_of_a_mapped_load_has_its_own_files(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
