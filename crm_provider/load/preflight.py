@@ -170,7 +170,10 @@ def _notes(staged: StagedRows, counts: Counter[RowStatus], options: LoadOptions)
         other = f"{TAKEN_ROW[options.duplicates]} for the same record"
         if number := counts[RowStatus.STALE]:
             it = "it" if number == 1 else "them"
-            yield f"{rows_text(number)} cannot be sent, and {other} is valid: a resend of the rejects leaves {it} out."
+            yield (
+                f"{rows_text(number)} cannot be sent, and {other} is valid: once that one is loaded, a resend of the "
+                f"rejects leaves {it} out."
+            )
         if number := staged.count_overtaken(options.duplicates):
             yield f"{rows_text(number)} {'is' if number == 1 else 'are'} sent although {other} cannot be sent."
     if number := counts[RowStatus.REPLACED]:
