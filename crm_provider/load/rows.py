@@ -315,7 +315,7 @@ def how_to_resend(retryable: int, others: int) -> str:
     """How to send rejected rows again, for people.
 
     >>> how_to_resend(0, 7)
-    'Correct 7 in the file, then send them with CrmRetryRejectsOperator(only="all").'
+    'Correct 7 rows in the file, then send them with CrmRetryRejectsOperator(only="all").'
 
     :param retryable: how many may succeed as they are
     :param others: how many must be corrected first
@@ -325,7 +325,9 @@ def how_to_resend(retryable: int, others: int) -> str:
         texts.append(f"{as_they_are(retryable)}: CrmRetryRejectsOperator sends {'it' if retryable == 1 else 'them'}.")
     if others:
         it = "it" if others == 1 else "them"
-        texts.append(f'Correct {others:,} in the file, then send {it} with CrmRetryRejectsOperator(only="all").')
+        texts.append(
+            f'Correct {rows_text(others)} in the file, then send {it} with CrmRetryRejectsOperator(only="all").'
+        )
     return " ".join(texts)
 
 

@@ -680,7 +680,7 @@ def test_retry_rejects_sends_the_rejected_rows(crm: Sandbox, run_dag: RunDag, tm
     said = " ".join(run["load"].log.split())
     for part in (
         "not retried: all other rows are done; 1 row may succeed as it is, send it with CrmRetryRejectsOperator",
-        "1 row may succeed as it is: CrmRetryRejectsOperator sends it. Correct 1 in the file, then send it with",
+        "1 row may succeed as it is: CrmRetryRejectsOperator sends it. Correct 1 row in the file, then send it with",
     ):
         assert part in said
     assert counts(run["retryable"].result) == {"created": 1}

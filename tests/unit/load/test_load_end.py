@@ -33,7 +33,7 @@ def load(folder: Path, *, rejects: int | None = 2, state: bool = False, dry_run:
     )
 
 
-HOW = 'Correct 2 in the file, then send them with CrmRetryRejectsOperator(only="all").'
+HOW = 'Correct 2 rows in the file, then send them with CrmRetryRejectsOperator(only="all").'
 
 
 def resend(
@@ -134,14 +134,14 @@ def test_closing_text_of_a_load(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("retryable", "others", "text"),
     [
-        (0, 1, 'Correct 1 in the file, then send it with CrmRetryRejectsOperator(only="all").'),
+        (0, 1, 'Correct 1 row in the file, then send it with CrmRetryRejectsOperator(only="all").'),
         (1, 0, "1 row may succeed as it is: CrmRetryRejectsOperator sends it."),
         (
             2000,
             3,
             (
                 "2,000 rows may succeed as they are: CrmRetryRejectsOperator sends them. "
-                'Correct 3 in the file, then send them with CrmRetryRejectsOperator(only="all").'
+                'Correct 3 rows in the file, then send them with CrmRetryRejectsOperator(only="all").'
             ),
         ),
     ],
