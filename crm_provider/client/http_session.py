@@ -99,7 +99,6 @@ class HttpSession:
                     headers=dict(response.headers),
                     body=body,
                     unread=unread,
-                    has_slash=call.has_slash,
                     sensitive_values=(self._settings.api_key, *call.sensitive_values),
                     allow_any_body=call.allow_any_body,
                     use_decimal=call.use_decimal,

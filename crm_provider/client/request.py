@@ -98,11 +98,6 @@ class Call:
         return [f"{name} {', '.join(ids[:MOST_IDS])}{_more(len(ids) - MOST_IDS)}" for name, ids in found if ids]
 
     @property
-    def has_slash(self) -> bool:
-        """Whether the address in the path has a slash."""
-        return "/" in self.path_params.get("email", "")
-
-    @property
     def is_write(self) -> bool:
         return self.method in WRITES
 

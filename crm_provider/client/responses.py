@@ -51,7 +51,6 @@ class CrmResponse:
     :param allow_any_body: accept a successful response that is not JSON; its content is not needed
     :param use_decimal: parse numbers with a fraction as ``Decimal``, with the digits that were sent
     :param unread: why the body could not be read; empty if it was read
-    :param has_slash: whether the address in the path has a slash, which a gateway may take for one of the path
     """
 
     method: str
@@ -63,7 +62,6 @@ class CrmResponse:
     allow_any_body: bool = False
     use_decimal: bool = False
     unread: str = ""
-    has_slash: bool = False
 
     def header(self, name: str) -> str | None:
         """The value of a header.
@@ -101,8 +99,6 @@ def error_of(response: CrmResponse) -> e.CrmError:
     parsed = parsed_body(response.body)
     spec = _spec_by_type(parsed) or _spec_by_header(response) or _spec_by_text(parsed, response.status)
     text = _text_of(parsed)
-    if spec is CATALOGUE["UNKNOWN_ROUTE"] and response.has_slash:  # the address is the cause, not the base URL
-        spec, text = CATALOGUE["INVALID_REQUEST"], "the CRM has no path for an address with a slash"
     if spec is not None:
         return _error(response, parsed, spec.error, spec, text or spec.messages[0])
     text = text or f"status {response.status} {_odd_body(response, parsed)}"

@@ -22,7 +22,7 @@ from crm_provider.client.observers import Observer, RequestEvent
 from crm_provider.client.request import Call
 from crm_provider.client.responses import value_of
 from crm_provider.client.settings import Settings
-from crm_provider.rate_limit.limiter import RateLimiter, limiter_for, shared_clock_of
+from crm_provider.rate_limit.limiter import RateLimiter, end_calls, limiter_for, shared_clock_of
 from crm_provider.values.server_clock import ServerClock, ServerMoment
 
 log = logging.getLogger(__name__)
@@ -108,8 +108,9 @@ class Transport:
         self._observers = (*self._observers, observer)
 
     def close(self) -> None:
-        """Close the connections that are kept open."""
+        """Close the connections that are kept open, and give the slots of a load back."""
         self._http.close()
+        end_calls(self._limiter)
 
     def wait_for_slot(self, max_wait: float) -> float:
         """Wait for a slot of the rate budget.

@@ -294,4 +294,6 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
 def _nothing_sent(context: Context) -> str:
     """The remark about an error that was found before the first row was sent."""
-    return "Nothing was sent." if context["ti"].try_number == 1 else "This try sent nothing."
+    ti = context["ti"]
+    is_first = ti.try_number == 1 and ti.get_first_reschedule_date(context) is None
+    return "Nothing was sent." if is_first else "Nothing was sent this time."

@@ -82,7 +82,10 @@ class Lease:
     :param trip: shortest round trip of the responses that showed them
     :param calls: calls since the last exchange
     :param bulk: when a load or an extract last asked for a slot
+    :param process: the process that then asked
+    :param other: when another process last asked for one
     :param waited: when another caller last had to wait
+    :param left: when this host last gave its slots back
     """
 
     host: str
@@ -98,7 +101,10 @@ class Lease:
     trip: float = math.inf
     calls: int = 0
     bulk: float = -math.inf
+    process: int = 0
+    other: float = -math.inf
     waited: float = -math.inf
+    left: float = -math.inf
 
     @classmethod
     def parse(cls, record: bytes, name: str) -> Lease:
@@ -142,6 +148,24 @@ class Lease:
         if self.calls < 0.6 * had:
             return WEIGHTS[place - 1] if place else 0 if self.calls * GUEST_SLOTS < passed else WEIGHTS[0]
         return WEIGHTS[place]
+
+    def with_load(self, process: int, now: float) -> Lease:
+        """The lease after a load has asked for a slot; of each of two processes it notes twice a second at most."""
+        if self.process != process:
+            is_noted = now - self.other <= PERIOD / 20
+            return self if is_noted else replace(self, process=process, bulk=now, other=self.bulk)
+        return replace(self, bulk=now) if now - self.bulk > PERIOD / 20 else self
+
+    def without_load(self, process: int) -> Lease:
+        """The lease after the last load of a process has ended."""
+        if self.process != process:
+            return replace(self, other=-math.inf)
+        return replace(self, process=0, bulk=self.other, other=-math.inf)
+
+    def may_leave(self, now: float) -> bool:
+        """Whether no process needs the slots of this host. Not after each short load: joining costs requests."""
+        is_used = now - max(self.bulk, self.waited) < PERIOD or _is_recent(self.exchanging, now)
+        return self.is_member() and not is_used and not now - self.left < STALE
 
     @property
     def is_new(self) -> bool:
@@ -211,7 +235,7 @@ class LeaseStore:
         jitter: Callable[[], float] = random.random,
         host: str | None = None,
     ) -> None:
-        self._host = host or uuid.uuid4().hex[:12]
+        self._host, self._process = host or uuid.uuid4().hex[:12], uuid.uuid4().int >> 96
         self._slots, self._text, self._server_clock = slots, text, server_clock
         self._file = HostFile(name, folder=folder, sleep=sleep)
         self._clock, self._wall, self._jitter = clock, wall, jitter
@@ -232,6 +256,29 @@ class LeaseStore:
         own = self._wall() - self._clock()
         with self._lease() as (lease, save):
             save(lease.with_offset(lease.offset.refused(own, self._jitter())))
+
+    def leave(self) -> None:
+        """Give the slots of this host back, unless another process needs them: the last load of this one has ended.
+
+        :raises StoreUnusable: then the other hosts take the slots over when an exchange of this one is missed
+        """
+        now = self._clock()
+        with self._lease() as (kept, save):
+            lease = kept.without_load(self._process)
+            leaves = lease.may_leave(now)
+            if leaves:  # first of all here, because the next host may use the slots at once
+                lease = replace(lease, text="{}", exchanged=-math.inf, next=now, check=0.0, calls=0)
+                lease = replace(lease, exchanging=now, left=now)
+            save(lease)
+        if not leaves:
+            return
+        try:
+            found = Roster.parse(self._text.read(), self._clock() + lease.ahead)
+            if lease.host in found.hosts:
+                self._text.write(found.left(lease.host).text())
+        finally:
+            with self._lease() as (kept, save):
+                save(replace(kept, exchanging=0.0))
 
     def _pace(self, lease: Lease, lane: Lane, pace: Pace, now: float) -> Pace:
         """The slots that this host may use."""
@@ -254,8 +301,8 @@ class LeaseStore:
         """
         with self._lease() as (kept, save):
             lease = self._timed(kept, now)
-            if lane is Lane.BULK and now - lease.bulk > PERIOD / 20:
-                lease = replace(lease, bulk=now)  # before the exchange, so that a load joins with its whole weight
+            if lane is Lane.BULK:  # before the exchange, so that a load joins with its whole weight
+                lease = lease.with_load(self._process, now)
             exchange = self._is_due(lease, lane, now)
             save(replace(lease, exchanging=now) if exchange else lease)
         if not exchange:
@@ -270,7 +317,7 @@ class LeaseStore:
             return lease
 
     def _is_due(self, lease: Lease, lane: Lane, now: float) -> bool:
-        if lease.exchanging and abs(now - lease.exchanging) < EXCHANGE_TIME:
+        if _is_recent(lease.exchanging, now):
             return False
         if lane is Lane.BULK and lease.is_new and not lease.calls:
             return False
@@ -333,6 +380,11 @@ class LeaseStore:
 
 _MARGINS = 0.99 / SHARED_MARGIN
 """Factor from the spacing of a single host to that of all hosts together."""
+
+
+def _is_recent(exchanging: float, now: float) -> bool:
+    """Whether a process of this host is exchanging."""
+    return exchanging != 0 and abs(now - exchanging) < EXCHANGE_TIME
 
 
 def _is_number(value: Any) -> bool:

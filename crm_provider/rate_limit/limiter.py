@@ -186,6 +186,8 @@ class Budget:
         self.server_clock = server_clock
         self.limit(rate, burst)
         self._lanes = {lane: LaneRateLimiter(self, lane) for lane in Lane}
+        self.loads: WeakSet[LaneRateLimiter] = WeakSet()
+        """The loads and extracts of this process that have not ended."""
 
     def limit(self, rate: float, burst: int) -> None:
         """Set what the CRM allows."""
@@ -197,6 +199,22 @@ class Budget:
         :param sleep: how these callers sleep, for example interruptibly
         """
         return self._lanes[lane] if sleep is None else LaneRateLimiter(self, lane, sleep)
+
+    def begin_load(self, *, sleep: Callable[[float], None] | None = None) -> LaneRateLimiter:
+        """The limiter for the callers of one load or extract.
+
+        :param sleep: how these callers sleep
+        """
+        load = LaneRateLimiter(self, Lane.BULK, sleep)
+        self.loads.add(load)
+        return load
+
+    def end_load(self, load: LaneRateLimiter) -> None:
+        """Give back what the last load of this process does not need any more, if the store shares slots with hosts."""
+        if load in self.loads:
+            self.loads.discard(load)
+            if not self.loads and isinstance(self.store, FallbackStore):
+                self.store.leave()
 
 
 class LaneRateLimiter:
@@ -284,6 +302,14 @@ class FallbackStore:
     def pause(self, seconds: float, phase: float, pace: Pace) -> None:
         self._use(lambda store: store.pause(seconds, phase, pace))
 
+    def leave(self) -> None:
+        """Give the slots of this host back after its last load. If that fails, the other hosts notice its absence."""
+        if isinstance(self._first, LeaseStore) and self._failed_until is None:
+            try:
+                self._first.leave()
+            except StoreUnusable as reason:
+                log.debug("%s; the slots of this host were not given back", reason)
+
     def _use(self, do: Callable[[RateStore], T]) -> T:
         now = self._clock()
         failed_until = self._failed_until
@@ -332,7 +358,7 @@ def limiter_for(
             _budgets[key] = Budget(store_for(settings, server_clock), *limits, server_clock=server_clock)
         budget = _budgets[key]
     budget.limit(*limits)
-    return budget.lane(lane, sleep=sleep)
+    return budget.begin_load(sleep=sleep) if lane is Lane.BULK else budget.lane(lane, sleep=sleep)
 
 
 def store_for(settings: BudgetSettings, server_clock: ServerClock | None = None) -> RateStore:
@@ -377,6 +403,12 @@ def shared_clock_of(limiter: RateLimiter) -> ServerClock | None:
     while isinstance(limiter, ShareRateLimiter):
         limiter = limiter.whole
     return limiter.budget.server_clock if isinstance(limiter, LaneRateLimiter) else None
+
+
+def end_calls(limiter: RateLimiter) -> None:
+    """Report that a caller makes no more calls: the slots of this host's last load are given back to other hosts."""
+    if isinstance(limiter, LaneRateLimiter):
+        limiter.budget.end_load(limiter)
 
 
 def _forget_in_child() -> None:

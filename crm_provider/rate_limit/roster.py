@@ -5,7 +5,8 @@ It has no clock, lock or I/O.
 Time is divided into slots, one for each call that the CRM allows. Busy hosts use them in turn. Each host reads and
 writes the shared text every :data:`PERIOD` seconds, at its own time, and announces its next exchange. A change (a host
 that joins, needs less, or has ended) takes effect once all other hosts will have read it, so no slot has two owners.
-Until then the slots of a dead host belong to the next one in the ring, which notices its absence first.
+Until then the slots of a dead host belong to the next one in the ring, which notices its absence first. A host that
+leaves says so, and counts as dead at once.
 
 All times are by the CRM's clock, which every host sees in the responses, so the clocks of the hosts do not matter.
 """
@@ -121,6 +122,10 @@ class Roster:
             mine = mine.changed(change, weight, now)
         kept[me] = replace(mine, due=next_exchange(now, me, {*kept} - dead))
         return Roster(kept, now)
+
+    def left(self, me: str) -> Roster:
+        """The text of a host that leaves: it counts as dead at once, so the next host takes its slots over."""
+        return replace(self, hosts={**self.hosts, me: replace(self.hosts[me], due=self.read_at - PERIOD)})
 
     def dead(self, me: str) -> set[str]:
         """The hosts whose exchange was due before this was read."""

@@ -78,7 +78,6 @@ class Reply:
             headers=self.headers,
             body=body,
             sensitive_values=call.sensitive_values,
-            has_slash=call.has_slash,
         )
 
 

@@ -49,6 +49,8 @@ class Text:
 class Machine:
     """A host: its working time, its workers, and the error of its clock.
 
+    :param dies: when it ends
+    :param finishes: whether it ends by itself; otherwise it is killed
     :param rest: seconds from a call to the next one; the response takes nearly all of them, but a second at most
     """
 
@@ -58,11 +60,15 @@ class Machine:
     lane: Lane = Lane.BULK
     rest: float = 0.05
     skew: float = 0.0
+    finishes: bool = False
 
 
 @dataclass
 class Hosts:
-    """Runs machines until a time."""
+    """Runs machines until a time.
+
+    :param cached: seconds for which the CRM keeps the header ``Date`` of its responses
+    """
 
     folder: Path
     machines: Sequence[Machine]
@@ -72,6 +78,7 @@ class Hosts:
     seed: int = 0
     text: Text = field(default_factory=Text)
     dated: bool = True
+    cached: float = 0.0
     now: float = 0.0
     sent: list[tuple[float, int]] = field(default_factory=list)
     refused: list[tuple[float, int]] = field(default_factory=list)
@@ -84,9 +91,13 @@ class Hosts:
         for number, machine in enumerate(self.machines):
             for _ in range(machine.workers):
                 heapq.heappush(events, (machine.begins + rng.random() / 10, next(order), number, "ask", None))
+            if machine.finishes:
+                heapq.heappush(events, (machine.dies, next(order), number, "end", None))
         while events:
             self.now, _, number, what, ticket = heapq.heappop(events)
             machine, (store, clock) = self.machines[number], self.stores[number]
+            if what == "end":
+                store.leave()
             if self.now >= min(self.until, machine.dies):
                 continue
             if what == "call":
@@ -126,9 +137,9 @@ class Hosts:
     def _date(self, clock: ServerClock, number: int) -> None:
         if self.dated:
             trip = min(self.machines[number].rest, 1.0) - 0.01
-            date = format_datetime(
-                datetime.fromtimestamp(int(EPOCH + self.now + trip - 0.02), timezone.utc), usegmt=True
-            )
+            made = EPOCH + self.now + trip - 0.02
+            shown = made - made % self.cached if self.cached else made
+            date = format_datetime(datetime.fromtimestamp(int(shown), timezone.utc), usegmt=True)
             local = self.now + self.boots[number]
             clock.note(date, sent=local, received=local + trip)
 

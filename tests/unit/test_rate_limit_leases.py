@@ -6,8 +6,6 @@ import fcntl
 import json
 import math
 from dataclasses import replace
-from datetime import datetime, timezone
-from email.utils import format_datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,57 +19,8 @@ from crm_provider.rate_limit.roster import Host as RosterHost
 from crm_provider.rate_limit.schedule import Grant, GrantStatus, Lane, Pace, StoreUnusable
 from crm_provider.values.server_clock import ServerClock
 
-from .fakes import FakeClock
+from .rate_limit_host import REAL, Host, Slots
 from .rate_limit_hosts import EPOCH, Text
-from .rate_limit_scene import NEVER_MIND
-
-REAL = Pace.of(5.0, 2)
-
-
-class Slots:
-    """The state shared by the processes of a host: records the requests, and grants slots or delays."""
-
-    def __init__(self) -> None:
-        self.paces: list[Pace] = []
-        self.paused: list[Any] = []
-        self.asked: list[Any] = []
-        self.status = GrantStatus.GRANTED
-
-    def ask(self, lane: Lane, ticket: Any, pace: Pace, patience: float) -> tuple[Grant, Any]:
-        self.paces.append(pace)
-        self.asked.append((lane, ticket, patience))
-        return Grant(self.status, 0.0, 0), "ticket"
-
-    def pause(self, seconds: float, phase: float, pace: Pace) -> None:
-        self.paused.append((seconds, phase, pace))
-
-
-class Host:
-    """One host with a clock of its own. A response has shown it the CRM's, which is the same."""
-
-    def __init__(self, folder: Path, *, known: bool = True) -> None:
-        self.clock, self.slots, self.text, self.server = FakeClock(), Slots(), Text(), ServerClock()
-        self.store = LeaseStore(
-            self.slots, "key.lease", self.text, self.server, folder=folder,
-            clock=self.clock, wall=lambda: EPOCH + self.clock(), jitter=lambda: 0.0,
-        )  # fmt: skip
-        if known:
-            self.shows(0.0)
-
-    def shows(self, ahead: float) -> None:
-        """A response shows that the CRM's clock is ahead of the host's: up to a second from a whole one."""
-        date = datetime.fromtimestamp(math.floor(EPOCH + self.clock() + ahead), timezone.utc)
-        self.server.note(format_datetime(date, usegmt=True), sent=self.clock(), received=self.clock())
-
-    def ask(self, lane: Lane = Lane.BULK, after: float = 0.0, status: GrantStatus = GrantStatus.GRANTED) -> Pace:
-        self.clock.sleep(after)
-        self.slots.status = status
-        self.store.ask(lane, None, REAL, NEVER_MIND)
-        return self.slots.paces[-1]
-
-    def lease(self) -> Lease:
-        with self.store._lease() as (lease, _):
-            return lease
 
 
 @pytest.fixture
@@ -408,6 +357,7 @@ def test_state_of_a_host_after_it_has_joined(host: Host) -> None:
     joined = Lease(
         name, text=host.text.content or "", read_at=at, exchanged=now, next=due - EPOCH, check=now + 1.25,
         ahead=EPOCH, low=EPOCH, high=EPOCH + 1, trip=0.0, calls=1, bulk=now,
+        process=host.store._process,
     )  # fmt: skip
     assert host.lease() == replace(joined, next=pytest.approx(due - EPOCH, abs=0.001))  # type: ignore[arg-type]
     host.ask(after=1.25)

@@ -144,6 +144,33 @@ def test_all_callers_of_a_shared_budget_refine_one_clock(monkeypatch: pytest.Mon
     assert shared_clock_of(limiter_for(SETTINGS)) is None
 
 
+@pytest.mark.parametrize("failure", [None, StoreUnusable("down")])
+def test_slots_are_given_back_when_the_last_load_of_a_process_closes(
+    failure: StoreUnusable | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = []
+
+    def leave(store: LeaseStore) -> None:
+        left.append(store)
+        if failure:
+            raise failure
+
+    monkeypatch.setattr(LeaseStore, "leave", leave)
+    monkeypatch.setattr(limiter, "_budgets", {})
+    first, second = (Transport(SHARED, limiter=limiter_for(SHARED, lane=Lane.BULK)) for _ in range(2))
+    host_only = Transport(SETTINGS, limiter=limiter_for(SETTINGS, lane=Lane.BULK))
+    for transport in (first, host_only, Transport(SHARED), Transport(SHARED.with_(rate_store="off")), first):
+        transport.close()
+    assert not left, "a load goes on"
+    second.close()
+    second.close()
+    assert len(left) == 1
+    budget = second._limiter.budget  # type: ignore[attr-defined]
+    budget.store._failed_until = 1.0
+    Transport(SHARED, limiter=limiter_for(SHARED, lane=Lane.BULK)).close()
+    assert len(left) == 1, "no request while the store cannot be used"
+
+
 def test_response_refines_the_shared_clock_before_any_request() -> None:
     shared = limiter_for(SHARED, lane=Lane.BULK)
     transport = Transport(SHARED, limiter=shared)

@@ -260,11 +260,12 @@ class StagedRows:
     def add_invalid(self, row: Row, problem: str, key: str | None, place: Callable[[int], str] | None = None) -> None:
         """Stage a row that cannot be sent.
 
-        :param key: of its record, None if unknown; it is compared with those of the valid rows
+        :param key: of its record; it is compared with those of the valid rows. None if unknown: then a mark of the row
+            stays, because its record may be the same once it is corrected
         """
-        mark = "" if key is None else record_mark(key)
+        mark = row.replaced if key is None else record_mark(key)
         self.add(row._replace(replaced=mark), RowStatus.INVALID, problem=problem, place=place)
-        if key is not None:
+        if mark:
             self._has_invalid_keys = True
             values = (row.number, key, mark, row.replaced == mark)
             self._database.execute("INSERT INTO invalid VALUES (?, ?, ?, ?)", values)

@@ -39,7 +39,7 @@ def left(tmp_path: Path) -> Path:
     path = tmp_path / "x.json"
     ended = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert names(tmp_path) == [".x.json.tmp"]
+    assert names(tmp_path) == [".x.json.crm.tmp"]
     return path
 
 
@@ -62,7 +62,7 @@ def test_each_of_two_writers_at_once_has_its_own_draft(tmp_path: Path) -> None:
         write(path, "second")
         assert path.read_text() == "second"
         remove(path)
-        assert names(tmp_path) == [".x.tmp"]
+        assert names(tmp_path) == [".x.crm.tmp"]
     assert names(tmp_path) == ["x"]
     assert path.read_text() == "first"
 
@@ -88,8 +88,8 @@ def test_draft_that_is_renamed_before_it_is_locked_is_not_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def finish_other_writer_and_lock(number: int, how: int) -> None:
-        (tmp_path / ".x.tmp").write_text("other")
-        (tmp_path / ".x.tmp").rename(tmp_path / "x")
+        (tmp_path / ".x.crm.tmp").write_text("other")
+        (tmp_path / ".x.crm.tmp").rename(tmp_path / "x")
         monkeypatch.undo()
         fcntl.flock(number, how)
 
@@ -104,10 +104,10 @@ def test_draft_that_is_renamed_before_it_is_locked_is_not_overwritten(
 def test_link_in_place_of_a_draft_is_not_followed(tmp_path: Path) -> None:
     tmp_path.chmod(0o770)  # a folder that a group shares
     (tmp_path / "other").write_text("of another user")
-    (tmp_path / ".x.tmp").symlink_to(tmp_path / "other")
+    (tmp_path / ".x.crm.tmp").symlink_to(tmp_path / "other")
     write(tmp_path / "x", "ours")
     remove(tmp_path / "x")
-    assert names(tmp_path) == [".x.tmp", "other"]
+    assert names(tmp_path) == [".x.crm.tmp", "other"]
     assert (tmp_path / "other").read_text() == "of another user"
 
 

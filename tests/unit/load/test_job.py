@@ -295,13 +295,7 @@ def test_too_many_rejects_are_reported_with_the_most_common_reason(reported: str
 
 @pytest.mark.parametrize(
     ("error", "action"),
-    [
-        (REFUSED, Action.FAIL),
-        (QUOTA, Action.RETRY),
-        (e.CrmProtocolError("odd"), Action.FAIL),
-        (e.CrmUnknownRouteError("Missing Authentication Token", status=403), Action.FAIL),
-        (e.CrmNotFoundError("no page", type="HTTP_404", status=404, path="/contacts"), Action.FAIL),
-    ],
+    [(REFUSED, Action.FAIL), (QUOTA, Action.RETRY), (e.CrmProtocolError("odd"), Action.FAIL)],
 )
 def test_error_of_the_run_ends_it_and_the_next_try_continues(setting: Any, error: e.CrmError, action: Action) -> None:
     it = setting(people(60))

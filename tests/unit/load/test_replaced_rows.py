@@ -251,6 +251,16 @@ def test_row_that_is_still_invalid_keeps_its_mark(loads: Loads) -> None:
     assert counted(loads.resend()) == {"skipped": 1}
 
 
+def test_row_keeps_its_mark_while_its_record_is_unknown(loads: Loads) -> None:
+    loads.run(open_source([STALE, NEW]))
+    loads.correct("x1", "1")
+    loads.correct("Old@x.org", "no address")
+    assert counted(loads.resend()) == {"rejected": 1}
+    loads.path().write_bytes(loads.path("again").read_bytes())
+    loads.correct("no address", "old@x.org")
+    assert counted(loads.resend()) == {"skipped": 1}
+
+
 def test_row_is_sent_if_its_address_was_wrong(loads: Loads) -> None:
     loads.run(open_source([STALE, NEW]))
     loads.correct("x1", "1")
