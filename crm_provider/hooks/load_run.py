@@ -153,17 +153,19 @@ class LoadRun:
         self._finish(job, summary, f"Stopped: {error}{unsure}")
         self._count("stopped")
         when = "before a plan was made" if summary.plan == NO_PLAN else "after"
-        text = f"The load stopped {when}: {summary.counted}. {self._next(stopped, job.checkpoints)}"
+        text = f"The load stopped {when}: {summary.counted}. {self._next(stopped, job)}"
         error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
 
-    def _next(self, stopped: LoadStopped, checkpoints: Checkpoints) -> str:
+    def _next(self, stopped: LoadStopped, job: LoadJob) -> str:
         """What happens to the rows that are left."""
         is_tried_again = stopped.decision.action is Action.RETRY and (
             self._has_retry or (self.context is not None and reschedule_date(stopped.error, self.context) is not None)
         )
         if not is_tried_again:
             return CLEARED
-        return STARTS_AGAIN if isinstance(checkpoints, NoCheckpoints) else "A retry continues from there"
+        if not isinstance(job.checkpoints, NoCheckpoints):
+            return "A retry continues from there"
+        return "A retry starts with the first row" if job.options.dry_run else STARTS_AGAIN
 
     def _advised(self, unsaved: LoadUnsaved, checkpoints: Checkpoints | None = None) -> LoadUnsaved:
         """The error, with what follows it for this task."""
