@@ -24,7 +24,7 @@ from crm_provider.rate_limit.host_file import HostFile
 from crm_provider.rate_limit.offset import Offset
 from crm_provider.rate_limit.roster import PERIOD, WEIGHTS, Roster
 from crm_provider.rate_limit.schedule import Grant, GrantStatus, Lane, Pace, RateStore, StoreUnusable, Ticket
-from crm_provider.values.server_clock import ServerClock
+from crm_provider.values.server_clock import CACHED, HEADER_STEP, ServerClock
 
 SHARED_MARGIN = 0.98
 """Share of the allowed rate for the slots of all hosts; the rest is for hosts without slots."""
@@ -80,6 +80,7 @@ class Lease:
     :param low: minimum of ``ahead``
     :param high: maximum of ``ahead``
     :param trip: shortest round trip of the responses that showed them
+    :param step: seconds that the time in a response may be behind the CRM's clock
     :param calls: calls since the last exchange
     :param bulk: when a load or an extract last asked for a slot
     :param process: the process that then asked
@@ -99,6 +100,7 @@ class Lease:
     low: float = -math.inf
     high: float = math.inf
     trip: float = math.inf
+    step: float = HEADER_STEP
     calls: int = 0
     bulk: float = -math.inf
     process: int = 0
@@ -175,7 +177,7 @@ class Lease:
     @property
     def offset(self) -> Offset:
         """What is known of the CRM's clock."""
-        return Offset(self.ahead, self.low, self.high, self.trip)
+        return Offset(self.ahead, self.low, self.high, self.trip, self.step)
 
     def with_offset(self, offset: Offset) -> Lease:
         """The lease with this knowledge of the CRM's clock."""
@@ -331,7 +333,7 @@ class LeaseStore:
     def _exchanged(self, lease: Lease, now: float) -> Lease:
         """Read the plan, and add this host to it."""
         text = self._text.read()
-        found = Roster.parse(text, self._clock() + lease.ahead)
+        found = self._with_findings(Roster.parse(text, self._clock() + lease.ahead))
         mine = found.hosts.get(lease.host)
         joins = mine is None or not mine.final_weight
         written, check = found, 0.0
@@ -352,7 +354,16 @@ class LeaseStore:
         span, own = self._server_clock.ahead(), self._wall() - now
         if span is None:
             return replace(lease, ahead=own) if lease.exchanged == -math.inf else lease
-        return lease.with_offset(lease.offset.seen(*span, self._server_clock.round_trip, own))
+        low, high, step = span
+        behind = HEADER_STEP + CACHED - step if lease.roster().is_behind else 0.0
+        seen = lease.offset.seen(low, high + behind, self._server_clock.round_trip, own, step + behind)
+        return lease.with_offset(seen)
+
+    def _with_findings(self, roster: Roster) -> Roster:
+        """The plan with what the responses of this process show: later hosts could not notice it in time."""
+        span = self._server_clock.ahead()
+        seen = span and Offset(0.0, span[0], span[1], self._server_clock.round_trip, span[2])
+        return replace(roster, behind=roster.read_at) if seen and seen.is_behind else roster
 
     def _noted(self, lease: Lease, lane: Lane, grant: Grant, now: float) -> Lease:
         """The lease, updated by a caller's need for slots."""

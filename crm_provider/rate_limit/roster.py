@@ -40,6 +40,9 @@ MOST_HOSTS = 500
 
 LONGEST_ID = 64
 
+BEHIND = "date_is_behind"
+"""The key of :attr:`Roster.behind` in the text."""
+
 Share = tuple[float, int]
 """Start time and weight."""
 
@@ -74,10 +77,12 @@ class Roster:
     """The hosts that share a key's rate, as one of them has read them.
 
     :param read_at: when it was read
+    :param behind: when a host last noticed that the header ``Date`` of responses is more than a second behind
     """
 
     hosts: Mapping[str, Host] = field(default_factory=dict)
     read_at: float = -math.inf
+    behind: float = -math.inf
 
     @classmethod
     def parse(cls, text: str | None, read_at: float) -> Roster:
@@ -93,16 +98,20 @@ class Roster:
             host = _host(entry, read_at)
             if host is not None and len(name) <= LONGEST_ID:
                 hosts[name] = host
-        return cls(hosts, read_at)
+        return cls(hosts, read_at, float(found[BEHIND]) if _is_time(found.get(BEHIND)) else -math.inf)
 
     def text(self) -> str:
         """The shared text."""
-        return json.dumps(
-            {
-                name: [round(host.due, 3), *([round(begin, 3), weight] for begin, weight in host.shares)]
-                for name, host in sorted(self.hosts.items())
-            }
-        )
+        entries: dict[str, Any] = {
+            name: [round(host.due, 3), *([round(begin, 3), weight] for begin, weight in host.shares)]
+            for name, host in sorted(self.hosts.items())
+        }
+        return json.dumps(entries | ({BEHIND: round(self.behind, 3)} if self.is_behind else {}))
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether headers ``Date`` may be more than a second behind: for an hour after a host has noticed it."""
+        return self.read_at - self.behind < 3600
 
     def exchanged(self, me: str, weight: int) -> Roster:
         """The text that a host writes after reading this: its own next exchange, without hosts that missed theirs.
@@ -121,7 +130,7 @@ class Roster:
         if mine.final_weight != weight:
             mine = mine.changed(change, weight, now)
         kept[me] = replace(mine, due=next_exchange(now, me, {*kept} - dead))
-        return Roster(kept, now)
+        return replace(self, hosts=kept)
 
     def left(self, me: str) -> Roster:
         """The text of a host that leaves: it counts as dead at once, so the next host takes its slots over."""

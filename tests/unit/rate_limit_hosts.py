@@ -1,19 +1,20 @@
-"""Hosts that share a rate through one text, in simulated time. Each has its own files, clocks, and workers."""
+"""Hosts that share a rate through one text, in simulated time. Each has its own state, clocks, and workers."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import format_datetime
-from pathlib import Path
 
-from crm_provider.rate_limit.host_file import HostFileStore
 from crm_provider.rate_limit.leases import LeaseStore
+from crm_provider.rate_limit.limiter import MemoryStore
 from crm_provider.rate_limit.schedule import GrantStatus, Lane, Pace, StoreUnusable, Ticket
 from crm_provider.values.server_clock import ServerClock
 
@@ -63,6 +64,20 @@ class Machine:
     finishes: bool = False
 
 
+class MemoryFile:
+    """A host's file: real ones would take most of the time."""
+
+    def __init__(self) -> None:
+        self._file = os.memfd_create("lease")
+
+    @contextmanager
+    def open(self) -> Iterator[int]:
+        yield self._file
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+
 @dataclass
 class Hosts:
     """Runs machines until a time.
@@ -70,7 +85,6 @@ class Hosts:
     :param cached: seconds for which the CRM keeps the header ``Date`` of its responses
     """
 
-    folder: Path
     machines: Sequence[Machine]
     until: float
     rate: float = 5.0
@@ -119,19 +133,18 @@ class Hosts:
         return self
 
     def _store(self, number: int, machine: Machine, rng: random.Random) -> tuple[LeaseStore, ServerClock]:
-        folder = self.folder / f"host{number}"
         boot = rng.random() * 1e6
 
         def clock() -> float:
             return self.now + boot
 
-        slots = HostFileStore("key.rate", folder=folder, clock=clock)
         server = ServerClock()
         self.boots = [*getattr(self, "boots", []), boot]
         store = LeaseStore(
-            slots, "key.lease", self.text, server, folder=folder, clock=clock,
+            MemoryStore(clock=clock), "key.lease", self.text, server, clock=clock,
             wall=lambda: EPOCH + self.now + machine.skew, jitter=rng.random, host=f"h{number}",
         )  # fmt: skip
+        store._file = MemoryFile()  # type: ignore[assignment]
         return store, server
 
     def _date(self, clock: ServerClock, number: int) -> None:

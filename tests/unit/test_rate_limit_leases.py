@@ -332,9 +332,10 @@ CLOCK = {"ahead": 10.5, **SPAN}
     [
         (None, 7.0, UNKNOWN, {"ahead": 7.0}),
         (None, 7.0, {"exchanged": 5.0, "ahead": 3.0}, {}),
-        ((10.0, 11.0), 11.5, CLOCK, {}),
-        ((10.0, 11.0), 11.5, UNKNOWN, {**CLOCK, "ahead": 10.45, "trip": 0.2}),
-        ((9.5, 10.5), 10.25, CLOCK, {"ahead": 10.25, "high": 10.5}),
+        ((10.0, 11.0, 1.0), 11.5, CLOCK, {}),
+        ((10.0, 11.0, 1.0), 11.5, UNKNOWN, {**CLOCK, "ahead": 10.45, "trip": 0.2}),
+        ((9.5, 10.5, 1.0), 10.25, CLOCK, {"ahead": 10.25, "high": 10.5}),
+        ((9.5, 11.5, 2.0), 11.25, CLOCK, {"ahead": 11.25, "high": 11.5, "step": 2.0}),
     ],
 )
 def test_offset_of_the_crms_clock(
@@ -344,6 +345,27 @@ def test_offset_of_the_crms_clock(
     store._server_clock = SimpleNamespace(ahead=lambda: span, round_trip=0.2)  # type: ignore[assignment]
     store._wall = lambda: 1000.0 + own
     assert store._timed(member(**before), 1000.0) == replace(member(**before), **after)
+
+
+@pytest.mark.parametrize(("late", "step"), [(3599.0, 2.1), (3600.0, 1.0)])
+def test_host_learns_from_the_plan_that_headers_are_behind(late: float, step: float, host: Host) -> None:
+    """Its own clock is right, and a second ahead of the only header that it has seen."""
+    host.store._server_clock = SimpleNamespace(ahead=lambda: (10.0, 11.0, 1.0), round_trip=0.05)  # type: ignore[assignment]
+    host.store._wall = lambda: 1011.5
+    text = json.dumps({"date_is_behind": -late})
+    found = host.store._timed(Lease("a", text=text, read_at=0.0, step=1.0), 1000.0)
+    assert (found.step, found.high, found.ahead) == pytest.approx((step, 10 + step, 11.5 if step > 2 else 10.5))
+
+
+def test_host_tells_the_others_that_headers_are_behind(host: Host) -> None:
+    host.ask()
+    assert "date_is_behind" not in json.loads(host.text.content or "")
+    host.ask(after=CHECK_BACK + 0.1)
+    host.shows(-2.0)
+    host.ask(after=PERIOD + 2)
+    found = json.loads(host.text.content or "")
+    assert found["date_is_behind"] == pytest.approx(host.lease().read_at)
+    assert Roster.parse(host.text.content, found["date_is_behind"]).is_behind
 
 
 def test_state_of_a_host_after_it_has_joined(host: Host) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from crm_provider.rate_limit.offset import CLEAR, Offset
@@ -27,6 +29,31 @@ OWN = 12.0
 )
 def test_responses_narrow_the_offset(low: float, high: float, trip: float, own: float, after: Offset) -> None:
     assert SEEN.seen(low, high, trip, own) == after
+
+
+def test_headers_of_one_second_widen_the_offset() -> None:
+    """As soon as one process of the host has noticed it."""
+    wide = SEEN.seen(9.5, 12.0, 0.1, 11.5, step=2.0)
+    assert wide == Offset(11.5, 10.0, 12.0, 0.05, 2.0)
+    assert SEEN.seen(10.0, 12.0, 0.1, 12.5, step=2.0) == Offset(11.0, 10.0, 12.0, 0.05, 2.0)
+    assert wide.seen(10.25, 11.25, 0.1, 11.5) == Offset(11.5, 10.25, 12.0, 0.05, 2.0)
+    assert wide.seen(9.5, 10.75, 0.1, 11.5) == Offset(11.5, 10.0, 11.75, 0.05, 2.0)
+    assert wide.seen(9.5, 11.0, 0.1, 11.5) is wide
+
+
+@pytest.mark.parametrize(
+    ("seen", "is_behind"),
+    [
+        (Offset(), False),
+        (SEEN, False),
+        (replace(SEEN, step=2.1), True),
+        (Offset(10.0, 10.0, 10.9, 1.0), False),
+        (Offset(10.0, 10.0, 10.8, 1.0), True),
+    ],
+)
+def test_contradicting_headers_are_noticed(seen: Offset, is_behind: bool) -> None:
+    assert seen.is_behind is is_behind
+    assert not is_behind or seen.likely == seen.high
 
 
 def test_the_first_response_leaves_the_hosts_own_clock_if_it_may_be_right() -> None:

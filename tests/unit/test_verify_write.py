@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from email.utils import format_datetime
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +26,11 @@ ID, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222
 CONTACT_ID, PIPELINE, STAGE = (f"{n}3333333-3333-4333-8333-333333333333" for n in "123")
 NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
 NOON_HEADER = "Sun, 01 Mar 2026 12:00:00 GMT"
+
+
+def header(seconds: float) -> str:
+    """The header at some seconds after noon."""
+    return format_datetime(NOON + timedelta(seconds=math.floor(seconds)), usegmt=True)
 
 
 # -- the CRM's clock -----------------------------------------------------------------------------------------
@@ -50,7 +57,34 @@ def test_more_responses_narrow_the_span() -> None:
     moment = clock.at(100.0)
     assert moment is not None
     assert moment.earliest == NOON + timedelta(seconds=0.6)
-    assert moment.latest == NOON + timedelta(seconds=1.0)
+    drift = timedelta(seconds=0.3 * 5e-4)
+    assert abs(moment.latest - NOON - timedelta(seconds=1.0) - drift) < timedelta(microseconds=2)
+
+
+def test_clocks_that_diverge_do_not_contradict_each_other() -> None:
+    """By 400 millionths. Afterwards the span is as long as the clocks could diverge."""
+    clock, seconds = ServerClock(), 10_000.0
+    for local in range(0, 10_000, 10):
+        for part in (0.0, 0.999):
+            seconds = local * 1.0004 + part
+            clock.note(header(seconds), sent=local + part, received=local + part)
+    moment = clock.at(9990.0)
+    assert moment is not None
+    assert moment.earliest < NOON + timedelta(seconds=9990 * 1.0004) < moment.latest
+    assert moment.latest - moment.earliest < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(("period", "noticed"), [(1.01, 11.0), (1.1, 3.0)])
+def test_header_that_the_server_keeps_for_a_second_does_not_mislead(period: float, noticed: float) -> None:
+    """After some seconds the responses contradict each other, and the span has room for it; the clocks are the same."""
+    clock = ServerClock()
+    for call in range(1000):
+        at = call * 0.37
+        clock.note(header(at // period * period), sent=at, received=at + 0.05)
+        moment, true = clock.at(at), NOON + timedelta(seconds=at)
+        assert moment is not None
+        assert at < noticed or moment.earliest <= true <= moment.latest, at
+    assert moment.latest - moment.earliest < timedelta(seconds=1)
 
 
 def test_clock_set_back_is_used_as_it_is_now() -> None:
@@ -60,6 +94,15 @@ def test_clock_set_back_is_used_as_it_is_now() -> None:
     moment = clock.at(101.0)
     assert moment is not None
     assert moment.earliest == NOON - timedelta(hours=1)
+
+
+def test_clock_set_back_by_little_is_within_the_span() -> None:
+    """It looks like a header that the server keeps, so the span has room for both."""
+    clock = ServerClock()
+    clock.note(header(0.99), sent=100.0, received=100.0)
+    clock.note(header(-1.01), sent=100.0, received=100.0)
+    moment = clock.at(100.0)
+    assert moment == ServerMoment(NOON - timedelta(seconds=2), NOON + timedelta(seconds=0.1))
 
 
 def test_load_waits_until_its_creations_are_certainly_younger() -> None:
