@@ -34,7 +34,7 @@ from crm_provider.errors.policy import OPERATORS, OUTCOME_OVERRIDES, PRESETS, Er
 from crm_provider.errors.policy_table import explain
 from crm_provider.get_provider_info import CONFIG, CONN_FIELDS
 from crm_provider.load import planner
-from crm_provider.load.report import duration
+from crm_provider.load.rows import duration
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN
 from crm_provider.testing import fresh_airflow_home
 from crm_provider.values import redaction

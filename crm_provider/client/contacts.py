@@ -11,7 +11,7 @@ from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.client.pagination import ListingCalls, Page, Record, id_of
 from crm_provider.client.remote_contact import RemoteContact, list_ids_of, made_since, pick_list
-from crm_provider.client.request import Call, mapping_of, unless_refused
+from crm_provider.client.request import Call, after_write, mapping_of, unless_refused
 from crm_provider.client.responses import by_status_alone
 from crm_provider.client.retry import ONE_TRY, RetryBudget
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder, WriteOutcome, may_be_absent
@@ -99,11 +99,8 @@ class ContactCalls(ListingCalls):
             return made
         if _confirms(mapping_of(made, call)):
             return Creation(made)
-        try:
+        with after_write():
             found = self._found(email, attributes, started, budget=self._budget)
-        except e.CrmError as unread:
-            unread.outcome_known = False  # of the creation, which the CRM has accepted
-            raise
         if found is None:
             raise _unconfirmed(call, "and the contact does not exist")
         return found
@@ -132,7 +129,9 @@ class ContactCalls(ListingCalls):
         response = mapping_of(self._send(call), call)
         if _confirms(response) or not response:  # an empty body is a success, too
             return response
-        shown = self.get_contact(email).get("attributes")
+        with after_write():
+            found = self.get_contact(email).get("attributes")
+        shown = {**dict.fromkeys(attributes), **(found if isinstance(found, Mapping) else {})}  # it may omit empty ones
         if not any(shows(shown, {name: value}) for name, value in attributes.items()):
             raise _unconfirmed(call, "and the contact shows none of the values")
         return {}

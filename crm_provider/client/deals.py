@@ -11,7 +11,7 @@ from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.client.pagination import CAREFUL_READINGS, ListingCalls, Page, Record, id_of
 from crm_provider.client.remote_contact import CLOCKS_APART
-from crm_provider.client.request import Call, mapping_of, unless_refused
+from crm_provider.client.request import Call, after_write, mapping_of, unless_refused
 from crm_provider.values.json_values import same_value
 from crm_provider.values.server_clock import ServerMoment, utc_time
 
@@ -178,8 +178,11 @@ class DealCalls(ListingCalls):
         route = "/deals/{deal_id}"
         call = Call(method="PUT", route=route, path_params=_deal(deal_id), body=body, allow_any_body=True)
         response = mapping_of(self._send(call), call)
-        # an empty body is a success, too; other bodies without an id may come from a proxy
-        if response and not response.get("id") and not _is_changed(self.get_deal(deal_id), body):
+        if response.get("id") or not response:  # an empty body is a success, too
+            return response
+        with after_write():  # other bodies without an id may come from a proxy
+            deal = self.get_deal(deal_id)
+        if not _is_changed(deal, body):
             raise e.CrmProtocolError(
                 "the response has no id, and the deal does not show the change",
                 method="PUT",
@@ -262,7 +265,9 @@ def _is_changed(deal: Record, change: Record) -> bool:
     ids = {name: value for name, value in change.items() if name != "attributes"}
     if ids:
         return all(str(deal.get(name)).lower() == value.lower() for name, value in ids.items())
-    return any(_shown(deal.get("attributes"), change["attributes"]))
+    found, wanted = deal.get("attributes"), change["attributes"]
+    shown = {**dict.fromkeys(wanted), **(found if isinstance(found, Mapping) else {})}  # it may omit empty ones
+    return any(_shown(shown, wanted))
 
 
 def _deal(deal_id: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -144,6 +145,16 @@ def mapping_of(value: Any, call: Call) -> dict[str, Any]:
         path=call.log_path,
         outcome_known=not call.is_write,
     )
+
+
+@contextmanager
+def after_write() -> Iterator[None]:
+    """For the reading after a write with a success status: if it fails, the outcome of the write is not known."""
+    try:
+        yield
+    except e.CrmError as unread:
+        unread.outcome_known = False
+        raise
 
 
 ERROR_KEYS = ("error", "errors", "errorCode", "errorType", "errorMessage")

@@ -295,19 +295,15 @@ class Calls:
         try:
             return RetryLoop(self._transport, call, budget or self._budget, verify_write).run()
         except e.CrmError as error:
-            remark = _remark(error, call, self.settings)
-            if remark and remark not in (error.remark or ""):  # a call that was made to verify this one may add it
-                error.remark = f"{error.remark.rstrip('.')}. {remark}" if error.remark else remark
+            error.remark = error.remark or _remark(error, call, self.settings)
             raise
 
 
 def _remark(error: e.CrmError, call: Call, settings: Settings) -> str | None:
     """Facts that the response lacks: the connection, the ids of the records that may be missing, or the fields."""
-    if isinstance(error, (e.CrmForbiddenError, e.CrmUnauthorizedError)):
-        return settings.conn_id and f"This is Airflow's connection {settings.conn_id!r}"
-    if isinstance(error, ABOUT_THE_SERVER) and not isinstance(error, e.CrmConfigurationError):
-        whose = f"of Airflow's connection {settings.conn_id!r} " if settings.conn_id else ""
-        return f"The base URL {whose}is {settings.base_url}"
+    if isinstance(error, ABOUT_THE_CONNECTION) and not isinstance(error, e.CrmConfigurationError):
+        is_the_key = isinstance(error, (e.CrmForbiddenError, e.CrmUnauthorizedError))
+        return _whose(settings.conn_id, None if is_the_key else settings.shown_url)
     if isinstance(error, e.CrmNotFoundError):
         ids = call.ids_in_body(*NAMED_BY.get(type(error), ()))
         return f"The call named {' and '.join(ids)}" if ids else None
@@ -318,8 +314,16 @@ def _remark(error: e.CrmError, call: Call, settings: Settings) -> str | None:
     return f"Fields that were sent: {', '.join(names[:MOST_FIELDS])}{more}"
 
 
-ABOUT_THE_SERVER = (e.CrmAccessError, e.CrmUnknownRouteError, e.CrmConnectionError, e.CrmTimeoutError)
-"""Errors whose cause may be a wrong base URL."""
+def _whose(conn_id: str | None, base_url: str | None) -> str | None:
+    """The connection and its base URL, of which one may be unknown."""
+    if base_url is None:
+        return conn_id and f"This is Airflow's connection {conn_id!r}"
+    whose = f"of Airflow's connection {conn_id!r} " if conn_id else ""
+    return f"The base URL {whose}is {base_url}"
+
+
+ABOUT_THE_CONNECTION = (e.CrmAccessError, e.CrmUnknownRouteError, e.CrmConnectionError, e.CrmTimeoutError)
+"""Errors whose cause may be the Airflow connection."""
 
 NAMED_BY: Mapping[type[e.CrmError], tuple[str, ...]] = {
     e.CrmContactNotFoundError: ("contactId",),

@@ -105,6 +105,14 @@ class Settings:
         return note if self.developer_mode else ""
 
     @property
+    def shown_url(self) -> str | None:
+        """The base URL for messages; None if a part of it may be an API key in the wrong field."""
+        parts = urlsplit(self.base_url)
+        has_plain_path = all(len(part) < SHORTEST_KEY for part in parts.path.split("/"))
+        has_plain_host = self.is_local or host_for_messages(parts.hostname or "") is not None
+        return self.base_url if has_plain_host and has_plain_path else None
+
+    @property
     def is_local(self) -> bool:
         """Whether the CRM is on this machine, as a sandbox is."""
         return is_loopback(urlsplit(self.base_url).hostname or "")

@@ -28,7 +28,6 @@ DEFAULTS: Mapping[type[e.CrmError], tuple[Action, Action, Action]] = {
     e.CrmError: (_F, _F, _F),
     e.CrmAccessError: (_F, _F, _F),
     e.CrmRequestError: (_F, _F, _J),
-    e.CrmUnknownRouteError: (_F, _F, _F),
     e.CrmDataError: (_F, _F, _J),
     e.CrmNotFoundError: (_F, _F, _J),
     e.CrmContactNotFoundError: (_F, _W, _J),

@@ -57,7 +57,8 @@ def delete_draft_of(final: pathlib.Path) -> None:
 
 
 def _common_path(final: pathlib.Path) -> pathlib.Path:
-    return final.with_name(f".{final.name[:LONGEST_NAME]}.tmp")
+    """The draft's path. No other program uses this name: a file that is found there is overwritten."""
+    return final.with_name(f".{final.name[:LONGEST_NAME]}.crm.tmp")
 
 
 def _common(final: pathlib.Path) -> tuple[int, pathlib.Path] | None:

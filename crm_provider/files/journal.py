@@ -280,9 +280,12 @@ class Journal:
         start = text.encode()
         return start.startswith(next(self._store.pieces(), b"")[: len(start)])
 
-    def keep(self, wanted: Callable[[str], bool], *, undisturbed: bool = False) -> int:
+    def keep(
+        self, wanted: Callable[[str], bool], *, change: Callable[[str], str] | None = None, undisturbed: bool = False
+    ) -> int:
         """Drop all other lines and an incomplete last one.
 
+        :param change: what becomes of each line that is kept; by default it stays as it is
         :param undisturbed: on a local disk, fail if another process has written to the file meanwhile
         :return: the number of remaining lines
         :raises FileChanged: if another process has written to the file, which is then unchanged
@@ -294,8 +297,8 @@ class Journal:
         kept = 0
         with atomic_writer(self.path, "wb") as file:
             for line in self._whole_lines(self._store.pieces()):
-                if wanted(line[:-1].decode()):
-                    file.write(line)
+                if wanted(text := line[:-1].decode()):
+                    file.write(line if change is None else change(text).encode() + b"\n")
                     kept += 1
             if undisturbed:
                 file.flush()

@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
@@ -388,8 +389,19 @@ def _send(draft: int, path: AnyPath) -> None:
     """Send a file as one object, by the store's own upload if the path has a file system."""
     os.lseek(draft, 0, os.SEEK_SET)
     store = getattr(path, "fs", None)
-    if store is not None:
+    if store is not None and _protocol(path) not in COPY_LINKS:
         store.put_file(f"/dev/fd/{draft}", cast(Any, path).path)
         return
-    with open(draft, "rb", closefd=False) as file, path.open("wb") as target:
-        shutil.copyfileobj(file, target)
+    with ExitStack() as opened:
+        file = opened.enter_context(open(draft, "rb", closefd=False))
+        if store is None:
+            shutil.copyfileobj(file, opened.enter_context(path.open("wb")))
+        else:
+            named = opened.enter_context(tempfile.NamedTemporaryFile(prefix="crm-"))
+            shutil.copyfileobj(file, named)
+            named.flush()
+            store.put_file(named.name, cast(Any, path).path)
+
+
+COPY_LINKS = frozenset({"sftp", "ssh"})
+"""Stores whose upload of a link, such as ``/dev/fd/3``, makes a link and not a file (asyncssh)."""

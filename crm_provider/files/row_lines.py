@@ -54,6 +54,10 @@ class RowNumbers:
         self._count += 1
         return True
 
+    def __contains__(self, number: int) -> bool:
+        piece, place = divmod(number, NUMBERS_AT_ONCE)
+        return piece in self._pieces and bool(self._pieces[piece][place >> 3] & 1 << (place & 7))
+
 
 class RowLines(abc.ABC):
     """Written row by row and complete even after a kill. The file is created with the first row.
@@ -70,6 +74,7 @@ class RowLines(abc.ABC):
 
     title = "file"
     rows_are = "rows"
+    _marks: array[int]
 
     def __init__(self, path: AnyPath, journal: Journal) -> None:
         self.path = path
@@ -93,6 +98,14 @@ class RowLines(abc.ABC):
     @property
     def is_local(self) -> bool:
         return is_local(self.path)
+
+    @property
+    def numbers(self) -> RowNumbers:
+        """The rows that this try has kept or written."""
+        found = RowNumbers()
+        for number in self._numbers:
+            found.add(number)
+        return found
 
     def start(self) -> None:
         """Start again: remove the file of an earlier run.
@@ -157,6 +170,25 @@ class RowLines(abc.ABC):
         self._numbers.append(number)
         self.count += 1
         self.has_unsynced = True
+
+    def rewrite(self, changes: Callable[[], Callable[[str], str]]) -> None:
+        """Change lines in place; the file is replaced in one step, and only if a line changes.
+
+        :param changes: makes the function that changes each line in turn, from the first on
+        """
+        self._journal.sync()
+        change, changed = changes(), dict[int, int]()
+        for line in self._journal.lines():
+            if (new := change(line)) != line:
+                changed[_mark(line)] = _mark(new)
+        if not changed:
+            return
+        try:
+            self._journal.keep(lambda line: True, change=changes(), undisturbed=True)
+        except FileChanged:
+            log.info("Another try still writes to %s; its lines stay as they are.", self.path)
+        else:
+            self._marks = array("Q", (changed.get(mark, mark) for mark in self._marks))
 
     def sync(self) -> None:
         """Make the rows so far survive a power cut."""

@@ -128,9 +128,9 @@ class LoadRun:
         job.checkpoints.clear()
         self._count("too_many_rejects" if problem else "done", summary)
         if problem is not None:
-            raise TooManyRejects(f"{problem}.", result, what_to_do(job))
+            raise TooManyRejects(f"{problem}.", result, what_to_do(job, summary))
         if rejected := summary[Outcome.REJECTED]:
-            facts = [("What to do", what_to_do(job)), ("Report", result.get("report_path"))]
+            facts = [("What to do", what_to_do(job, summary)), ("Report", result.get("report_path"))]
             were = "was" if rejected == 1 else "were"
             log.warning("%s", record(f"{rejected:,} of {rows_text(summary.rows)} {were} rejected.", facts))
         return result
@@ -149,21 +149,23 @@ class LoadRun:
 
     def _stopped(self, stopped: LoadStopped, job: LoadJob) -> None:
         error, summary = stopped.error, stopped.summary
-        self._finish(job, summary, f"Stopped: {error}")
+        unsure = f" Up to {summary.unsure:,} of the rows that are left may have been written." if summary.unsure else ""
+        self._finish(job, summary, f"Stopped: {error}{unsure}")
         self._count("stopped")
-        done_rows = f"{summary.rows - summary.left:,} of {rows_text(summary.rows)}"
-        planned = ", before a plan was made" if summary.plan == NO_PLAN else ""
-        text = f"The load stopped after {done_rows}{planned}. {self._next(stopped, job.checkpoints)}"
+        when = "before a plan was made" if summary.plan == NO_PLAN else "after"
+        text = f"The load stopped {when}: {summary.counted}. {self._next(stopped, job)}"
         error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
 
-    def _next(self, stopped: LoadStopped, checkpoints: Checkpoints) -> str:
+    def _next(self, stopped: LoadStopped, job: LoadJob) -> str:
         """What happens to the rows that are left."""
         is_tried_again = stopped.decision.action is Action.RETRY and (
             self._has_retry or (self.context is not None and reschedule_date(stopped.error, self.context) is not None)
         )
         if not is_tried_again:
             return CLEARED
-        return STARTS_AGAIN if isinstance(checkpoints, NoCheckpoints) else "A retry continues from there"
+        if not isinstance(job.checkpoints, NoCheckpoints):
+            return "A retry continues from there"
+        return "A retry starts with the first row" if job.options.dry_run else STARTS_AGAIN
 
     def _advised(self, unsaved: LoadUnsaved, checkpoints: Checkpoints | None = None) -> LoadUnsaved:
         """The error, with what follows it for this task."""

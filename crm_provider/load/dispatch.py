@@ -124,6 +124,7 @@ class Dispatcher:
     def _launch(self, row: InFlightRow) -> None:
         self._handler.launched += 1
         row.order = self._handler.launched
+        self._progress.counts.unsure.add(row.row.number)
         self._workers.submit(row)
 
     def _handle_results(self, timeout: float) -> None:

@@ -21,16 +21,16 @@ from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.kinds.contacts import CONTACTS
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.kinds.remote import TrySetup
-from crm_provider.load.options import NO_PLAN, ContactOptions, LoadOptions
+from crm_provider.load.options import NO_PLAN, TAKEN_ROW, ContactOptions, LoadOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import Preflight, RowMapper, check
 from crm_provider.load.progress import KEPT, LoadProgress, cleared
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.samples import samples_of
-from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
+from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary
 from crm_provider.load.row_results import RowResultHandler, decide_run
-from crm_provider.load.rows import Outcome, SourceError, calls_text, rows_text
+from crm_provider.load.rows import Outcome, SourceError, calls_text, duration, rows_text
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, DoneRows, NoCheckpoints, resumable
 from crm_provider.load.state.fingerprints import Fingerprints
@@ -85,6 +85,7 @@ class LoadTry:
             outcomes=job.outcomes,
             of_the_run=self.remote.of_the_run,
             kind=job.kind.name,
+            matters=preflight.staged.is_for_invalid,
         )
 
     # -- the whole -------------------------------------------------------------------------------------------
@@ -130,8 +131,34 @@ class LoadTry:
             self._send_all()
         except BaseException:
             progress.save_if_possible()
+            self._mark_if_possible()
             raise
         progress.save()
+        self._mark_replaced()
+
+    def _mark_replaced(self) -> None:
+        """Mark in the rejects file those rows for whose record another row was taken, and no others."""
+        rejects, staged, counts = self.job.rejects, self.preflight.staged, self.counts
+        if rejects is None or not staged.has_stale():
+            return
+        rejected = rejects.numbers
+
+        def mark_of(number: int) -> str | None:
+            if (preferred := staged.preferred_to(number)) is None:
+                return None
+            mark, other = preferred
+            if other is None or other in counts.unsure:
+                return mark
+            is_taken = other in counts.done and other not in rejected and other not in counts.skipped
+            return mark if is_taken else ""
+
+        rejects.mark_replaced(mark_of, TAKEN_ROW[self.job.options.duplicates])
+
+    def _mark_if_possible(self) -> None:
+        try:
+            self._mark_replaced()
+        except CannotWrite as unwritten:
+            log.warning("%s. The next try corrects which rows a resend leaves out.", unwritten)
 
     def _note_start(self) -> None:
         """Record when the load began, if a later try must know which records are older."""
@@ -262,6 +289,8 @@ class LoadTry:
             throttled=totals.throttled,
             seconds=counts.seconds_before + seconds,
             left=rows - sum(counts.counts.values()),
+            unsure=len(counts.unsure | counts.unfinished),
+            retryable=counts.retryable,
             budget_used=min(totals.calls / (job.rate * seconds), 1.0) if seconds > 0 else 0.0,
             resumed_at=counts.resumed_at,
             plan=self.plan.name,

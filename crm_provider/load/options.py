@@ -28,6 +28,16 @@ ERRORS_IN_A_ROW = 10
 NO_PLAN = "none"
 """The name in place of a plan's, if a load ended before it had one."""
 
+PLAN_WORDS: Mapping[str, str] = {
+    NO_PLAN: "The load stopped before a plan was made.",
+    "nothing": "No row needs to be sent.",
+    "learned": "Create or update each contact, beginning with the call that the rows so far suggest.",
+    "compare": "Read all contacts of the CRM first, then send only the rows that differ.",
+    "create": "Create each contact; contacts that exist stay as they are.",
+    "update": "Update each contact; rows without a contact in the CRM are rejected.",
+}
+"""What each plan does."""
+
 TAKEN_ROW: Mapping[Duplicates, str] = {"last": "a later row", "first": "an earlier row", "reject": "another row"}
 """Which of several rows for one record is sent in place of the others, for people."""
 

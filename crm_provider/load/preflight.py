@@ -170,7 +170,10 @@ def _notes(staged: StagedRows, counts: Counter[RowStatus], options: LoadOptions)
         other = f"{TAKEN_ROW[options.duplicates]} for the same record"
         if number := counts[RowStatus.STALE]:
             it = "it" if number == 1 else "them"
-            yield f"{rows_text(number)} cannot be sent, and {other} is valid: a resend of the rejects leaves {it} out."
+            yield (
+                f"{rows_text(number)} cannot be sent, and {other} is valid: once that one is loaded, a resend of the "
+                f"rejects leaves {it} out."
+            )
         if number := staged.count_overtaken(options.duplicates):
             yield f"{rows_text(number)} {'is' if number == 1 else 'are'} sent although {other} cannot be sent."
     if number := counts[RowStatus.REPLACED]:
@@ -183,12 +186,14 @@ def _notes(staged: StagedRows, counts: Counter[RowStatus], options: LoadOptions)
 
 def _log_findings(name: str, preflight: Preflight, options: LoadOptions, sends: str) -> None:
     counts, fields = preflight.counts, f"\nSends: {sends}" if sends else ""
+    if len(fields) > WIDTH:
+        fields = f"\n{wrapped(fields.strip())}"
     log.info(
         "Checked %s: %d row%s.\n%d to send, %d unchanged since the last load, %d skipped because %s has the same "
         "%s,\n%d suppressed, %d that cannot be sent.%s",
         name, preflight.rows, "s" * (preflight.rows != 1), counts[RowStatus.SEND], counts[RowStatus.SAME],
         counts[RowStatus.DUPLICATE], TAKEN_ROW[options.duplicates], options.shared,
-        counts[RowStatus.SUPPRESSED], preflight.unsendable, fields if len(fields) <= WIDTH else f"\n{wrapped(fields)}",
+        counts[RowStatus.SUPPRESSED], preflight.unsendable, fields,
     )  # fmt: skip
     for text in (*preflight.problem_lines(), *preflight.notes):
         log.warning("%s", for_log(text))

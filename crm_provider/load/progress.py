@@ -14,9 +14,8 @@ from typing import Any
 from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowLines
 from crm_provider.load.rejects.file import RejectsFile
-from crm_provider.load.report import duration
-from crm_provider.load.rows import WRITTEN, Outcome, rows_text
-from crm_provider.load.state.checkpoint import REFUSED, VERSION, Checkpoint, Checkpoints, DoneRows
+from crm_provider.load.rows import WRITTEN, Outcome, duration, rows_text
+from crm_provider.load.state.checkpoint import REFUSED, RETRYABLE, VERSION, Checkpoint, Checkpoints, DoneRows
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.workers import RequestStats
 from crm_provider.values.server_clock import utc_time
@@ -24,6 +23,9 @@ from crm_provider.values.server_clock import utc_time
 READING_STOPPED, BEGAN, MADE, CLEARED, KEPT = "reading_stopped", "began", "made", "cleared", "kept"
 """Notes in a checkpoint: a try was stopped while it read all records; when the load began, by the CRM's clock; rows
 that are not done and whose records the load has made; what the kind of records keeps between the tries of a run."""
+
+SKIPPED, UNSURE = "skipped", "unsure"
+"""The notes of the rows in ``RowCounts.skipped`` and ``RowCounts.unsure``."""
 
 
 class RowCounts:
@@ -34,7 +36,7 @@ class RowCounts:
 
     def __init__(self, before: Checkpoint | None = None) -> None:
         counts = dict(before.counts) if before else {}
-        self.refused = counts.pop(REFUSED, 0)
+        self.refused, self.retryable = counts.pop(REFUSED, 0), counts.pop(RETRYABLE, 0)
         self.counts = Counter({Outcome(name): count for name, count in counts.items()})
         self.errors = Counter(before.errors) if before else Counter[str]()
         self.done = DoneRows(before.done_upto, before.done_above) if before else DoneRows()
@@ -42,10 +44,16 @@ class RowCounts:
         self.seconds_before = before.seconds if before else 0.0
         self.resumed_at = sum(self.counts.values())
         self.unsaved = self.unsaved_sent = 0
-        made = before.notes.get(MADE) if before else None
-        numbers = made if isinstance(made, list) else []
-        self.unfinished = {number for number in numbers if isinstance(number, int) and number not in self.done}
+        self.unfinished = {number for number in _numbers(before, MADE) if number not in self.done}
         """Rows that are not done and whose records this load has made: the next try must not take them for others'."""
+        self.unsure = {number for number in _numbers(before, UNSURE) if number not in self.done}
+        """Rows that are not done and may have been written."""
+        self.skipped = {number for number in _numbers(before, SKIPPED) if number in self.done}
+        """Rows that were sent and skipped, if a row that cannot be sent is for the same record."""
+
+    @property
+    def _further(self) -> dict[str, int]:
+        return {REFUSED: self.refused, **({RETRYABLE: self.retryable} if self.retryable else {})}
 
     @property
     def is_whole(self) -> bool:
@@ -57,17 +65,28 @@ class RowCounts:
         """Rows that are done."""
         return sum(self.counts.values())
 
-    def enter(self, number: int, outcome: Outcome, *, error: str | None = None, sent: bool = False) -> None:
+    def enter(
+        self,
+        number: int,
+        outcome: Outcome,
+        *,
+        error: str | None = None,
+        sent: bool = False,
+        retryable: bool = False,
+    ) -> None:
         """Count a row that has ended.
 
         :param error: the type of the error that decided it
         :param sent: whether a call was made for it
+        :param retryable: whether it may succeed later as it is
         """
         if number in self.done:
             raise ValueError(f"row {number} ended twice")
         self.done.add(number)
         self.counts[outcome] += 1
         self.unfinished.discard(number)
+        self.unsure.discard(number)
+        self.retryable += retryable
         if error:
             self.errors[error] += 1
         self.refused += sent and outcome in (Outcome.REJECTED, Outcome.SKIPPED)
@@ -86,11 +105,17 @@ class RowCounts:
             fingerprint=fingerprint,
             done_upto=upto,
             done_above=above,
-            counts={**{outcome.value: count for outcome, count in self.counts.items()}, REFUSED: self.refused},
+            counts={**{outcome.value: count for outcome, count in self.counts.items()}, **self._further},
             errors=dict(self.errors),
             calls=self.calls_before + calls,
             seconds=self.seconds_before + seconds,
         )
+
+
+def _numbers(before: Checkpoint | None, note: str) -> list[int]:
+    """The numbers of rows in a note of a checkpoint, which may have been edited."""
+    found = before.notes.get(note) if before else None
+    return [number for number in found if isinstance(number, int)] if isinstance(found, list) else []
 
 
 EVERY, REMOTE_EVERY = 1.0, 15.0
@@ -363,6 +388,10 @@ class LoadProgress:
             notes[BEGAN] = self.began.isoformat()
         if self.counts.unfinished:
             notes[MADE] = sorted(self.counts.unfinished)
+        if self.counts.skipped:
+            notes[SKIPPED] = sorted(self.counts.skipped)
+        if self.counts.unsure:
+            notes[UNSURE] = sorted(self.counts.unsure)
         if kept := dict(self.kept):
             notes[KEPT] = kept
         return notes

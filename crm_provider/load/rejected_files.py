@@ -88,7 +88,9 @@ def mapped_instead(paths: Iterable[AnyPath]) -> str:
         numbered = [name for name in names if name.isdecimal()]
         if numbered and not path.exists():
             files = counted(len(numbered), "file")
-            return f"a mapped load has written {files} of its own; give the pattern {start}.*{path.suffix}"
+            return (
+                f"a mapped load has written {files} of its own; give the pattern {path.parent / start}.*{path.suffix}"
+            )
     return ""
 
 

@@ -16,8 +16,19 @@ from crm_provider.client.responses import family_of
 from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.errors.policy import Decision
 from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
-from crm_provider.load.options import NO_PLAN, ContactOptions, LoadOptions, rejects_allowed
-from crm_provider.load.rows import CHECKED, WRITTEN, Outcome, calls_text, more_kinds, rows_text
+from crm_provider.load.options import NO_PLAN, PLAN_WORDS, ContactOptions, LoadOptions, rejects_allowed
+from crm_provider.load.rows import (
+    CHECKED,
+    MEANING,
+    WRITTEN,
+    Outcome,
+    as_they_are,
+    calls_text,
+    duration,
+    how_to_resend,
+    more_kinds,
+    rows_text,
+)
 
 if TYPE_CHECKING:
     from crm_provider.load.outcomes.file import OutcomesFile
@@ -40,7 +51,8 @@ class Summary:
     :param calls_saved: the extra calls that a create-then-update loop would have made; 0 if there are none
     :param throttled: calls of this try that were refused for their rate
     :param seconds: time of all tries, without the time between tries
-    :param left: rows that were not sent, because the run ended early; ``outcomes``: the ways in which a row can end
+    :param left: rows that are not done, because the run ended early; ``unsure``: those that may have been written
+    :param retryable: rejected rows that may succeed as they are; ``outcomes``: the ways in which a row can end
     :param kind: of the records, as ``CrmRetryRejectsOperator`` takes it; ``plan_words``: what its plan does
     :param budget_used: share of the key's rate that this try took; a burst is not counted beyond it
     :param samples: of rejected rows (:func:`crm_provider.load.rejects.samples.samples_of`)
@@ -60,6 +72,8 @@ class Summary:
     throttled: int = 0
     seconds: float = 0.0
     left: int = 0
+    unsure: int = 0
+    retryable: int = 0
     budget_used: float = 0.0
     resumed_at: int = 0
     plan: str = NO_PLAN
@@ -89,6 +103,8 @@ class Summary:
             "rows": self.rows,
             **{outcome.value: self[outcome] for outcome in self.outcomes},
             "left": self.left,
+            "unsure": self.unsure,
+            "retryable": self.retryable,
             "calls": self.calls,
             "calls_saved": self.calls_saved,
             "throttled": self.throttled,
@@ -117,28 +133,20 @@ class Summary:
 
         :param separator: between both
         """
-        counts = ", ".join(f"{self[outcome]:,} {outcome.value}" for outcome in Outcome if self[outcome])
-        left = f", {self.left:,} left" if self.left else ""
         saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved else ""
         return (
-            f"{self.rows:,} row{'' if self.rows == 1 else 's'}: {counts or 'none done'}{left}{separator}"
+            f"{self.counted}{separator}"
             f"{self.calls:,} call{'' if self.calls == 1 else 's'} in {duration(self.seconds)} "
             f"({self.budget_used:.0%} of the budget){saved}"
         )
 
-
-def duration(seconds: float) -> str:
-    """A time for people.
-
-    >>> duration(20000)
-    '5 h 33 min'
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02} min"
+    @property
+    def counted(self) -> str:
+        """Rows by how they ended, for people."""
+        counts = ", ".join(f"{self[outcome]:,} {outcome.value}" for outcome in Outcome if self[outcome])
+        left = f", {self.left:,} left" if self.left else ""
+        unsure = f", of which up to {self.unsure:,} may have been written" if self.unsure else ""
+        return f"{self.rows:,} row{'' if self.rows == 1 else 's'}: {counts or 'none done'}{left}{unsure}"
 
 
 class LoadStopped(Exception):
@@ -185,6 +193,14 @@ class TooManyRejects(Exception):
         super().__init__(problem, result, advice)
         self.problem, self.result, self.advice = problem, result, advice
 
+    @property
+    def why_no_retry(self) -> str:
+        """Why the task is not retried."""
+        if not (number := self.result.get("retryable")):
+            return "all other rows are done"
+        how = f", send {'it' if number == 1 else 'them'} with CrmRetryRejectsOperator"
+        return f"all other rows are done; {as_they_are(number)}{how if self.result['rejects_path'] else ''}"
+
     def __str__(self) -> str:
         return f"{self.problem} {self.advice}".rstrip()
 
@@ -199,26 +215,6 @@ class LoadInterrupted(Exception):
     def __str__(self) -> str:
         return f"The load was interrupted; {self.summary.line()}"
 
-
-MEANING: Mapping[Outcome, str] = {
-    Outcome.CREATED: "new in the CRM",
-    Outcome.UPDATED: "were there, and were changed",
-    Outcome.UNCHANGED: "the CRM has these values already, or the same row was loaded before",
-    Outcome.SKIPPED: "left out: `on_error` said so, or another row has the same email",
-    Outcome.REJECTED: "in the rejects file",
-    Outcome.DELETED: "were there, and were deleted",
-    Outcome.SUPPRESSED: "left out: the person does not want to be contacted",
-}
-
-PLAN_WORDS: Mapping[str, str] = {
-    NO_PLAN: "The load stopped before a plan was made.",
-    "nothing": "No row needs to be sent.",
-    "learned": "Create or update each contact, beginning with the call that the rows so far suggest.",
-    "compare": "Read all contacts of the CRM first, then send only the rows that differ.",
-    "create": "Create each contact; contacts that exist stay as they are.",
-    "update": "Update each contact; rows without a contact in the CRM are rejected.",
-}
-"""What each plan does."""
 
 MAX_ENDING_CHARACTERS = 1000
 """Characters of an ending in the result."""
@@ -368,20 +364,24 @@ def outcomes_of(load: FinishedLoad) -> AnyPath | None:
 
 def done(load: FinishedLoad, summary: Summary) -> str:
     """The ending of a load that has done all rows."""
-    return f"Done. {what_to_do(load)}" if summary[Outcome.REJECTED] else "Done."
+    return f"Done. {what_to_do(load, summary)}" if summary[Outcome.REJECTED] else "Done."
 
 
-def what_to_do(load: FinishedLoad) -> str:
-    """What to do about rejected rows, in one sentence."""
+def what_to_do(load: FinishedLoad, summary: Summary) -> str:
+    """What to do about rejected rows, in a few sentences."""
     path = rejects_of(load)
     if path is None:
         return "Set rejects_path to keep the rejected rows and the reasons in a file."
-    return f"The rejected rows and their reasons are in {path}. CrmRetryRejectsOperator sends them again."
+    return f"The rejected rows and their reasons are in {path}. {_how_to_resend(summary)}"
+
+
+def _how_to_resend(summary: Summary) -> str:
+    return how_to_resend(summary.retryable, summary[Outcome.REJECTED] - summary.retryable)
 
 
 def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -> bool:
     """Write the report if possible; whether it can be written does not change how the task ends."""
-    title, resend = load.options.title.format(source=load.source.name), _resend(rejects_of(load), summary.resend)
+    title, resend = load.options.title.format(source=load.source.name), _resend(rejects_of(load), summary)
     text = report(summary, title=title, ending=ending, resend=resend, options=load.options)
     try:
         write_report(path, text)
@@ -391,11 +391,11 @@ def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -
     return True
 
 
-def _resend(path: AnyPath | None, code: str | None) -> str | None:
+def _resend(path: AnyPath | None, summary: Summary) -> str | None:
     if path is None:
         return None
-    how = f"This DAG sends them:\n\n```python\n{code}\n```" if code else "`CrmRetryRejectsOperator` sends them."
-    return f"They are in `{path}`, as they were given, each with its reason. Correct the rows in the file. {how}"
+    dag = f" This DAG sends all rows of the file:\n\n```python\n{summary.resend}\n```" if summary.resend else ""
+    return f"They are in `{path}`, as they were given, each with its reason. {_how_to_resend(summary)}{dag}"
 
 
 def _short(text: str) -> str:
@@ -410,7 +410,8 @@ def _outcomes(summary: Summary, meanings: Mapping[Outcome, str]) -> Iterator[Seq
     if summary.checked:
         counts = {name: (count, CHECKED[name]) for name, count in summary.checked.items()}
     elif summary.left:
-        counts["left"] = (summary.left, "not sent yet")
+        unsure = f"not done yet; up to {summary.unsure:,} may have been written"
+        counts["left"] = (summary.left, unsure if summary.unsure else "not sent yet")
     for name, (count, meaning) in counts.items():
         yield name, f"{count:,}", f"{count / summary.rows:.1%}" if summary.rows else "-", meaning
     yield "**all**", f"**{summary.rows:,}**", "", ""

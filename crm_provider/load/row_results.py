@@ -108,6 +108,11 @@ def _ids(in_flight: InFlightRow | None) -> Mapping[str, Any]:
     return {} if in_flight is None else getattr(in_flight.written, "ids", {})
 
 
+def _has_written(in_flight: InFlightRow) -> bool:
+    """Whether a row was written in part before it failed."""
+    return bool(getattr(in_flight.written, "called", in_flight.written))
+
+
 def _message(error: e.CrmError) -> str:
     return error.message if error.outcome_known else f"{error.message.rstrip('.')}. {WRITE_UNCERTAIN}"
 
@@ -117,6 +122,7 @@ class RowResultHandler:
 
     :param of_the_run: why every row would get an error of a row, None if not
     :param kind: of the records that the rows become
+    :param matters: number of a row -> whether a row that cannot be sent is for the same record
     """
 
     def __init__(
@@ -130,10 +136,12 @@ class RowResultHandler:
         outcomes: OutcomesFile | None = None,
         of_the_run: Callable[[e.CrmError], str | None] = lambda error: None,
         kind: str = "contacts",
+        matters: Callable[[int], bool] = lambda number: False,
     ) -> None:
-        self._of_the_run, self._kind = of_the_run, kind
+        self._of_the_run, self._kind, self._matters = of_the_run, kind, matters
         self._counts, self._options, self._policy = counts, options, policy
         self._rejects, self._fingerprints, self._outcomes = rejects, fingerprints, outcomes
+        self._unsure_before = frozenset(counts.unsure)
         self._samples: list[Reject] = []
         self.held: deque[tuple[InFlightRow, e.CrmError, int]] = deque()
         """Rows that failed because of the server, and the number of rows launched by then. They wait until a response
@@ -155,6 +163,8 @@ class RowResultHandler:
             self._throttled_in_a_row = 0
             self.reject_held(before=in_flight)
             self._note(in_flight.row, sent.outcome, message=sent.message, ids=sent.ids)
+            if sent.outcome is Outcome.SKIPPED:
+                self._note_skipped(in_flight.row.number)
             self._counts.enter(in_flight.row.number, sent.outcome, sent=sent.called)
             if sent.outcome is not Outcome.SUPPRESSED and sent.is_whole:
                 self._remember(in_flight.record)
@@ -194,6 +204,8 @@ class RowResultHandler:
     def _failed(self, in_flight: InFlightRow, error: e.CrmError) -> None:
         if in_flight.made is not None and in_flight.made.certain:
             self._counts.unfinished.add(in_flight.row.number)
+        if in_flight.sends == 1 and error.outcome_known and not _has_written(in_flight):
+            self._counts.unsure -= {in_flight.row.number} - self._unsure_before
         decided = decide_row(error, self._policy, sends=in_flight.sends, of_the_run=self._of_the_run(error))
         if decided.action is RowAction.HOLD:
             self._hold(in_flight, error)
@@ -219,7 +231,13 @@ class RowResultHandler:
             else:
                 about = {"error_type": error.type, "message": _message(error), "request_id": error.request_id}
                 self._note(in_flight.row, Outcome.SKIPPED, **about, ids=_ids(in_flight))
+                self._note_skipped(number)
                 self._counts.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
+
+    def _note_skipped(self, number: int) -> None:
+        """Remember that a row was not taken, if that matters for rows that cannot be sent."""
+        if self._matters(number):
+            self._counts.skipped.add(number)
 
     def _hold(self, in_flight: InFlightRow, error: e.CrmError) -> None:
         """Keep a row that failed because of the server until it is known whether all rows do."""
@@ -259,30 +277,35 @@ class RowResultHandler:
         type_, message = "DUPLICATE_ROW", f"Several rows have this {self._options.shared} (duplicates='reject')."
         if staged.status is not RowStatus.AMBIGUOUS:
             type_, message = "INVALID_VALUE", staged.problem
-        if staged.status is RowStatus.STALE:
-            other = TAKEN_ROW[self._options.duplicates].capitalize()
-            message = f"{message}. {other} for the same record is valid; if this one is sent again, it is left out."
         reject = Reject(
             number=staged.row.number,
             values=staged.row.values,
             type=type_,
             message=message,
-            suggested_action="Correct the row in its source.",
+            suggested_action="correct the row in its source",
             request_id=None,
             retryable=False,
             made=staged.row.made,
-            replaced="" if staged.status is RowStatus.INVALID else staged.row.replaced,
+            replaced="" if staged.status in (RowStatus.INVALID, RowStatus.STALE) else staged.row.replaced,
         )
-        self._write(staged.row, reject)
+        # until the other row has ended: it may be sent before this process is killed
+        self._write(staged.row, reject, mark=staged.row.replaced if staged.status is RowStatus.STALE else "")
 
-    def _write(self, row: Row, reject: Reject, *, in_flight: InFlightRow | None = None) -> None:
+    def _write(self, row: Row, reject: Reject, *, in_flight: InFlightRow | None = None, mark: str = "") -> None:
         if self._rejects is not None:
-            self._rejects.write(replace(reject, kind=self._kind))
+            written = replace(reject, kind=self._kind)
+            self._rejects.write(written.marked(mark, TAKEN_ROW[self._options.duplicates]) if mark else written)
         elif len(self._samples) < MOST_SAMPLES:
             self._samples.append(reject)
         about = {"error_type": reject.type, "message": reject.message, "request_id": reject.request_id}
         self._note(row, Outcome.REJECTED, **about, ids=_ids(in_flight))
-        self._counts.enter(reject.number, Outcome.REJECTED, error=reject.type, sent=in_flight is not None)
+        self._counts.enter(
+            reject.number,
+            Outcome.REJECTED,
+            error=reject.type,
+            sent=in_flight is not None,
+            retryable=reject.retryable,
+        )
 
     def _note(self, row: Row, outcome: Outcome, **about: Any) -> None:
         """Write how a row ended, before it counts as done."""

@@ -53,6 +53,17 @@ WRITTEN = tuple(outcome for outcome in Outcome if outcome is not Outcome.DELETED
 """How a row can end that is written to the CRM."""
 
 
+MEANING: Mapping[Outcome, str] = {
+    Outcome.CREATED: "new in the CRM",
+    Outcome.UPDATED: "were there, and were changed",
+    Outcome.UNCHANGED: "the CRM has these values already, or the same row was loaded before",
+    Outcome.SKIPPED: "left out: `on_error` said so, or another row has the same email",
+    Outcome.REJECTED: "in the rejects file",
+    Outcome.DELETED: "were there, and were deleted",
+    Outcome.SUPPRESSED: "left out: the person does not want to be contacted",
+}
+"""What each outcome means, for people."""
+
 CHECKED: Mapping[str, str] = {
     "to send": "valid",
     "unchanged": "the same row was loaded before",
@@ -289,6 +300,49 @@ def calls_text(number: int) -> str:
     ('1 call', '1,200 calls')
     """
     return counted(number, "call")
+
+
+def as_they_are(number: int) -> str:
+    """Rejected rows that need no correction, for people.
+
+    >>> as_they_are(2)
+    '2 rows may succeed as they are'
+    """
+    return f"{rows_text(number)} may succeed as {'it is' if number == 1 else 'they are'}"
+
+
+def how_to_resend(retryable: int, others: int) -> str:
+    """How to send rejected rows again, for people.
+
+    >>> how_to_resend(0, 7)
+    'Correct 7 rows in the file, then send them with CrmRetryRejectsOperator(only="all").'
+
+    :param retryable: how many may succeed as they are
+    :param others: how many must be corrected first
+    """
+    texts = []
+    if retryable:
+        texts.append(f"{as_they_are(retryable)}: CrmRetryRejectsOperator sends {'it' if retryable == 1 else 'them'}.")
+    if others:
+        it = "it" if others == 1 else "them"
+        texts.append(
+            f'Correct {rows_text(others)} in the file, then send {it} with CrmRetryRejectsOperator(only="all").'
+        )
+    return " ".join(texts)
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(20000)
+    '5 h 33 min'
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def more_kinds(number: int) -> str:

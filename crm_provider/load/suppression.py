@@ -29,8 +29,8 @@ COLUMN = "email"
 """The column that is read if there are several, in upper or lower case."""
 
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
-_PATTERN = re.compile(r"[^@]*\*|%@")
-"""Matches ``*@example.com``. It is a valid address, but on such a list it stands for many people."""
+_PATTERN = re.compile(r"%|[^@]*(?:\*|%@)")
+"""Matches ``*@example.com`` and ``ann%@example.com``. They are valid, but on such a list they stand for many people."""
 _SIZE = 16
 """Bytes of a hash that are kept. A collision between a million rows and a million people has a chance of 1 in 10^26."""
 

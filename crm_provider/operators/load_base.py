@@ -25,6 +25,7 @@ from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import naming_task
 from crm_provider.tasks.outcome import (
     ENDS,
+    Facts,
     fail,
     fail_without_retry,
     publish_reason,
@@ -182,9 +183,9 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             publish_reason(unready, context)
             fail(unready, context, remark=_nothing_sent(context))
         except (LoadUnsaved, LoadInterrupted) as ended:
-            fail(ended, context)
+            fail(ended, context, facts=self._files())
         except LoadStopped as stopped:
-            raise_for_decision(stopped.error, stopped.decision, context)
+            raise_for_decision(stopped.error, stopped.decision, context, facts=self._files())
         except SourceError as wrong:
             publish_reason(wrong, context)
             says = "" if "nothing was sent" in str(wrong) else f". {_nothing_sent(context)}"
@@ -207,7 +208,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         except TooManyRejects as many:
             self._push_result(run, context)
             facts = [("What to do", many.advice), ("Report", many.result.get("report_path"))]
-            fail_without_retry(str(many), happened=many.problem, facts=facts)
+            fail_without_retry(str(many), happened=many.problem, facts=facts, why=many.why_no_retry)
         except LoadUnsaved as unsaved:
             if run.result is None:
                 publish_reason(unsaved.unwritten, context)
@@ -280,6 +281,11 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             return path
         return indexed(path, self._map_index)
 
+    def _files(self) -> Facts:
+        """The files for people that a load which ended early has written."""
+        result = self.last_result or {}
+        return [("Rejects", result.get("rejects_path")), ("Report", result.get("report_path"))]
+
     def _push_result(self, run: LoadRun, context: Context) -> None:
         """Push the XCom of a load that fails: Airflow pushes only what ``execute`` returns."""
         if self.do_xcom_push:
@@ -288,4 +294,6 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
 def _nothing_sent(context: Context) -> str:
     """The remark about an error that was found before the first row was sent."""
-    return "Nothing was sent." if context["ti"].try_number == 1 else "This try sent nothing."
+    ti = context["ti"]
+    is_first = ti.try_number == 1 and ti.get_first_reschedule_date(context) is None
+    return "Nothing was sent." if is_first else "Nothing was sent this time."

@@ -159,10 +159,11 @@ def _counts(result: Mapping[str, Any]) -> list[str]:
     counts = {outcome.value: result.get(outcome.value, 0) for outcome in Outcome}
     counts["left"] = result.get("left", 0)
     outcomes = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
+    unsure = f", of which up to {number:,} may have been written" if (number := result.get("unsure")) else ""
     types = sorted(result.get("errors", {}).items(), key=lambda item: (-item[1], item[0]))
     problems = sorted(result.get("problems", {}).items(), key=lambda item: (-item[1], item[0]))
     return [
-        f"{rows_text(result['rows'])}: {outcomes or 'none done'}; {calls_text(result['calls'])}",
+        f"{rows_text(result['rows'])}: {outcomes or 'none done'}{unsure}; {calls_text(result['calls'])}",
         *(f"{number:,} {type_}" for type_, number in types[:SHOWN_TYPES]),
         *(f"{rows_text(number)}: {problem}" for problem, number in problems[:SHOWN_TYPES]),
         *(f"{name}: {path}" for name, path in _paths(result)),

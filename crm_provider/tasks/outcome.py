@@ -165,7 +165,7 @@ class _CrmErrors(ContextDecorator, AbstractContextManager[None]):
         context = current_context()
         if context is not None and isinstance(error, Exception) and _is_final(error):
             publish_reason(error, context)
-            fail_without_retry(str(error), cause=error)
+            fail_without_retry(str(error), cause=error, why=getattr(error, "why_no_retry", ""))
         if not isinstance(error, e.CrmError):
             return
         decision = _decided_by_a_load(error) or self._policy.decide(error)
@@ -210,10 +210,10 @@ def _raise_outside_of_a_task(error: e.CrmError, decision: Decision) -> NoReturn:
     raise error
 
 
-def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) -> NoReturn:
+def raise_for_decision(error: e.CrmError, decision: Decision, context: Context, *, facts: Facts = ()) -> NoReturn:
     """End the task with the decided state, and log one record about it.
 
-    The decision is stored in the context for :class:`~crm_provider.tasks.CrmRetryPolicy`.
+    The decision is stored in the context for :class:`~crm_provider.tasks.CrmRetryPolicy`. ``facts`` are further lines.
     """
     ti, task = context["ti"], context["task"]
     left = retries_left(ti)
@@ -221,7 +221,7 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) 
     context[DECISION_KEY] = (error, decision)  # type: ignore[literal-required]
 
     def log_end(level: int, ended: str) -> None:
-        log.log(level, "%s", error_record(error, ended=ended, decision=decision, task=task))
+        log.log(level, "%s", error_record(error, ended=ended, decision=decision, task=task, facts=facts))
 
     if decision.action is Action.SKIP:
         log_end(logging.INFO, "skipped")
@@ -297,23 +297,26 @@ def _where(task: Any) -> str:
 
 
 def fail_without_retry(
-    message: str, *, cause: BaseException | None = None, happened: str | None = None, facts: Facts = ()
+    message: str, *, cause: BaseException | None = None, happened: str | None = None, facts: Facts = (), why: str = ""
 ) -> NoReturn:
-    """Fail the task regardless of ``retries`` and its retry policy, because a retry would fail in the same way.
+    """Fail the task regardless of ``retries`` and its retry policy.
 
     :param happened: the part of the message that begins the record in the log, if ``facts`` hold the rest
+    :param why: why it is not retried; by default because a retry would fail in the same way
     """
-    ended = ("Task", "failed; not retried, because a retry would fail in the same way")
+    because = f": {why}" if why else ", because a retry would fail in the same way"
+    ended = ("Task", f"failed; not retried{because}")
     log.error("%s", record(happened or message, [*facts, ended]))
     raise AirflowFailException(message) from cause
 
 
-def fail(error: Exception, context: Context, *, remark: str = "") -> NoReturn:
+def fail(error: Exception, context: Context, *, remark: str = "", facts: Facts = ()) -> NoReturn:
     """End this try with an error that is not from the CRM: ``retries`` apply.
 
-    :param remark: a sentence for the record in the log
+    :param remark: a sentence for the record in the log; ``facts``: further lines
     """
-    log.error("%s", record(f"{_sentence(str(error))} {remark}".rstrip(), [("Task", _try_failed(context["ti"]))]))
+    ended = ("Task", _try_failed(context["ti"]))
+    log.error("%s", record(f"{_sentence(str(error))} {remark}".rstrip(), [*facts, ended]))
     raise error
 
 
@@ -387,16 +390,10 @@ def _remark(error: e.CrmError, text: str) -> None:
 def _publish(error: e.CrmError, decision: Decision, ti: Any, task: Any) -> None:
     """Publish the error for later tasks as a small XCom."""
     value = {
-        "error": type(error).__name__,
-        "type": error.type,
-        "status": error.status,
-        "message": error.message,
-        "suggested_action": error.suggested_action,
-        "request_id": error.request_id,
-        "action": decision.action.value,
-        "decided_by": decision.decided_by.value,
-        "origin": decision.origin,
-    }
+        "error": type(error).__name__, "type": error.type, "status": error.status, "message": error.message,
+        "suggested_action": error.suggested_action, "request_id": error.request_id, "action": decision.action.value,
+        "decided_by": decision.decided_by.value, "origin": decision.origin,
+    }  # fmt: skip
     if getattr(task, "do_xcom_push", True):
         ti.xcom_push(key=ERROR_XCOM, value=value)
 
@@ -417,22 +414,24 @@ def record(happened: str, facts: Facts = ()) -> str:
     return "\n".join([for_log(happened), *further])
 
 
-def error_record(error: e.CrmError, *, ended: str, decision: Decision, task: Any) -> str:
+def error_record(error: e.CrmError, *, ended: str, decision: Decision, task: Any, facts: Facts = ()) -> str:
     """The record of an error that ends a try.
 
     :param ended: the state that the task gets
     :param task: the task, whose error policy has a page
+    :param facts: further lines
     """
-    facts = [
+    known = [
         ("What to do", error.advice),
         ("Also", " ".join(error.circumstances)),
+        *facts,
         ("Task", ended),
         ("Decided by", decision.origin),
         ("Policy", _policy_page(task)),
         ("Docs", DOCS),
         ("Request id", error.request_id),
     ]
-    return record(error.happened, facts)
+    return record(error.happened, known)
 
 
 def moment(date: datetime) -> str:

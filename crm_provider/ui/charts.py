@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from crm_provider.load.report import duration
+from crm_provider.load.rows import duration
 from crm_provider.ui.results import OUTCOMES
 from crm_provider.values.counted import counted
 

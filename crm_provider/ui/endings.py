@@ -7,8 +7,7 @@ from enum import Enum
 
 from crm_provider.load.dry_run import DRY_RUN
 from crm_provider.load.progress import left_of
-from crm_provider.load.report import duration
-from crm_provider.load.rows import rows_text
+from crm_provider.load.rows import duration, rows_text
 from crm_provider.ui.results import Result
 from crm_provider.ui.stored import Run
 

@@ -266,9 +266,10 @@ def _sample(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_KNOWN = frozenset(
-    (*OUTCOMES, "rows", "records", "calls", "calls_saved", "throttled", "seconds", "budget_used", "resumed_at")
-)
+_KNOWN = frozenset(OUTCOMES) | {
+    "rows", "records", "calls", "calls_saved", "throttled", "seconds", "budget_used", "resumed_at", "unsure",
+    "retryable",
+}  # fmt: skip
 
 
 def _further(data: Mapping[str, Any]) -> dict[str, int | float | str]:

@@ -13,8 +13,7 @@ from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
 from crm_provider.load.options import NO_PLAN
-from crm_provider.load.report import duration
-from crm_provider.load.rows import calls_text
+from crm_provider.load.rows import calls_text, duration
 from crm_provider.ui.charts import BarSegment, segments_of, words_of
 from crm_provider.ui.endings import Ending, Tone, ending_of
 from crm_provider.ui.results import Result

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from crm_provider.load.report import duration
+from crm_provider.load.rows import duration
 from crm_provider.ui.charts import Trend, TrendPoint, trend_of
 from crm_provider.ui.endings import Ending, ending_of
 from crm_provider.ui.filters import STATES, Filters

@@ -128,7 +128,7 @@ def test_bad_row_in_a_load_is_rejected(
 ) -> None:
     dag = example("crm_by_load")
     (task,) = dag.tasks
-    task.rejects_path = str(tmp_path / "rejects.jsonl")
+    task.rejects_path, task.state_path = str(tmp_path / "rejects.jsonl"), str(tmp_path / "leads.state")
     before = len(crm.store.contacts)
     ended = run_dag(dag, run_conf={"file": leads})["load"]
     assert (ended.state, len(ended.attempts)) == ("failed", 1)  # 1 of 4 is more than 1 %

@@ -182,4 +182,4 @@ def test_extract_of_changes_since_the_last_run(many: Sandbox, run_dag: RunDag, t
     (tmp_path / "seen").write_text("something else")
     task = run_dag(dag)["task"]
     assert task.states == ["failed"]
-    assert "the state file seen is damaged or is another file" in str(task.error)
+    assert f"the state file {tmp_path / 'seen'} is damaged or is another file" in str(task.error)

@@ -56,6 +56,7 @@ def test_load_on_a_full_disk_is_retried(
     task = run_task(CrmLoadContactsOperator, source=SOURCE, rejects_path=str(rejects), max_rejects=5)
     assert task.states == ["up_for_retry", "success"]
     assert f"LoadUnsaved: {rejects} {NO_SPACE}. The load stopped after: 8 rows:" in task.log
+    assert f"Report: {rejects}.report.md" in " ".join(task.log.split())
     line = next(line for line in task.log.splitlines() if f"LoadUnsaved: {rejects}" in line)
     assert line.count(f"{ADVICE}; a retry continues from there") == 1
     assert (task.result["rejected"], task.result["left"]) == (2, 0)
@@ -101,7 +102,7 @@ def test_extract_on_a_full_disk_is_retried(
     task = run_task(CrmExtractContactsOperator, target=str(target), retries=1)
     assert task.states == ["up_for_retry", "success"]
     assert f"ExtractUnsaved: {target}.part-" in task.log
-    assert f" {NO_SPACE}. 2 pages of contacts are kept beside contacts.jsonl" in task.log
+    assert f" {NO_SPACE}. 2 pages of contacts are kept beside {target}" in task.log
     assert task.result["calls"] == 2, "saved pages are not read again"
     assert [path.name for path in tmp_path.iterdir()] == ["contacts.jsonl"]
     observed(

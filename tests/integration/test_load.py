@@ -10,7 +10,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, ObjectStoragePath, task
 
-from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider._compat import HAS_RETRY_POLICY, Context
+from crm_provider.errors import CrmError
 from crm_provider.hooks.load_run import time_limit
 from crm_provider.load import dispatch
 from crm_provider.load.dispatch import Dispatcher
@@ -26,6 +27,7 @@ from crm_provider.load.rows import NoSuchFile
 from crm_provider.load.workers import WorkerPool
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.sandbox import CrmStore, Sandbox, SandboxSettings
+from crm_provider.tasks import outcome
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]
@@ -303,7 +305,7 @@ def test_missing_source_file_is_retried(crm: Sandbox, run_task: RunTask, tmp_pat
     assert f"{tmp_path / 'later-*.csv'}; correct the pat" in str(end.error)
     log = " ".join(end.log.split())
     assert "Nothing was sent." in log
-    assert "This try sent nothing." in log
+    assert "Nothing was sent this time." in log
     assert not crm.journal()
 
 
@@ -462,6 +464,26 @@ def test_suppressed_contacts_are_not_sent(crm: Sandbox, run_task: RunTask, tmp_p
 # -- retries --------------------------------------------------------------------------------------------------
 
 
+def test_rescheduled_load_does_not_say_that_nothing_was_ever_sent(
+    crm: Sandbox, run_task: RunTask, waits: Waits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("email,name\n" + "".join(f"p{n}@example.com,P\n" for n in range(1, 4)))
+    crm.add_fault(effect="error", error="quota used up", after=2)
+    reschedule = outcome.reschedule_date
+
+    def removed(error: CrmError, context: Context) -> datetime | None:
+        path.unlink(missing_ok=True)
+        return reschedule(error, context)
+
+    monkeypatch.setattr(outcome, "reschedule_date", removed)
+    end = run_task(CrmLoadContactsOperator, source=str(path), retries=0)
+    assert end.states == ["up_for_reschedule", "failed"]
+    assert crm.store.contacts
+    assert "Nothing was sent." not in end.log
+    assert "Nothing was sent this time." in " ".join(end.log.split())
+
+
 def test_used_up_quota_reschedules_the_load_within_the_try(
     crm: Sandbox, run_task: RunTask, waits: Waits, resuming: dict[str, str]
 ) -> None:
@@ -513,12 +535,16 @@ def test_retry_of_a_load_continues_from_a_checkpoint_file(crm: Sandbox, run_task
     ("retries", "next_step"), [(1, "A retry continues from there"), (0, "A cleared task starts with the first row;")]
 )
 def test_stopped_load_names_a_retry_only_if_one_is_left(
-    crm: Sandbox, run_task: RunTask, retries: int, next_step: str
+    crm: Sandbox, run_task: RunTask, retries: int, next_step: str, tmp_path: Path
 ) -> None:
     crm.add_fault(effect="error", error="unavailable")
-    end = run_task(CrmLoadContactsOperator, source=rows(200), mapping=MAPPING, retries=retries)
+    report = tmp_path / "report.md"
+    end = run_task(
+        CrmLoadContactsOperator, source=rows(200), mapping=MAPPING, retries=retries, report_path=str(report)
+    )  # fmt: skip
+    assert f"Report: {report}" in " ".join(end.log.split())
     first = " ".join(end.log.split()).partition("Also: ")[2]
-    assert first.startswith(f"The load stopped after 0 of 200 rows, before a plan was made. {next_step}")
+    assert first.startswith(f"The load stopped before a plan was made: 200 rows: none done, 200 left. {next_step}")
     assert "A retry continues" not in str(end.error), "no retry is left after the last try"
     assert end.result["plan"]["words"] == "The load stopped before a plan was made."
 
@@ -651,6 +677,12 @@ def test_retry_rejects_sends_the_rejected_rows(crm: Sandbox, run_dag: RunDag, tm
     missing = f"Nothing to send: there is no rejects file {tmp_path / 'no.csv'}, or it is empty."
     assert reasons == ["Nothing to send: the earlier load has no rejects file.", missing]
     assert counts(run["load"].result) == {"created": 4, "rejected": 2}
+    said = " ".join(run["load"].log.split())
+    for part in (
+        "not retried: all other rows are done; 1 row may succeed as it is, send it with CrmRetryRejectsOperator",
+        "1 row may succeed as it is: CrmRetryRejectsOperator sends it. Correct 1 row in the file, then send it with",
+    ):
+        assert part in said
     assert counts(run["retryable"].result) == {"created": 1}
     assert counts(run["all"].result) == {"updated": 1, "rejected": 1}
     with third.open(newline="", encoding="utf-8") as file:
@@ -668,7 +700,8 @@ def test_resend_of_a_mapped_load_by_the_name_without_an_index_is_no_success(run_
         load >> CrmRetryRejectsOperator(task_id="resend", rejects=path, only="all", mapping=MAPPING)
     resend = run_dag(dag)["resend"]
     assert resend.state == "failed"
-    assert "a mapped load has written 2 files of its own; give the pattern r.*.jsonl" in str(resend.error)
+    pattern = tmp_path / "out" / "r.*.jsonl"
+    assert f"a mapped load has written 2 files of its own; give the pattern {pattern}" in str(resend.error)
 
 
 def test_each_instance_of_a_mapped_load_has_its_own_files(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from airflow.sdk import DAG, task
 
 from crm_provider._compat import HAS_RETRY_POLICY
-from crm_provider.errors import CrmServiceUnavailableError
+from crm_provider.errors import CrmLimitExceededError, CrmServiceUnavailableError
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.load.report import LoadStopped, TooManyRejects
 from crm_provider.load.rows import SourceError
@@ -148,6 +148,9 @@ def test_script_load_without_a_checkpoint_says_that_a_retry_starts_again(crm: Sa
     starts_again = "A retry starts with the first row, because this load keeps no checkpoint (set checkpoint_path)"
     with pytest.raises(CrmServiceUnavailableError, match=re.escape(starts_again)):
         CrmHook().load_contacts(rows(), mapping=MAPPING, plan="learned", errors_in_a_row=1)
+    crm.add_fault(effect="error", error="quota used up", method="GET")
+    with pytest.raises(CrmLimitExceededError, match=r"A retry starts with the first row\."):
+        CrmHook().load_contacts([{"email": f"p{n}@ex.co"} for n in range(60)], dry_run=True)
 
 
 def test_script_load_raises_for_rejects(crm: Sandbox) -> None:

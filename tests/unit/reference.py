@@ -150,7 +150,7 @@ OUTCOMES = {
     # design, section 4: type -> (task, sensor, row of a load)
     "MISSING_BODY": ("fail", "fail", "reject"),
     "INVALID_PARAMS": ("fail", "fail", "reject"),
-    "UNKNOWN_ROUTE": ("fail", "fail", "fail"),
+    "UNKNOWN_ROUTE": ("fail", "fail", "reject"),
     "INVALID_REQUEST": ("fail", "fail", "reject"),
     "FORBIDDEN": ("fail", "fail", "fail"),
     "UNAUTHORIZED": ("fail", "fail", "fail"),

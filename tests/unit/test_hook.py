@@ -133,12 +133,20 @@ def test_error_of_a_connection_names_it(
     assert says in error_of(status, body, monkeypatch)
 
 
-def test_no_connection_names_its_base_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    connection = {"conn_type": "crm", "host": "http://127.0.0.1:1/v2", "password": KEY, "extra": {"rate_store": "off"}}
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("v2", "The base URL of Airflow's connection 'crm_brazil' is http://127.0.0.1:1/v2."),
+        ("another-key-of-the-account", "This is Airflow's connection 'crm_brazil'."),
+    ],
+)
+def test_no_connection_names_its_base_url(path: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = f"http://127.0.0.1:1/{path}"
+    connection = {"conn_type": "crm", "host": host, "password": KEY, "extra": {"rate_store": "off"}}
     monkeypatch.setenv("AIRFLOW_CONN_CRM_BRAZIL", json.dumps(connection))
     with pytest.raises(e.CrmConnectionError) as raised:
         CrmHook("crm_brazil").get_conn().ping()
-    assert str(raised.value).endswith("The base URL of Airflow's connection 'crm_brazil' is http://127.0.0.1:1/v2.")
+    assert str(raised.value).endswith(says)
 
 
 def test_other_errors_do_not_name_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:

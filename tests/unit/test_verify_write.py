@@ -432,6 +432,12 @@ def test_unconfirmed_update_is_read_back() -> None:
     assert done.client.send_update(EMAIL, attributes=WANTED) == {}
     silent = bench(Reply(204, None))
     assert silent.client.send_update(EMAIL, attributes=WANTED) == {}
+    cleared = bench(Reply(200, {"message": "Contact updated."}), contact({"phone": "1"}))
+    assert cleared.client.send_update(EMAIL, attributes={"name": None}) == {}
+    unread = bench(Reply(200, {"message": "Contact updated."}), error("CONTACT_NOT_FOUND"))
+    with pytest.raises(e.CrmContactNotFoundError) as missing:
+        unread.client.send_update(EMAIL, attributes=WANTED)
+    assert not missing.value.outcome_known
 
 
 @pytest.mark.parametrize("change", [{"stage_id": STAGE.upper()}, {"attributes": {"pb_name": "x", "pb_amount": "1"}}])
@@ -442,6 +448,10 @@ def test_unconfirmed_change_of_a_deal_is_read_back(change: dict[str, Any]) -> No
         unchanged.client.update_deal(ID, **change)
     assert not raised.value.outcome_known
     assert bench(answer, data(deal())).client.update_deal(ID, **change) == answer.body
+    with pytest.raises(e.CrmDealNotFoundError) as missing:
+        bench(answer, error("DEAL_NOT_FOUND")).client.update_deal(ID, **change)
+    assert not missing.value.outcome_known
+    assert bench(answer, data(deal())).client.update_deal(ID, attributes={"notes": None}) == answer.body  # not shown
     for confirmed in (Reply(204, None), data({"id": ID})):
         bench(confirmed).client.update_deal(ID, **change)  # without another call
 

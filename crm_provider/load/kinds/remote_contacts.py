@@ -14,7 +14,6 @@ from typing import cast
 from crm_provider import errors as e
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
-from crm_provider.client.responses import by_status_alone
 from crm_provider.client.upsert import ContactWriter, LearnedOrder, WriteResult, may_be_absent
 from crm_provider.client.upsert import Mode as WriteMode
 from crm_provider.load.kinds.remote import RemoteRecords, Tick, TrySetup
@@ -173,12 +172,6 @@ class RemoteContacts(RemoteRecords):
             guard=not options.resubscribe,
         )
         return ContactSender(writer, began=self.began)
-
-    def of_the_run(self, error: e.CrmError) -> str | None:
-        """A creation names no record that could be missing: a bare 404 shows that the base URL is wrong."""
-        if isinstance(error, e.CrmNotFoundError) and by_status_alone(error) and error.path == "/contacts":
-            return "a 404 on a creation is about the base URL"
-        return None
 
     def naive_calls(self, counts: Mapping[Outcome, int], refused: int) -> int:
         """Calls that a create-then-update loop would have made."""

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from crm_provider.load.mapping.converters import Conversion, digits
+from crm_provider.load.mapping.converters import Conversion, digits, only_text
 from crm_provider.values.json_values import ConversionError, utc_text
 from crm_provider.values.suggest import hint
 
@@ -150,7 +150,7 @@ def phone(*, region: str | None = None) -> Conversion:
         region = _known(region, library.SUPPORTED_REGIONS)
 
     def convert(value: Any) -> str:
-        written = value if isinstance(value, str) else digits(value)
+        written = only_text(value) if isinstance(value, str) else digits(value)
         try:
             found = library.parse(written, region)
         except library.NumberParseException as wrong:

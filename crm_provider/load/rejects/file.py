@@ -72,6 +72,34 @@ class RejectsFile(RowLines):
         if len(self.samples) < MOST_SAMPLES:
             self.samples.append(reject)
 
+    def mark_replaced(self, mark_of: Callable[[int], str | None], other: str) -> None:
+        """Correct which rows have a mark, because it is known by now for which of them another row was taken.
+
+        :param mark_of: number of a row -> its mark, empty for none; None if the row stays as it is
+        :param other: as for :meth:`Reject.marked`
+        :raises CannotWrite: the file is unchanged
+        """
+
+        def corrected(reject: Reject) -> Reject:
+            mark = mark_of(reject.number)
+            return reject if mark is None or mark == reject.replaced else reject.marked(mark, other)
+
+        def changes() -> Callable[[str], str]:
+            reader = RejectReader(self._lines, self.path.name)
+
+            def change(line: str) -> str:
+                try:
+                    reject = reader.read(line)
+                except SourceError:  # of another program
+                    return line
+                new = None if reject is None else corrected(reject)
+                return line if new is None or new is reject else self._lines.line(new)
+
+            return change
+
+        self.rewrite(changes)
+        self.samples = [corrected(reject) for reject in self.samples]
+
     def check_own(self) -> None:
         """Make sure that the file is a rejects file, or missing.
 

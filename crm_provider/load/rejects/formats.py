@@ -20,7 +20,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -64,6 +64,16 @@ class Reject:
     """The kind of record; rows of another kind must not be loaded as contacts."""
     replaced: str = ""
     """The mark of its record if the load took another row for this record; sent again, the row is left out."""
+
+    def marked(self, mark: str, other: str) -> Reject:
+        """The reject with or without the mark of its record, which its message explains.
+
+        :param mark: empty for none
+        :param other: the row that the load prefers: ``a later row``
+        """
+        why = f". {other.capitalize()} for the same record is valid; if this one is sent again, it is left out."
+        message = self.message.removesuffix(why)
+        return replace(self, replaced=mark, message=f"{message}{why}" if mark else message)
 
 
 def form_mark(values: Mapping[str, Any]) -> str:

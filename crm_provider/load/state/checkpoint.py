@@ -17,8 +17,9 @@ log = logging.getLogger(__name__)
 VERSION = 1
 """Version of the data of a checkpoint. Checkpoints of other versions are not used."""
 
-REFUSED = "refused"
-"""Key beside the outcomes in a checkpoint's counts: rows whose call ended without success."""
+REFUSED, RETRYABLE = "refused", "retryable"
+"""Keys beside the outcomes in a checkpoint's counts: rows whose call ended without success; rejected rows that may
+succeed as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,9 @@ _SHAPE: Mapping[str, Callable[[Any], bool]] = {
     "fingerprint": lambda value: isinstance(value, str),
     "done_upto": _is_count,
     "done_above": lambda value: isinstance(value, (list, tuple)) and all(map(_is_count, value)),
-    "counts": lambda value: _are_counts(value) and value.keys() <= {REFUSED, *(outcome.value for outcome in Outcome)},
+    "counts": lambda value: (
+        _are_counts(value) and value.keys() <= {REFUSED, RETRYABLE, *(outcome.value for outcome in Outcome)}
+    ),
     "errors": _are_counts,
     "calls": _is_count,
     "seconds": lambda value: isinstance(value, (int, float)) and 0 <= value < math.inf,

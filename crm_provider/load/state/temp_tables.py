@@ -183,7 +183,8 @@ class StagedRows:
         self._database = TempDatabase(
             "CREATE TABLE staged (number INTEGER PRIMARY KEY, status INTEGER, key TEXT);"
             "CREATE TABLE blocks (first INTEGER PRIMARY KEY, rows BLOB);"
-            "CREATE TABLE invalid (number INTEGER PRIMARY KEY, key TEXT, is_replaced INTEGER)"
+            "CREATE TABLE invalid (number INTEGER PRIMARY KEY, key TEXT, mark TEXT, is_replaced INTEGER);"
+            "CREATE INDEX invalid_by_key ON invalid (key)"
         )
         self._names: dict[tuple[Any, ...], int] = {}
         self._names_by_id: list[tuple[Any, ...]] = []
@@ -259,14 +260,15 @@ class StagedRows:
     def add_invalid(self, row: Row, problem: str, key: str | None, place: Callable[[int], str] | None = None) -> None:
         """Stage a row that cannot be sent.
 
-        :param key: of its record, None if unknown; it is compared with those of the valid rows
+        :param key: of its record; it is compared with those of the valid rows. None if unknown: then a mark of the row
+            stays, because its record may be the same once it is corrected
         """
-        mark = "" if key is None else record_mark(key)
+        mark = row.replaced if key is None else record_mark(key)
         self.add(row._replace(replaced=mark), RowStatus.INVALID, problem=problem, place=place)
-        if key is not None:
+        if mark:
             self._has_invalid_keys = True
-            values = (row.number, key, row.replaced == mark)
-            self._database.execute("INSERT INTO invalid VALUES (?, ?, ?)", values)
+            values = (row.number, key, mark, row.replaced == mark)
+            self._database.execute("INSERT INTO invalid VALUES (?, ?, ?, ?)", values)
 
     def _too_many(self, where: str) -> SourceError:
         return SourceError(
@@ -302,6 +304,30 @@ class StagedRows:
             f"WHERE status = ? AND {_OVERTAKING[duplicates]}"
         )
         return int(self._query(overtaken, (int(RowStatus.SEND),)).fetchone()[0])
+
+    def is_for_invalid(self, number: int) -> bool:
+        """Whether a row that cannot be sent is for the same record as this row."""
+        query = "SELECT 1 FROM staged JOIN invalid ON invalid.key = staged.key WHERE staged.number = ?"
+        return self._has_invalid_keys and self._query(query, (number,)).fetchone() is not None
+
+    def has_stale(self) -> bool:
+        """Whether a preferred row is valid for the record of a row that cannot be sent."""
+        query = "SELECT 1 FROM invalid JOIN staged ON staged.number = invalid.number WHERE status = ?"
+        return self._has_invalid_keys and self._query(query, (int(RowStatus.STALE),)).fetchone() is not None
+
+    def preferred_to(self, number: int) -> tuple[str, int | None] | None:
+        """What is preferred to a row that cannot be sent.
+
+        :return: the mark of its record, and the number of the row that is sent for it; None in place of the number if
+            an earlier load has taken a row. None for a row to which nothing is preferred
+        """
+        sent = "(SELECT number FROM staged AS sent WHERE sent.key = invalid.key AND sent.status = ?)"
+        query = (
+            f"SELECT mark, CASE WHEN NOT is_replaced THEN {sent} END FROM invalid "  # noqa: S608 - of constants
+            "JOIN staged ON staged.number = invalid.number WHERE invalid.number = ? AND status = ?"
+        )
+        found = self._query(query, (int(RowStatus.SEND), number, int(RowStatus.STALE))).fetchone()
+        return None if found is None else (found[0], found[1])
 
     def has(self, key: str) -> bool:
         """Whether a row has this key."""

@@ -457,6 +457,7 @@ def test_phone(value: Any, region: str | None, expected: str) -> None:
     [
         ("31999999999", None, "a phone number without country code"),
         ("none", "BR", "not a phone number"),
+        ("1198765432.0", "BR", "a phone number in the form of a float"),  # not +55 11 98765-4320
         ("+999 1234567", None, "not a phone number"),
         ("+5531999999999 / +5531999999998", "BR", "not a phone number"),
         ("99999-9999", "BR", "not a valid phone number"),

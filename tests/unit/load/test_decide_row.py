@@ -18,7 +18,7 @@ ACTIONS = {
     "INVALID_REQUEST": RowAction.REJECT,
     "INVALID_INPUT": RowAction.REJECT,
     "INVALID_VALUE": RowAction.REJECT,
-    "UNKNOWN_ROUTE": RowAction.STOP,
+    "UNKNOWN_ROUTE": RowAction.REJECT,
     "FORBIDDEN": RowAction.STOP,
     "UNAUTHORIZED": RowAction.STOP,
     "TLS": RowAction.STOP,

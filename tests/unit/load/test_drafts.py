@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from upath import UPath
 
 from crm_provider.files.paths import atomic_writer, remove
@@ -28,7 +29,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path | UPath, text: str) -> None:
     with atomic_writer(path) as file:
         file.write(text)
 
@@ -39,7 +40,7 @@ def left(tmp_path: Path) -> Path:
     path = tmp_path / "x.json"
     ended = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert names(tmp_path) == [".x.json.tmp"]
+    assert names(tmp_path) == [".x.json.crm.tmp"]
     return path
 
 
@@ -62,7 +63,7 @@ def test_each_of_two_writers_at_once_has_its_own_draft(tmp_path: Path) -> None:
         write(path, "second")
         assert path.read_text() == "second"
         remove(path)
-        assert names(tmp_path) == [".x.tmp"]
+        assert names(tmp_path) == [".x.crm.tmp"]
     assert names(tmp_path) == ["x"]
     assert path.read_text() == "first"
 
@@ -88,8 +89,8 @@ def test_draft_that_is_renamed_before_it_is_locked_is_not_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def finish_other_writer_and_lock(number: int, how: int) -> None:
-        (tmp_path / ".x.tmp").write_text("other")
-        (tmp_path / ".x.tmp").rename(tmp_path / "x")
+        (tmp_path / ".x.crm.tmp").write_text("other")
+        (tmp_path / ".x.crm.tmp").rename(tmp_path / "x")
         monkeypatch.undo()
         fcntl.flock(number, how)
 
@@ -104,10 +105,10 @@ def test_draft_that_is_renamed_before_it_is_locked_is_not_overwritten(
 def test_link_in_place_of_a_draft_is_not_followed(tmp_path: Path) -> None:
     tmp_path.chmod(0o770)  # a folder that a group shares
     (tmp_path / "other").write_text("of another user")
-    (tmp_path / ".x.tmp").symlink_to(tmp_path / "other")
+    (tmp_path / ".x.crm.tmp").symlink_to(tmp_path / "other")
     write(tmp_path / "x", "ours")
     remove(tmp_path / "x")
-    assert names(tmp_path) == [".x.tmp", "other"]
+    assert names(tmp_path) == [".x.crm.tmp", "other"]
     assert (tmp_path / "other").read_text() == "of another user"
 
 
@@ -119,3 +120,20 @@ def test_draft_of_an_object_has_no_name(tmp_path: Path, monkeypatch: pytest.Monk
         file.flush()
         assert names(tmp_path) == []
     assert path.read_bytes() == b"whole"
+
+
+def test_store_that_copies_links_gets_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As sshfs, the file system of Airflow's SFTP provider, does."""
+    put_file = MemoryFileSystem.put_file
+
+    def put_file_or_link(store: MemoryFileSystem, source: str, target: str) -> None:
+        assert not Path(source).is_symlink()
+        put_file(store, source, target)
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(MemoryFileSystem, "put_file", put_file_or_link)
+    monkeypatch.setattr("crm_provider.files.paths.COPY_LINKS", {"memory"})
+    path = UPath(f"memory://bucket-{uuid.uuid4().hex}/x")
+    write(path, "whole")
+    assert path.read_bytes() == b"whole"
+    assert names(tmp_path) == []

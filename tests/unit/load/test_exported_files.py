@@ -19,6 +19,7 @@ from crm_provider.load.preflight import Preflight, check
 from crm_provider.load.rows import InvalidRow, SourceError
 from crm_provider.load.sources.source import Source, open_source
 from crm_provider.load.state.temp_tables import RowStatus
+from crm_provider.values.redaction import WIDTH
 from unit.fakes import one_line
 
 DATA = Path(__file__).parent / "data"
@@ -220,6 +221,16 @@ def test_null_words_stay_text_and_are_counted(caplog: pytest.LogCaptureFixture) 
         "cells by column: 'name' 2, 'phone' 1, 'age' 1. "
         f"If they are to be empty, give source_options={{'null_values': [{words}]}} (in a query: NULLIF)"
     )
+
+
+def test_many_fields_are_logged_in_lines_that_the_log_view_shows(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    given = [{"email": "a@ex.co", **{f"attribute_{number:02}": "x" for number in range(19)}}]
+    check(open_source(given), Mapper(), ContactOptions()).staged.close()
+    lines = caplog.messages[-1].splitlines()
+    assert [line.startswith("Sends: email; attributes attribute_00, ") for line in lines[3:]] == [True, False, False]
+    assert lines[-1].endswith("attribute_18")
+    assert all(len(line) <= WIDTH for line in lines)
 
 
 def test_configured_null_words_are_empty_cells(caplog: pytest.LogCaptureFixture) -> None:

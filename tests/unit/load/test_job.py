@@ -8,17 +8,20 @@ import threading
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
+from crm_provider.files.paths import CannotWrite
 from crm_provider.load.job import LoadJob
 from crm_provider.load.options import ContactOptions
+from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.progress import REMOTE_EVERY
 from crm_provider.load.rejects.file import RejectsFile
-from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary, too_many_rejects
+from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, too_many_rejects
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.state.checkpoint import Checkpoint, DoneRows, FileCheckpoints
 from crm_provider.load.state.fingerprints import Fingerprints
@@ -90,6 +93,43 @@ def setting(tmp_path: Path) -> Any:
 
 def outcomes(summary: Summary) -> dict[str, int]:
     return {outcome.value: summary[outcome] for outcome in Outcome if summary[outcome]}
+
+
+LIST = "11111111-1111-4111-8111-111111111111"
+UNKNOWN_LIST = e.CrmSegmentationListNotFoundError("no list", status=404)
+LOST = e.CrmTimeoutError("no response", outcome_known=False)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "more", "unsure"),
+    [
+        ({"add": UNKNOWN_LIST}, {}, 3),
+        ({"create": REFUSED}, {}, 0),
+        ({"create": LOST, "ping": LOST}, {}, 3),
+        ({"create": e.CrmTooManyRequestsError("wait", status=429)}, {"errors_in_a_row": 1}, 0),
+        ({}, {}, 3),
+    ],
+)
+def test_load_that_ends_early_counts_rows_that_may_have_been_written(
+    trouble: dict[str, e.CrmError], more: dict[str, Any], unsure: int, setting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = setting(people(3), list_ids=[LIST], **more)
+    it.more["outcomes"] = OutcomesFile(it.folder / "outcomes.jsonl")
+    it.crm.trouble = lambda call, email: trouble.get(call)
+    full = None if trouble else CannotWrite("outcomes", "No space")
+    with monkeypatch.context() as patched:
+        patched.setattr(OutcomesFile, "write", mock.Mock(side_effect=full))
+        with pytest.raises((LoadStopped, LoadUnsaved)) as end:
+            it.run()
+    summary = end.value.summary
+    assert (summary.left, summary.unsure) == (3, unsure)
+    assert ("3 left, of which up to 3 may have been written" in str(end.value)) == (unsure == 3)
+    it.crm.trouble = lambda call, email: REFUSED
+    with pytest.raises(LoadStopped) as again:
+        it.run()
+    assert again.value.summary.unsure == unsure, "also of the try before"
+    it.crm.trouble = lambda call, email: None
+    assert (it.run().unsure, len(it.crm.contacts)) == (0, 3)
 
 
 # -- the happy path -----------------------------------------------------------------------------------------
@@ -255,13 +295,7 @@ def test_too_many_rejects_are_reported_with_the_most_common_reason(reported: str
 
 @pytest.mark.parametrize(
     ("error", "action"),
-    [
-        (REFUSED, Action.FAIL),
-        (QUOTA, Action.RETRY),
-        (e.CrmProtocolError("odd"), Action.FAIL),
-        (e.CrmUnknownRouteError("Missing Authentication Token", status=403), Action.FAIL),
-        (e.CrmNotFoundError("no page", type="HTTP_404", status=404, path="/contacts"), Action.FAIL),
-    ],
+    [(REFUSED, Action.FAIL), (QUOTA, Action.RETRY), (e.CrmProtocolError("odd"), Action.FAIL)],
 )
 def test_error_of_the_run_ends_it_and_the_next_try_continues(setting: Any, error: e.CrmError, action: Action) -> None:
     it = setting(people(60))

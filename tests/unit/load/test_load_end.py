@@ -13,8 +13,8 @@ import pytest
 from crm_provider.load.dry_run import dry_run_ending, what_next
 from crm_provider.load.kinds.deletions import DeleteOptions
 from crm_provider.load.options import ContactOptions
-from crm_provider.load.report import Summary, done, finish_summary, rejects_of, report, what_to_do
-from crm_provider.load.rows import Outcome
+from crm_provider.load.report import Summary, TooManyRejects, done, finish_summary, rejects_of, report, what_to_do
+from crm_provider.load.rows import Outcome, how_to_resend
 
 SUMMARY = Summary(rows=5, counts={Outcome.CREATED: 3, Outcome.REJECTED: 2}, calls=5)
 
@@ -33,9 +33,14 @@ def load(folder: Path, *, rejects: int | None = 2, state: bool = False, dry_run:
     )
 
 
-def resend(folder: Path, *, how: str = "This DAG sends them:\n\n```python\nwith DAG(...)\n```") -> str:
+HOW = 'Correct 2 rows in the file, then send them with CrmRetryRejectsOperator(only="all").'
+
+
+def resend(
+    folder: Path, *, how: str = f"{HOW} This DAG sends all rows of the file:\n\n```python\nwith DAG(...)\n```"
+) -> str:
     path = folder / "out" / "rejects.jsonl"
-    return f"They are in `{path}`, as they were given, each with its reason. Correct the rows in the file. {how}"
+    return f"They are in `{path}`, as they were given, each with its reason. {how}"
 
 
 def test_report_is_beside_the_rejects_and_all_paths_are_returned(tmp_path: Path) -> None:
@@ -58,7 +63,7 @@ def test_report_is_beside_the_rejects_and_all_paths_are_returned(tmp_path: Path)
     expected = report(SUMMARY, title="Load of in.csv", ending="Done.", resend=resend(tmp_path))
     assert written.read_text() == expected
     finish_summary(it, SUMMARY, ending="Done.")
-    assert resend(tmp_path, how="`CrmRetryRejectsOperator` sends them.") in written.read_text()
+    assert resend(tmp_path, how=HOW) in written.read_text()
     assert finish_summary(it, SUMMARY, ending="x" * 2000).ending == "x" * 1000 + "..."
 
 
@@ -116,14 +121,52 @@ def test_existing_rejects_file_is_named(tmp_path: Path, it: dict[str, Any], ther
 
 def test_closing_text_of_a_load(tmp_path: Path) -> None:
     path = tmp_path / "out" / "rejects.jsonl"
-    advice = f"The rejected rows and their reasons are in {path}. CrmRetryRejectsOperator sends them again."
+    advice = f"The rejected rows and their reasons are in {path}. {HOW}"
     without = "Set rejects_path to keep the rejected rows and the reasons in a file."
     clean = replace(SUMMARY, counts={Outcome.CREATED: 5})
-    assert what_to_do(load(tmp_path)) == advice
-    assert what_to_do(load(tmp_path, rejects=None)) == without
+    assert what_to_do(load(tmp_path), SUMMARY) == advice
+    assert what_to_do(load(tmp_path, rejects=None), SUMMARY) == without
     assert done(load(tmp_path), SUMMARY) == f"Done. {advice}"
     assert done(load(tmp_path, rejects=None), SUMMARY) == f"Done. {without}"
     assert done(load(tmp_path), clean) == "Done."
+
+
+@pytest.mark.parametrize(
+    ("retryable", "others", "text"),
+    [
+        (0, 1, 'Correct 1 row in the file, then send it with CrmRetryRejectsOperator(only="all").'),
+        (1, 0, "1 row may succeed as it is: CrmRetryRejectsOperator sends it."),
+        (
+            2000,
+            3,
+            (
+                "2,000 rows may succeed as they are: CrmRetryRejectsOperator sends them. "
+                'Correct 3 rows in the file, then send them with CrmRetryRejectsOperator(only="all").'
+            ),
+        ),
+    ],
+)
+def test_advice_says_how_many_rejects_need_a_correction(retryable: int, others: int, text: str) -> None:
+    assert how_to_resend(retryable, others) == text
+
+
+@pytest.mark.parametrize(
+    ("result", "why"),
+    [
+        ({"retryable": 0, "rejects_path": "r"}, "all other rows are done"),
+        ({"retryable": 1, "rejects_path": None}, "all other rows are done; 1 row may succeed as it is"),
+        (
+            {"retryable": 1, "rejects_path": "r"},
+            "all other rows are done; 1 row may succeed as it is, send it with CrmRetryRejectsOperator",
+        ),
+        (
+            {"retryable": 2, "rejects_path": "r"},
+            "all other rows are done; 2 rows may succeed as they are, send them with CrmRetryRejectsOperator",
+        ),
+    ],
+)
+def test_load_with_too_many_rejects_says_why_it_is_not_retried(result: dict[str, Any], why: str) -> None:
+    assert TooManyRejects("Too many.", result).why_no_retry == why
 
 
 BAD = {"to send": 4, "cannot be sent": 1}

@@ -30,8 +30,8 @@ from crm_provider.load.progress import (
     RowCounts,
     line,
 )
-from crm_provider.load.report import Summary, duration
-from crm_provider.load.rows import Contact, InvalidRow, Outcome, Problem, Row, SourceError
+from crm_provider.load.report import Summary
+from crm_provider.load.rows import Contact, InvalidRow, Outcome, Problem, Row, SourceError, duration
 from crm_provider.load.state.checkpoint import Checkpoint, DoneRows
 from crm_provider.load.state.temp_tables import RowStatus, StagedRows
 from crm_provider.load.workers import Cancelled, CancelToken

@@ -72,7 +72,7 @@ def test_the_pattern_for_files_of_a_mapped_load_is_suggested(tmp_path: Path) -> 
         (tmp_path / name).touch()
     missing = tmp_path / "r[1].jsonl"
     assert mapped_instead([tmp_path / "other.jsonl", missing]) == (
-        "a mapped load has written 2 files of its own; give the pattern r[1].*.jsonl"
+        f"a mapped load has written 2 files of its own; give the pattern {tmp_path / 'r[1].*.jsonl'}"
     )
 
 

@@ -21,21 +21,19 @@ from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.options import ContactOptions
 from crm_provider.load.report import (
     CORRECT,
-    MEANING,
     SHOWN_PROBLEMS,
     LoadInterrupted,
     LoadStopped,
     LoadUnsaved,
     Summary,
     TooManyRejects,
-    duration,
     finish_summary,
     outcomes_of,
     report,
     too_many_rejects,
     write_report,
 )
-from crm_provider.load.rows import Outcome
+from crm_provider.load.rows import MEANING, Outcome, duration
 
 SUMMARY = Summary(
     rows=1000,
@@ -117,6 +115,8 @@ def test_many_problems_are_summarised() -> None:
 
 def test_stopped_load_and_dry_run_say_so() -> None:
     assert "| left | 90 | 90.0% | not sent yet |" in lines(Summary(rows=100, counts={Outcome.CREATED: 10}, left=90))
+    unsure = lines(Summary(rows=100, counts={Outcome.CREATED: 10}, left=90, unsure=2))
+    assert "| left | 90 | 90.0% | not done yet; up to 2 may have been written |" in unsure
     checked = {"to send": 3, "cannot be sent": 1}
     dry = lines(Summary(rows=4, left=4, dry_run=True, checked=checked))
     assert "## Rows (dry run: nothing was written)" in dry
@@ -141,7 +141,8 @@ def test_result_of_too_many_rejects() -> None:
 
 FULL = Summary(
     rows=1234, counts={Outcome.CREATED: 1200, Outcome.REJECTED: 4}, errors={"INVALID_INPUT": 4},
-    problems={"email": 4}, left=30, calls=1300, calls_saved=1100, throttled=2, seconds=100.26, budget_used=0.98765,
+    problems={"email": 4}, left=30, unsure=3, retryable=1, calls=1300, calls_saved=1100, throttled=2,
+    seconds=100.26, budget_used=0.98765,
     resumed_at=7, plan="learned", plan_words="does this", plan_why="it is cheapest", plan_calls=1310,
     plan_seconds=262.06, dry_run=True, would_fail=True, outcomes=(Outcome.CREATED, Outcome.REJECTED),
     paths={"rejects": "r.csv"}, samples=({"row": 1},), ending="It is done.", resend="dag",
@@ -150,8 +151,9 @@ FULL = Summary(
 
 def test_result_has_every_figure() -> None:
     result = {
-        "rows": 1234, "created": 1200, "rejected": 4, "left": 30, "calls": 1300, "calls_saved": 1100, "throttled": 2,
-        "errors": {"INVALID_INPUT": 4}, "problems": {"email": 4}, "plan": {"name": "learned", "words": "does this",
+        "rows": 1234, "created": 1200, "rejected": 4, "left": 30, "unsure": 3, "retryable": 1,
+        "calls": 1300, "calls_saved": 1100, "throttled": 2, "errors": {"INVALID_INPUT": 4},
+        "problems": {"email": 4}, "plan": {"name": "learned", "words": "does this",
         "why": "it is cheapest", "calls": 1310, "seconds": 262.1}, "seconds": 100.3, "budget_used": 0.988,
         "resumed_at": 7, "dry_run": True, "would_fail": True, "ending": "It is done.", "samples": [{"row": 1}],
         "resend": "dag", "rejects_path": "r.csv",
@@ -168,7 +170,7 @@ def test_result_has_every_figure() -> None:
         (
             FULL,
             (
-                "1,234 rows: 1,200 created, 4 rejected, 30 left; "
+                "1,234 rows: 1,200 created, 4 rejected, 30 left, of which up to 3 may have been written; "
                 "1,300 calls in 2 min (99% of the budget), 1,100 saved by the plan"
             ),
         ),
@@ -224,7 +226,7 @@ REAL = Summary(
     errors={"INVALID_VALUE": 30, "HTTP_404": 15, "INVALID_INPUT": 15, "CONTACT_ALREADY_EXISTS": 40},
     problems={"phone (column 'a|b'): no phone number": 5, "email: missing": 20, "birthday: no date": 5},
     notes=("A first note.", "A second note."),
-    calls=1620, calls_saved=1100, throttled=1, seconds=245.0, left=400, budget_used=0.98, resumed_at=1,
+    calls=1620, calls_saved=1100, throttled=1, seconds=245.0, left=400, unsure=12, budget_used=0.98, resumed_at=1,
     plan="learned", plan_why="of 10 sampled rows, 8 exist", plan_calls=2030, plan_seconds=5400.0,
 )  # fmt: skip
 

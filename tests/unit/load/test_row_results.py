@@ -51,6 +51,7 @@ class Scene:
             policy=ErrorPolicy(on_error or {}, work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", mode)),
             rejects=self.notes if keeps else None,  # type: ignore[arg-type]
             fingerprints=self.notes if keeps else None,  # type: ignore[arg-type]
+            matters=lambda number: number < 3,
         )
 
     def launch(self, number: int) -> InFlightRow:
@@ -335,7 +336,7 @@ def test_invalid_rows_are_rejected(status: RowStatus, type_: str, message: str) 
             values={"email": "nobody"},
             type=type_,
             message=message,
-            suggested_action="Correct the row in its source.",
+            suggested_action="correct the row in its source",
             request_id=None,
             retryable=False,
             made=made,
@@ -367,6 +368,15 @@ def noting(on_error: dict[str, str] | None = None, *, mode: Mode = "upsert") -> 
 
 P1 = {"email": "p1@x.org"}
 IDS = {"contact_id": "c-1"}
+
+
+def test_row_that_was_left_out_is_remembered_if_it_matters_for_a_row_that_cannot_be_sent() -> None:
+    it = Scene({"INVALID_INPUT": "skip"})
+    it.send(1, Outcome.SKIPPED)
+    it.send(2, e.CrmInvalidInputError("No.", status=422))
+    it.send(3, Outcome.SKIPPED)
+    it.send(4, Outcome.UPDATED)
+    assert it.row_counts.skipped == {1, 2}
 
 
 def noted_first(outcome: Outcome, **about: Any) -> RowOutcome:

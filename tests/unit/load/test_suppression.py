@@ -138,6 +138,7 @@ def test_missing_object(name: str) -> None:
         ([ANN, None], "entry 2 of the suppression list is empty. Each entry must be"),
         ([None], "entry 1 of the suppression list is empty. "),
         (["per%cent@ex.co", "*@ex.co"], "entry 2 of the suppression list is a pattern of addresses. "),
+        (["per%cent@ex.co", "ann%@ex.co"], "entry 2 of the suppression list is a pattern of addresses. "),
         ([ANN, {"email": ANN}], "entry 2 of the suppression list is not text. "),
         ([7.5, b"x"], "entry 1 of the suppression list is not text. "),
         ([{"email": ANN}, {"email": 7}], "row 2 of the list of rows of the suppression list is not text. "),
