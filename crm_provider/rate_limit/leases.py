@@ -237,7 +237,7 @@ class LeaseStore:
         jitter: Callable[[], float] = random.random,
         host: str | None = None,
     ) -> None:
-        self._host, self._process = host or uuid.uuid4().hex[:12], uuid.uuid4().int >> 96
+        self._host, self._process = host or _new_name(), uuid.uuid4().int >> 96
         self._slots, self._text, self._server_clock = slots, text, server_clock
         self._file = HostFile(name, folder=folder, sleep=sleep)
         self._clock, self._wall, self._jitter = clock, wall, jitter
@@ -269,18 +269,18 @@ class LeaseStore:
             lease = kept.without_load(self._process)
             leaves = lease.may_leave(now)
             if leaves:  # first of all here, because the next host may use the slots at once
-                lease = replace(lease, text="{}", exchanged=-math.inf, next=now, check=0.0, calls=0)
-                lease = replace(lease, exchanging=now, left=now)
+                new = Lease(_new_name(), next=now, exchanging=now, left=now)  # it returns as another host
+                lease = new.with_offset(kept.offset)
             save(lease)
         if not leaves:
             return
         try:
             found = Roster.parse(self._text.read(), self._clock() + lease.ahead)
-            if lease.host in found.hosts:
-                self._text.write(found.left(lease.host).text())
+            if kept.host in found.hosts:
+                self._text.write(found.left(kept.host).text())
         finally:
-            with self._lease() as (kept, save):
-                save(replace(kept, exchanging=0.0))
+            with self._lease() as (current, save):
+                save(replace(current, exchanging=0.0))
 
     def _pace(self, lease: Lease, lane: Lane, pace: Pace, now: float) -> Pace:
         """The slots that this host may use."""
@@ -391,6 +391,10 @@ class LeaseStore:
 
 _MARGINS = 0.99 / SHARED_MARGIN
 """Factor from the spacing of a single host to that of all hosts together."""
+
+
+def _new_name() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def _is_recent(exchanging: float, now: float) -> bool:

@@ -31,9 +31,11 @@ def joined(host: Host) -> Roster:
 
 def test_slots_are_given_back_after_the_last_load(host: Host) -> None:
     assert not joined(host).dead("other")
+    before = host.lease()
     host.store.leave()
     roster = Roster.parse(host.text.content, EPOCH + host.clock())
-    assert roster.dead("other") == {host.lease().host}
+    assert roster.dead("other") == {before.host}
+    assert host.lease().offset == before.offset
     assert host.text.requests == 5, "one exchange"
     assert round(host.ask(Lane.SINGLE).spacing) == 5, "without slots of its own"
     assert not host.lease().is_member()
@@ -41,6 +43,8 @@ def test_slots_are_given_back_after_the_last_load(host: Host) -> None:
     assert host.text.requests == 5, "it is no member any more"
     assert isinstance(host.ask(), Pace)
     assert host.text.requests == 7, "the next load joins at once"
+    back = Roster.parse(host.text.content, EPOCH + host.clock())
+    assert set(back.hosts) == {before.host, host.lease().host}, "with new slots, as another host uses the old ones"
 
 
 @pytest.mark.parametrize(
