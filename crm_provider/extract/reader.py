@@ -18,7 +18,16 @@ from typing import NoReturn, TypedDict
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
-from crm_provider.client.pagination import AT_ONCE, LISTINGS, PAGE_SIZE, ListedPage, Listing, Record, walk_pages
+from crm_provider.client.pagination import (
+    AT_ONCE,
+    LISTINGS,
+    PAGE_SIZE,
+    ListedPage,
+    Listing,
+    ListingProgress,
+    Record,
+    walk_pages,
+)
 from crm_provider.extract.partial_pages import Owner, PartialPages
 from crm_provider.extract.writers import Columns, IfChanged, check_if_changed
 from crm_provider.files.paths import AnyPath, is_local, private_folder, writing
@@ -75,9 +84,14 @@ class ExtractStats:
         return self.totals[-1] if self.totals else None
 
     @property
+    def has_moved(self) -> bool:
+        """Whether pages show that records were added or deleted between them."""
+        return len(self.totals) > 1 or self.duplicates > 0
+
+    @property
     def changed(self) -> bool:
         """Whether the listing changed during the read. Equal additions and deletions between two pages go unnoticed."""
-        return len(self.totals) > 1 or self.duplicates > 0 or self.total not in (None, self.records)
+        return self.has_moved or self.total not in (None, self.records)
 
     def counts(self) -> ReadCounts:
         """The counts for an XCom."""
@@ -228,23 +242,44 @@ class ListingReader:
         return stats
 
     def _read(self) -> ExtractStats:
-        stats, progress = ExtractStats(), ExtractProgress(self._listing, self._clock)
-        with closing(self._pages()) as pages:
+        """Read the missing pages. If the listing contradicts itself because it changes, it is read again."""
+        calls, restarts_left = 0, RESTARTS
+        while True:
+            stats, progress = ExtractStats(), ListingProgress(LISTINGS[self._listing])
+            try:
+                self._read_pages(stats, progress)
+            except e.CrmProtocolError as contradiction:
+                if not progress.is_broken:
+                    raise
+                self._parts.remove()  # they have the contradiction, so that no retry could succeed with them
+                if not (restarts_left and stats.has_moved):
+                    raise
+                why = contradiction.message
+                log.warning("Reading all %s again, because they changed: %s; %s.", self._listing, why, stats)
+                calls, restarts_left = calls + stats.calls, restarts_left - 1
+            else:
+                stats.calls += calls
+                return stats
+
+    def _read_pages(self, stats: ExtractStats, progress: ListingProgress) -> None:
+        shown = ExtractProgress(self._listing, self._clock)
+        with closing(self._pages(progress)) as pages:
             try:
                 for listed in pages:
                     if not listed.earlier:
                         self._parts.add(listed)
                     stats.note(listed)
-                    progress.log(stats)
+                    shown.log(stats)
             finally:
                 self._parts.close()  # before waiting for calls in flight
-        return stats
 
-    def _pages(self) -> Generator[ListedPage]:
+    def _pages(self, progress: ListingProgress) -> Generator[ListedPage]:
         # at a slow rate, the last of several calls would exceed the time limit of a call while it waits for its slot
         at_once = min(AT_ONCE, max(int(self._client.settings.requests_per_second), 1))
         known = self._parts.pages()
-        yield from self._client.list_pages(self._listing, earlier=known, use_decimal=True, at_once=at_once)
+        yield from self._client.list_pages(
+            self._listing, earlier=known, progress=progress, use_decimal=True, at_once=at_once
+        )
 
 
 MAY_MISS = (

@@ -18,7 +18,7 @@ from upath import UPath
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
-from crm_provider.client.pagination import ListedPage, Page, walk_pages
+from crm_provider.client.pagination import ListedPage, ListingProgress, Page, walk_pages
 from crm_provider.client.settings import Settings
 from crm_provider.extract.extractor import Extractor, ExtractUnsaved
 from crm_provider.extract.partial_pages import Owner, PartialPages
@@ -41,11 +41,11 @@ class FakeClient:
         self.reads: list[int] = []
 
     def list_pages(
-        self, listing: str, *, earlier: Iterable[Page] = (), use_decimal: bool = False, at_once: int = 1
+        self, listing: str, *, earlier: Iterable[Page], progress: ListingProgress, use_decimal: bool, at_once: int
     ) -> Iterator[ListedPage]:
         assert use_decimal
         self.at_once = at_once
-        return walk_pages(self._fetch, "/contacts", earlier)
+        return walk_pages(self._fetch, "/contacts", earlier, progress)
 
     def _fetch(self, number: int) -> Page:
         self.before(number)
@@ -204,7 +204,11 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("page", [0, 1, 4])
-@pytest.mark.parametrize("error", [e.CrmLimitExceededError("Limit Exceeded"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [e.CrmLimitExceededError("Limit Exceeded"), e.CrmProtocolError("not JSON"), KeyboardInterrupt()],
+    ids=lambda error: type(error).__name__,
+)
 def test_next_try_continues_where_the_last_one_stopped(page: int, error: BaseException, target: Any) -> None:
     client = FakeClient(records(0, 45), stops_at(page, error))
     with pytest.raises(type(error)):
@@ -384,7 +388,36 @@ def test_listing_that_ends_before_its_total_is_an_error(tmp_path: Path) -> None:
     client._fetch = lambda number: Page(records(0, 10) if number == 0 else [], 30)  # type: ignore[method-assign]
     with pytest.raises(e.CrmProtocolError, match="ends early"):
         extract(client, tmp_path / "contacts.jsonl").run()
-    assert not (tmp_path / "contacts.jsonl").exists()
+    assert names(tmp_path) == [], "a retry reads the listing anew"
+
+
+def test_listing_that_ends_early_because_it_changes_is_read_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change_once(number: int) -> None:
+        if number == 5 and len(held) == 100:  # page 5 repeats page 4, and one record of those announced is gone
+            held[:] = [*records(100, 110), *held[:-1]]
+
+    held = records(0, 100)
+    client = FakeClient(held, change_once)
+    done = extract(client, tmp_path / "contacts.jsonl").run()
+    assert (done["records"], done["pages"], done["calls"]) == (109, 11, 12 + 11)
+    assert sorted(ids_in(tmp_path / "contacts.jsonl")) == sorted(record["id"] for record in held)
+    assert "ends early: page 11 is empty after 99 of 100 records" in caplog.text
+
+
+def test_listing_that_ends_early_at_every_reading_is_an_error(tmp_path: Path) -> None:
+    client = FakeClient(records(0, 30))
+
+    def fetch(number: int) -> Page:
+        client.reads.append(number)
+        return Page(records(0, 10) if number < 2 else [], 30 - number)
+
+    client._fetch = fetch  # type: ignore[method-assign]
+    with pytest.raises(e.CrmProtocolError, match="ends early"):
+        extract(client, tmp_path / "contacts.jsonl").run()
+    assert client.reads == [0, 1, 2] * (RESTARTS + 1)
+    assert names(tmp_path) == []
 
 
 def test_seconds_are_those_of_the_run_in_milliseconds(tmp_path: Path) -> None:
