@@ -69,6 +69,8 @@ class ExtractStream(threading.Thread):
         target.unlink()
         left = [path.name for path in self._folder.iterdir()]
         require(not left, f"{where}: files are left: {left}")
+        for name in left:  # reported once
+            (self._folder / name).unlink()
 
     def _tries(self, listing: str, target: Path, number: int) -> dict[str, Any] | None:
         for _ in range(MOST_TRIES):
