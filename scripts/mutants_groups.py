@@ -99,7 +99,7 @@ _ALL = (
     Group(
         "hosts",
         ("rate_limit/roster", "rate_limit/leases", "rate_limit/offset"),
-        (ROSTER, LEASES, f"{UNIT}/test_rate_limit_offset.py"),
+        (ROSTER, LEASES, f"{LIMIT}_leave.py", f"{LIMIT}_offset.py"),
         (f"{ROSTER}::test_any_json_is_a_plan",),
     ),
     Group("plan", ("load/planner",), (f"{LOAD}/test_planner.py", f"{LOAD}/test_plan_costs.py")),
