@@ -44,6 +44,7 @@ def test_slots_are_given_back_after_the_last_load(host: Host) -> None:
     assert isinstance(host.ask(), Pace)
     assert host.text.requests == 7, "the next load joins at once"
     back = Roster.parse(host.text.content, EPOCH + host.clock())
+    assert len(back.hosts) == 2
     assert set(back.hosts) == {before.host, host.lease().host}, "with new slots, as another host uses the old ones"
 
 

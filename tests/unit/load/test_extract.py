@@ -384,10 +384,17 @@ def test_restart_gives_up_eventually(tmp_path: Path) -> None:
 
 
 def test_listing_that_ends_before_its_total_is_an_error(tmp_path: Path) -> None:
+    reads: list[int] = []
+
+    def fetch(number: int) -> Page:
+        reads.append(number)
+        return Page(records(0, 10) if number == 0 else [], 30)
+
     client = FakeClient(records(0, 30))
-    client._fetch = lambda number: Page(records(0, 10) if number == 0 else [], 30)  # type: ignore[method-assign]
+    client._fetch = fetch  # type: ignore[method-assign]
     with pytest.raises(e.CrmProtocolError, match="ends early"):
         extract(client, tmp_path / "contacts.jsonl").run()
+    assert reads == [0, 1], "it has not changed, so another reading would show the same"
     assert names(tmp_path) == [], "a retry reads the listing anew"
 
 
