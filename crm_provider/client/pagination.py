@@ -197,11 +197,6 @@ class ListingProgress:
         return enough and self._total is not None and self.pages * PAGE_SIZE >= self._total
 
     @property
-    def is_short(self) -> bool:
-        """Whether fewer records were read than the listing itself has announced."""
-        return self._least is not None and self._count < self._least
-
-    @property
     def _count(self) -> int:
         """Records for the comparison with the total. A repeated record counts twice, because another may have moved up.
 
@@ -212,11 +207,11 @@ class ListingProgress:
     def check_complete(self) -> None:
         """Accept an empty or missing page as the end.
 
-        :raises CrmProtocolError: if the listing ends before its own total
+        :raises CrmProtocolError: if fewer records were read than the smallest total of the pages
         """
-        if self.is_short:
-            least = counted(self._least or 0, "record")
-            raise self._error(f"ends early, after {len(self._seen)} of {least}: page {self.pages} has none")
+        if self._least is not None and self._count < self._least:
+            announced = counted(self._least, "record")
+            raise self._error(f"ends early, after {len(self._seen)} of {announced}: page {self.pages} has none")
 
     def _error(self, what: str) -> e.CrmProtocolError:
         self.is_broken = True
