@@ -86,7 +86,7 @@ class LoadTry:
             outcomes=job.outcomes,
             of_the_run=self.remote.of_the_run,
             kind=job.kind.name,
-            matters=preflight.staged.is_for_invalid,
+            is_for_invalid=preflight.staged.is_for_invalid,
         )
 
     # -- the whole -------------------------------------------------------------------------------------------
