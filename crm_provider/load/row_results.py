@@ -20,7 +20,7 @@ from crm_provider.load.outcomes.formats import RowOutcome
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.rejects.samples import MOST_SAMPLES
+from crm_provider.load.rejects.samples import MOST_SAMPLES, without_row
 from crm_provider.load.rows import Outcome, Record, Row
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import INVALID, UNSENDABLE, RowStatus, StagedRow
@@ -226,7 +226,8 @@ class RowResultHandler:
         number = in_flight.row.number
         if decided.action is RowAction.UNCHANGED:
             self._remember(in_flight.record)
-            self._note(in_flight.row, Outcome.UNCHANGED, message=error.message, request_id=error.request_id)
+            why = without_row(error.message, in_flight.row.values, type_=error.type)
+            self._note(in_flight.row, Outcome.UNCHANGED, message=why, request_id=error.request_id)
             self._counts.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
         else:
             self._forget(in_flight.record)

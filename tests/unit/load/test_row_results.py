@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any
 
@@ -405,8 +406,10 @@ def test_outcome_of_a_failed_row_has_its_error_and_what_was_written(
 
 def test_outcome_of_an_existing_contact_says_why_it_is_unchanged() -> None:
     it, noted = noting(mode="create")
-    it.send(1, e.CrmContactAlreadyExistsError("Contact already exists.", status=409, request_id="req-3"))
-    assert noted == [noted_first(Outcome.UNCHANGED, message="Contact already exists.", request_id="req-3")]
+    it.send(1, e.CrmContactAlreadyExistsError("Contact p1@x.org exists.", status=409, request_id="req-3"))
+    assert noted == [noted_first(Outcome.UNCHANGED, message="Contact [value] exists.", request_id="req-3")]
+    facts = noted_first(Outcome.SKIPPED, message="No p1@x.org.").facts(datetime.now(timezone.utc))
+    assert facts["message"] == "No p1@x.org.", "a text of the load itself"
 
 
 @pytest.mark.parametrize(
