@@ -113,6 +113,14 @@ def folder_refused(path: object) -> SourceError:
     return SourceError(f"{path} is a folder; give a pattern of the files in it, such as {str(path).rstrip('/')}/*.csv")
 
 
+def rejects_refused(path: object) -> SourceError:
+    """The error for a rejects file in place of a source: its rows are older than those of the source beside it."""
+    return SourceError(
+        f"{path} is a rejects file of a load; send its rows with CrmRetryRejectsOperator, or narrow the pattern that "
+        "matches it"
+    )
+
+
 def refuse_addresses(path: object) -> None:
     """Refuse a text that is an address, or several, in place of a path; the message does not show it.
 
