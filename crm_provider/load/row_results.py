@@ -122,7 +122,7 @@ class RowResultHandler:
 
     :param of_the_run: why every row would get an error of a row, None if not
     :param kind: of the records that the rows become
-    :param matters: number of a row -> whether a row that cannot be sent is for the same record
+    :param is_for_invalid: number of a row -> whether a row that cannot be sent is for the same record
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class RowResultHandler:
         outcomes: OutcomesFile | None = None,
         of_the_run: Callable[[e.CrmError], str | None] = lambda error: None,
         kind: str = "contacts",
-        matters: Callable[[int], bool] = lambda number: False,
+        is_for_invalid: Callable[[int], bool] = lambda number: False,
     ) -> None:
-        self._of_the_run, self._kind, self._matters = of_the_run, kind, matters
+        self._of_the_run, self._kind, self._is_for_invalid = of_the_run, kind, is_for_invalid
         self._counts, self._options, self._policy = counts, options, policy
         self._rejects, self._fingerprints, self._outcomes = rejects, fingerprints, outcomes
         self._unsure_before = frozenset(counts.unsure)
@@ -204,7 +204,8 @@ class RowResultHandler:
     def _failed(self, in_flight: InFlightRow, error: e.CrmError) -> None:
         if in_flight.made is not None and in_flight.made.certain:
             self._counts.unfinished.add(in_flight.row.number)
-        if in_flight.sends == 1 and error.outcome_known and not _has_written(in_flight):
+        in_flight.maybe_written |= not error.outcome_known or _has_written(in_flight)
+        if not in_flight.maybe_written:
             self._counts.unsure -= {in_flight.row.number} - self._unsure_before
         decided = decide_row(error, self._policy, sends=in_flight.sends, of_the_run=self._of_the_run(error))
         if decided.action is RowAction.HOLD:
@@ -236,7 +237,7 @@ class RowResultHandler:
 
     def _note_skipped(self, number: int) -> None:
         """Remember that a row was not taken, if that matters for rows that cannot be sent."""
-        if self._matters(number):
+        if self._is_for_invalid(number):
             self._counts.skipped.add(number)
 
     def _hold(self, in_flight: InFlightRow, error: e.CrmError) -> None:

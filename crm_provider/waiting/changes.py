@@ -132,8 +132,8 @@ class SnapshotReading:
     def can_continue(self, error: e.CrmError) -> bool:
         """Whether another attempt can continue behind the pages read so far.
 
-        An attempt that read no page says nothing against them if the CRM or the network fails. After any other error,
-        such as a 404, the listing may have become shorter.
+        An attempt that read no page says nothing against them if the CRM or the network failed. After any other error
+        the listing is read from its start.
 
         :param error: the end of the last attempt
         """

@@ -51,7 +51,7 @@ class Scene:
             policy=ErrorPolicy(on_error or {}, work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", mode)),
             rejects=self.notes if keeps else None,  # type: ignore[arg-type]
             fingerprints=self.notes if keeps else None,  # type: ignore[arg-type]
-            matters=lambda number: number < 3,
+            is_for_invalid=lambda number: number < 3,
         )
 
     def launch(self, number: int) -> InFlightRow:
