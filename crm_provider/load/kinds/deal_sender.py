@@ -81,7 +81,8 @@ class DealSender:
     def _change(self, deal_id: str, deal: Deal, contact_id: str | None, remote: RemoteDeal | None) -> SentRow:
         ids = _ids(deal_id, contact_id)
         changes = _all(deal, contact_id) if remote is None else remote.changes(deal, contact_id)
-        if changes and self._stages and (remote is None or self._may_leave(remote, deal)):
+        is_unknown = remote is None and not changes  # with nothing to write, only reading shows that the deal exists
+        if is_unknown or (changes and self._stages and (remote is None or self._may_leave(remote, deal))):
             remote = RemoteDeal.of(self._client.get_deal(deal_id), self._names)  # as it is now
             changes = remote.changes(deal, contact_id)
         if not changes:

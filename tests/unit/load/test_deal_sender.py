@@ -153,7 +153,7 @@ NEW = Deal(None, FIRST, PIPELINE, CONTACT, attributes={"pb_name": "Big"})
             ["update attributes stage_id", "get"],
         ),
         (FIRST, Deal(DEAL, contact_email="ada@x.org"), False, (), "updated", ["contact", "update contact_id", "get"]),
-        (FIRST, Deal(DEAL), False, (), "unchanged", []),
+        (FIRST, Deal(DEAL), False, (), "unchanged", ["get"]),
         # the deal was read
         (LAST, MOVE, True, (), "unchanged", []),
         (LAST.upper(), MOVE, True, (), "unchanged", []),
@@ -207,6 +207,7 @@ def test_deal_that_moved_after_it_was_read_is_left_alone() -> None:
         (FakeDeals(), Deal(None, FIRST, PIPELINE, None, "ada@x.org"), {}, "created", ["contact", "create"]),
         (FakeDeals(), Deal(None, FIRST, PIPELINE, None, "bob@x.org"), {}, "CONTACT_NOT_FOUND", ["contact"]),
         (FakeDeals(), Deal(None, FIRST, PIPELINE), {}, "INVALID_VALUE", []),
+        (FakeDeals(), Deal(DEAL), {}, "DEAL_NOT_FOUND", ["get"]),  # not "unchanged", as there is nothing to write
         # upsert
         (FakeDeals(), NEW, {"finds": True}, "created", ["create"]),
         (FakeDeals().add(), NEW, {"finds": True, "known": True}, "updated", ["update attributes", "get"]),
