@@ -125,7 +125,8 @@ class LoadRun:
             return self._checked(job, summary)
         problem = too_many_rejects(summary, job.options)
         result = self._finish(job, summary, f"{problem}." if problem else done(job, summary))
-        job.checkpoints.clear()
+        if self.context is None or not job.options.must_know_own:
+            job.checkpoints.clear()  # otherwise it stays: this task may run again, because of a later error or a clear
         self._count("too_many_rejects" if problem else "done", summary)
         if problem is not None:
             raise TooManyRejects(f"{problem}.", result, what_to_do(job, summary))

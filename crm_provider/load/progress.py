@@ -242,13 +242,16 @@ def left_of(checkpoint: Checkpoint) -> tuple[int, float] | None:
 
 
 def cleared(before: Checkpoint, epoch: int, fingerprint: str) -> Checkpoint | None:
-    """What a cleared task keeps of its checkpoint: which records it has made, so that they still get what they lack.
+    """What a task that starts again keeps of its checkpoint: how it recognises the records that it has made.
 
-    :return: None if the checkpoint is of another input
+    So none is made twice, and each still gets what it lacks. Numbers of rows are valid for the same input only.
+
+    :return: None if there is nothing to keep
     """
-    if before.version != VERSION or before.fingerprint != fingerprint or BEGAN not in before.notes:
+    if before.version != VERSION or BEGAN not in before.notes:
         return None
-    kept = {name: before.notes[name] for name in (BEGAN, MADE) if name in before.notes}
+    names = (BEGAN, MADE) if before.fingerprint == fingerprint else (BEGAN,)
+    kept = {name: before.notes[name] for name in names if name in before.notes}
     return Checkpoint(epoch=epoch, fingerprint=fingerprint, notes={**kept, CLEARED: True})
 
 
@@ -287,7 +290,7 @@ class LoadProgress:
         self.counts = RowCounts(before)
         self.is_resumed = before is not None
         self.is_cleared = before is not None and bool(before.notes.get(CLEARED))
-        """Whether the task was cleared: all rows are sent again, but what was made before is known."""
+        """Whether the task starts again with the first row, although what it has made before is known."""
         notes = before.notes if before is not None else {}
         self.reading_stopped = bool(notes.get(READING_STOPPED))
         """Whether a try was stopped while it read all records: the next one must not begin with that again."""
