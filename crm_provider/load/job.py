@@ -34,6 +34,7 @@ from crm_provider.load.rows import Outcome, SourceError, calls_text, duration, r
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, DoneRows, NoCheckpoints, resumable
 from crm_provider.load.state.fingerprints import Fingerprints
+from crm_provider.load.state.temp_tables import RowStatus
 from crm_provider.load.workers import Cancelled, CancelToken, RequestStats, WorkerPool
 from crm_provider.rate_limit.schedule import MARGIN
 
@@ -128,6 +129,7 @@ class LoadTry:
                 progress.reading_stopped = True
                 self.remote.read_all(progress.tick_reading)
                 progress.reading_stopped = False
+            self._forget_before_sending()
             self._send_all()
         except BaseException:
             progress.save_if_possible()
@@ -135,6 +137,19 @@ class LoadTry:
             raise
         progress.save()
         self._mark_replaced()
+
+    def _forget_before_sending(self) -> None:
+        """Forget what an earlier load has sent for the records of this one, before their first call.
+
+        A lost disk or power cut then leaves no fingerprint of values that the CRM may no longer have.
+        """
+        if (fingerprints := self.job.fingerprints) is None:
+            return
+        done = self.counts.done
+        rows = self.preflight.staged.rows(after=done.upto, without=frozenset(done.above), only=RowStatus.SEND)
+        for record in (row.record for row in rows if row.record is not None):
+            fingerprints.forget(record)
+        fingerprints.sync()
 
     def _mark_replaced(self) -> None:
         """Mark in the rejects file those rows for whose record another row was taken, and no others."""
@@ -263,7 +278,6 @@ class LoadTry:
             workers=WorkerPool(self.remote.send, job.rate, job.stats),
             handler=self.handler,
             remote_of=self.remote.get,
-            fingerprints=job.fingerprints,
             progress=self.progress,
             cancel_token=job.cancel_token,
             ping=job.client.ping,

@@ -134,17 +134,19 @@ class DealSender:
     def _own(deal: Deal, candidates: list[RemoteDeal], made: EarlierCreation) -> RemoteDeal | None:
         """The deal that an earlier attempt created, None if it created none.
 
-        ``createdAt``, or else the attributes, distinguish it from a deal that existed before.
+        ``createdAt``, or else the attributes, distinguish it from a deal that existed before. The attributes of a deal
+        that is new may have been changed since.
 
         :raises CrmContactAssociatedWithADealError: if there is such a deal, and nothing shows who created it
         """
         undecided = False
         for remote in candidates:
             is_dated = remote.created_at is not None and made.since is not None
-            if (is_dated and _is_older(remote, made)) or remote.contradicts(deal.attributes):
+            differs = remote.contradicts(deal.attributes)
+            if _is_older(remote, made) if is_dated else differs:
                 continue
             in_stage = remote.stage_id in (None, (deal.stage_id or "").lower())
-            if is_dated or (in_stage and deal.attributes and remote.shows(deal.attributes)):
+            if not differs and (is_dated or (in_stage and deal.attributes and remote.shows(deal.attributes))):
                 return remote
             undecided = True
         if undecided:

@@ -365,13 +365,15 @@ class StagedRows:
         numbers = self._query("SELECT number FROM staged WHERE status = ? AND number > ?", (int(RowStatus.SEND), after))
         return sum(number not in without for (number,) in numbers)
 
-    def rows(self, *, after: int = 0, without: Collection[int] = ()) -> Iterator[StagedRow]:
+    def rows(self, *, after: int = 0, without: Collection[int] = (), only: int | None = None) -> Iterator[StagedRow]:
         """The rows in their order.
 
         :param after: only rows with a greater number
         :param without: numbers of rows to leave out
+        :param only: only rows with this status
         """
-        return self._found("SELECT number, status FROM staged WHERE number > ? ORDER BY number", (after,), without)
+        query = "SELECT number, status FROM staged WHERE number > ? AND status = coalesce(?, status) ORDER BY number"
+        return self._found(query, (after, only), without)
 
     def mixed(self, seed: int, *, after: int = 0, without: Collection[int] = ()) -> Iterator[StagedRow]:
         """The rows to be sent in a pseudo-random order, which is the same for the same seed."""

@@ -278,11 +278,11 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
         ({"attributes": {"pb_name": "Big"}, "createdAt": SINCE}, EarlierCreation(None), "created"),
         # a deal of another creator
         ({"createdAt": BEFORE, "attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "create"),
-        ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, EarlierCreation(BEGAN), "create"),
         ({"attributes": {"pb_name": "Other"}, "stage": LAST}, EarlierCreation(BEGAN), "create"),
         # no way to know the creator
         ({}, EarlierCreation(BEGAN), CONFLICT),
         ({"createdAt": SINCE}, EarlierCreation(None), CONFLICT),
+        ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, EarlierCreation(BEGAN), CONFLICT),  # may be renamed
         ({"attributes": {"pb_name": "Big"}, "stage": LAST}, EarlierCreation(BEGAN), CONFLICT),  # may have moved since
     ],
 )
