@@ -52,13 +52,12 @@ class LoadTry:
             rows=preflight.rows,
             fingerprint=preflight.fingerprint,
             epoch=job.epoch,
-            rejects=job.rejects,
+            files=job.row_files,
             fingerprints=job.fingerprints,
             checkpoints=job.checkpoints,
             stats=job.stats,
             rate=job.rate,
             clock=job.clock,
-            outcomes=job.outcomes,
             is_limited=job.kind.limited_by is not None,
         )
         self.counts = self.progress.counts
