@@ -246,9 +246,10 @@ class LoadTry:
     def _make_plan(self) -> None:
         plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)
         self.progress.plan_calls = plan.calls
+        seconds, rate = self._plan_seconds, self.job.rate * MARGIN
         log.info(
             "Plan: %s, about %s, %s at %g calls per second.\nBecause: %s.",
-            plan.name, calls_text(plan.calls), duration(self._plan_seconds), self.job.rate * MARGIN, plan.why,
+            plan.name, calls_text(plan.calls), duration(seconds), rate, plan.why,
         )  # fmt: skip
 
     @property
