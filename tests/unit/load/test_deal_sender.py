@@ -153,7 +153,7 @@ NEW = Deal(None, FIRST, PIPELINE, CONTACT, attributes={"pb_name": "Big"})
             ["update attributes stage_id", "get"],
         ),
         (FIRST, Deal(DEAL, contact_email="ada@x.org"), False, (), "updated", ["contact", "update contact_id", "get"]),
-        (FIRST, Deal(DEAL), False, (), "unchanged", []),
+        (FIRST, Deal(DEAL), False, (), "unchanged", ["get"]),
         # the deal was read
         (LAST, MOVE, True, (), "unchanged", []),
         (LAST.upper(), MOVE, True, (), "unchanged", []),
@@ -207,6 +207,7 @@ def test_deal_that_moved_after_it_was_read_is_left_alone() -> None:
         (FakeDeals(), Deal(None, FIRST, PIPELINE, None, "ada@x.org"), {}, "created", ["contact", "create"]),
         (FakeDeals(), Deal(None, FIRST, PIPELINE, None, "bob@x.org"), {}, "CONTACT_NOT_FOUND", ["contact"]),
         (FakeDeals(), Deal(None, FIRST, PIPELINE), {}, "INVALID_VALUE", []),
+        (FakeDeals(), Deal(DEAL), {}, "DEAL_NOT_FOUND", ["get"]),  # not "unchanged", as there is nothing to write
         # upsert
         (FakeDeals(), NEW, {"finds": True}, "created", ["create"]),
         (FakeDeals().add(), NEW, {"finds": True, "known": True}, "updated", ["update attributes", "get"]),
@@ -282,6 +283,7 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
         # no way to know the creator
         ({}, EarlierCreation(BEGAN), CONFLICT),
         ({"createdAt": SINCE}, EarlierCreation(None), CONFLICT),
+        ({"attributes": {"pb_name": "Other"}}, EarlierCreation(BEGAN), CONFLICT),
         ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, EarlierCreation(BEGAN), CONFLICT),  # may be renamed
         ({"attributes": {"pb_name": "Big"}, "stage": LAST}, EarlierCreation(BEGAN), CONFLICT),  # may have moved since
     ],
@@ -376,9 +378,8 @@ def test_creation_with_unknown_result_is_remembered() -> None:
 )
 def test_equal_values_of_different_forms(name: str, found: Any, wanted: Any, equal: bool) -> None:
     assert same_deal_value(name, found, wanted) is equal
-    remote = RemoteDeal(DEAL, attributes={name: found})
-    assert (remote.shows({name: wanted}), remote.contradicts({name: wanted})) == (equal, not equal)
-    assert not RemoteDeal(DEAL).contradicts({name: wanted})
+    assert RemoteDeal(DEAL, attributes={name: found}).shows({name: wanted}) is equal
+    assert not RemoteDeal(DEAL).shows({name: wanted})
 
 
 def test_cache_keeps_digits_and_can_be_emptied() -> None:
