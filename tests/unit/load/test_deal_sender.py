@@ -44,7 +44,7 @@ class FakeDeals:
         self.trouble: e.CrmError | None = None
         self.error = e.CrmError("none yet")
         self.created: dict[str, Any] = {}
-        self.odd = False
+        self.odd = self.omitted = False
 
     def add(self, id_: str = DEAL, *, stage: str | None = FIRST, **fields: Any) -> FakeDeals:
         self.deals[id_] = {
@@ -80,7 +80,7 @@ class FakeDeals:
     def list_pages(self, listing: str, *, at_once: int, with_moved: bool) -> Iterator[Any]:
         self._call(f"pages of {listing}")
         found = self.deals.values() if listing == "deals" else [{"id": i, "email": m} for m, i in self.contacts.items()]
-        yield SimpleNamespace(fresh=[*found, {"id": 7, "email": 7}])
+        yield SimpleNamespace(fresh=[*found, *([] if self.omitted else [{"id": 7, "email": 7, "contactId": None}])])
         if self.odd:
             raise e.CrmProtocolError("the listing ends early")
 
@@ -495,6 +495,24 @@ def test_load_options_reach_the_sender(given: dict[str, Any], outcome: str, call
         assert remote.send(in_flight).outcome.value == outcome
     assert crm.calls == calls
     remote.close()
+
+
+@pytest.mark.parametrize("shown", [{}, {"contactId": {"id": CONTACT}}])
+@pytest.mark.parametrize("given", [{"mode": "upsert"}, {"mode": "create", "plan": "compare"}])
+def test_no_deal_is_created_if_the_listing_does_not_show_whose_they_are(
+    given: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    crm = FakeDeals()
+    crm.deals, crm.omitted = {DEAL: {"id": DEAL, "pipelineId": PIPELINE, **shown}}, True
+    remote = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, **given)
+    remote.make_plan(may_compare=True)
+    with pytest.raises(e.CrmProtocolError, match="no deal of the listing has a contactId"):
+        remote.read_all(lambda count, records: None)
+    remote.close()
+    by_id = remote_of(crm, [{"d": DEAL, "s": LAST}], {"deal_id": "d", "stage_id": "s"}, mode="update", plan="compare")
+    by_id.make_plan(may_compare=True)
+    by_id.read_all(lambda count, records: None)  # the rows have the ids of their deals
+    by_id.close()
 
 
 def test_creation_without_a_response_is_remembered_with_the_start_of_the_load() -> None:
