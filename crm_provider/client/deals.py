@@ -145,6 +145,7 @@ class DealCalls(ListingCalls):
             shown = {name: deal[name] for name in ids if deal.get(name) is not None}
             is_alike = all(str(value).lower() == ids[name].lower() for name, value in shown.items())
             if is_alike and (carefully or "contactId" in shown):
+                id_of(deal.get("id"), "/deals")
                 yield deal
         if is_shown == {False} and not carefully:
             raise no_contacts()

@@ -470,6 +470,8 @@ def test_listing_without_contacts_does_not_show_that_there_is_no_deal() -> None:
     unnamed = {name: value for name, value in deal().items() if name != "contactId"}
     with pytest.raises(e.CrmProtocolError, match="no deal of the listing has a contactId"):
         found_in(unnamed)
+    with pytest.raises(e.CrmProtocolError, match="the response has no id"):
+        found_in({**deal(), "id": None})
     assert found_in({**unnamed, "contactId": None}) is None
     assert found_in(unnamed, {**deal(id_=OTHER), "contactId": ID}) is None
     assert found_in() is None

@@ -141,7 +141,8 @@ class RemoteDeals(RemoteRecords):
         :raises CrmProtocolError: if a row needs the deal of a contact, and the listing does not show whose a deal is
         """
         if self._reads_deals:
-            self.cache.complete = self._read("deals", self._keep, tick, strict=self._deal_rows.must_read is not None)
+            must_be_whole = bool(self._deal_rows.unnamed) or self._deal_rows.must_read is not None
+            self.cache.complete = self._read("deals", self._keep, tick, strict=must_be_whole)
             if self._deal_rows.unnamed and self._shows_contacts == {False}:
                 raise no_contacts()
         if self._reads_contacts:

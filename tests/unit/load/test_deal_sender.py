@@ -497,16 +497,26 @@ def test_load_options_reach_the_sender(given: dict[str, Any], outcome: str, call
     remote.close()
 
 
-@pytest.mark.parametrize("shown", [{}, {"contactId": {"id": CONTACT}}])
+NO_CONTACTS = "no deal of the listing has a contactId"
+
+
+@pytest.mark.parametrize(
+    ("shown", "problem"),
+    [
+        ({"id": DEAL}, NO_CONTACTS),
+        ({"id": DEAL, "contactId": {"id": CONTACT}}, NO_CONTACTS),
+        ({"dealId": DEAL, "contactId": CONTACT}, "the response has no id"),
+    ],
+)
 @pytest.mark.parametrize("given", [{"mode": "upsert"}, {"mode": "create", "plan": "compare"}])
-def test_no_deal_is_created_if_the_listing_does_not_show_whose_they_are(
-    given: dict[str, Any], shown: dict[str, Any]
+def test_no_deal_is_created_if_the_listing_does_not_show_which_deals_there_are(
+    given: dict[str, Any], shown: dict[str, Any], problem: str
 ) -> None:
     crm = FakeDeals()
-    crm.deals, crm.omitted = {DEAL: {"id": DEAL, "pipelineId": PIPELINE, **shown}}, True
+    crm.deals, crm.omitted = {DEAL: {"pipelineId": PIPELINE, **shown}}, True
     remote = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, **given)
     remote.make_plan(may_compare=True)
-    with pytest.raises(e.CrmProtocolError, match="no deal of the listing has a contactId"):
+    with pytest.raises(e.CrmProtocolError, match=problem):
         remote.read_all(lambda count, records: None)
     remote.close()
     by_id = remote_of(crm, [{"d": DEAL, "s": LAST}], {"deal_id": "d", "stage_id": "s"}, mode="update", plan="compare")
@@ -586,11 +596,12 @@ def test_inconsistent_listing_is_enough_to_compare_but_not_to_create() -> None:
     assert not move.cache.complete
     assert move.cache.get(DEAL) is not None
     move.close()
-    upsert = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, mode="upsert")
-    upsert.make_plan(may_compare=True)
-    with pytest.raises(e.CrmProtocolError, match="ends early"):
-        upsert.read_all(lambda count, records: None)
-    upsert.close()
+    for given in ({"mode": "upsert"}, {"mode": "create", "plan": "compare"}):
+        new = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, **given)
+        new.make_plan(may_compare=True)
+        with pytest.raises(e.CrmProtocolError, match="ends early"):
+            new.read_all(lambda count, records: None)
+        new.close()
 
 
 @pytest.mark.parametrize(
