@@ -29,7 +29,7 @@ from crm_provider.load.report import (
     too_many_rejects,
     what_to_do,
 )
-from crm_provider.load.rows import Outcome, SourceError, rows_text
+from crm_provider.load.rows import Outcome, SourceError, rows_text, unsure_text
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.workers import CancelToken
 from crm_provider.observability.metrics import LoadEnd, count_load
@@ -125,7 +125,8 @@ class LoadRun:
             return self._checked(job, summary)
         problem = too_many_rejects(summary, job.options)
         result = self._finish(job, summary, f"{problem}." if problem else done(job, summary))
-        job.checkpoints.clear()
+        if self.context is None or not job.options.must_know_own:
+            job.checkpoints.clear()  # otherwise it stays: this task may run again, because of a later error or a clear
         self._count("too_many_rejects" if problem else "done", summary)
         if problem is not None:
             raise TooManyRejects(f"{problem}.", result, what_to_do(job, summary))
@@ -149,8 +150,9 @@ class LoadRun:
 
     def _stopped(self, stopped: LoadStopped, job: LoadJob) -> None:
         error, summary = stopped.error, stopped.summary
-        unsure = f" Up to {summary.unsure:,} of the rows that are left may have been written." if summary.unsure else ""
-        self._finish(job, summary, f"Stopped: {error}{unsure}")
+        unsure = unsure_text(summary.unsure, summary.outcomes)
+        left = f" Of the rows that are left, {unsure}." if summary.unsure else ""
+        self._finish(job, summary, f"Stopped: {error}{left}")
         self._count("stopped")
         when = "before a plan was made" if summary.plan == NO_PLAN else "after"
         text = f"The load stopped {when}: {summary.counted}. {self._next(stopped, job)}"

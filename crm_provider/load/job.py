@@ -52,13 +52,12 @@ class LoadTry:
             rows=preflight.rows,
             fingerprint=preflight.fingerprint,
             epoch=job.epoch,
-            rejects=job.rejects,
+            files=job.row_files,
             fingerprints=job.fingerprints,
             checkpoints=job.checkpoints,
             stats=job.stats,
             rate=job.rate,
             clock=job.clock,
-            outcomes=job.outcomes,
             is_limited=job.kind.limited_by is not None,
         )
         self.counts = self.progress.counts
@@ -247,10 +246,10 @@ class LoadTry:
     def _make_plan(self) -> None:
         plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)
         self.progress.plan_calls = plan.calls
+        seconds, rate = self._plan_seconds, self.job.rate * MARGIN
         log.info(
-            "Plan: %s, about %d call%s, %s at %g calls per second.\nBecause: %s.",
-            plan.name, plan.calls, "" if plan.calls == 1 else "s", duration(self._plan_seconds),
-            self.job.rate * MARGIN, plan.why,
+            "Plan: %s, about %s, %s at %g calls per second.\nBecause: %s.",
+            plan.name, calls_text(plan.calls), duration(seconds), rate, plan.why,
         )  # fmt: skip
 
     @property

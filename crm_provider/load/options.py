@@ -105,6 +105,11 @@ class LoadOptions:
         return [self.mode, self.duplicates]
 
     @property
+    def must_know_own(self) -> bool:
+        """Whether a task that starts again must recognise the records that it has made, also after its last row."""
+        return False
+
+    @property
     def effect(self) -> dict[str, Any]:
         """The options that determine the effect of a row on its record, for the state file. JSON-compatible."""
         return {}
@@ -153,6 +158,10 @@ class ContactOptions(LoadOptions):
     @property
     def decisive(self) -> list[Any]:
         return [*super().decisive, sorted(self.list_ids), self.resubscribe]
+
+    @property
+    def must_know_own(self) -> bool:
+        return self.mode == "create" and bool(self.list_ids)
 
     @property
     def effect(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.rejects.samples import MOST_SAMPLES
-from crm_provider.load.rows import Outcome, Record, Row
+from crm_provider.load.rows import Outcome, Record, Row, done_to_rows
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import UNSENDABLE, RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult
@@ -92,8 +92,6 @@ def is_retryable(error: e.CrmError) -> bool:
     return isinstance(error, (e.CrmTransientError, e.CrmThrottledError))
 
 
-WRITE_UNCERTAIN = "Whether it was written is not known."
-
 _WITHOUT_CALL: Mapping[RowStatus, tuple[Outcome, str]] = {
     RowStatus.DUPLICATE: (Outcome.SKIPPED, "Another row is sent for the same record (duplicates)."),
     RowStatus.SUPPRESSED: (Outcome.SUPPRESSED, "The address is on the suppression list."),
@@ -111,10 +109,6 @@ def _ids(in_flight: InFlightRow | None) -> Mapping[str, Any]:
 def _has_written(in_flight: InFlightRow) -> bool:
     """Whether a row was written in part before it failed."""
     return bool(getattr(in_flight.written, "called", in_flight.written))
-
-
-def _message(error: e.CrmError) -> str:
-    return error.message if error.outcome_known else f"{error.message.rstrip('.')}. {WRITE_UNCERTAIN}"
 
 
 class RowResultHandler:
@@ -230,10 +224,16 @@ class RowResultHandler:
             if decided.action is RowAction.REJECT:
                 self._reject(in_flight, error)
             else:
-                about = {"error_type": error.type, "message": _message(error), "request_id": error.request_id}
+                about = {"error_type": error.type, "message": self._message(error), "request_id": error.request_id}
                 self._note(in_flight.row, Outcome.SKIPPED, **about, ids=_ids(in_flight))
                 self._note_skipped(number)
                 self._counts.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
+
+    def _message(self, error: e.CrmError) -> str:
+        """The message of a row's error, with a note if the row may have been written."""
+        if error.outcome_known:
+            return error.message
+        return f"{error.message.rstrip('.')}. Whether it was {done_to_rows(self._options.outcomes)} is not known."
 
     def _note_skipped(self, number: int) -> None:
         """Remember that a row was not taken, if that matters for rows that cannot be sent."""
@@ -265,7 +265,7 @@ class RowResultHandler:
             number=row.number,
             values=row.values,
             type=error.type,
-            message=_message(error),
+            message=self._message(error),
             suggested_action=error.suggested_action,
             request_id=error.request_id,
             retryable=is_retryable(error),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from crm_provider.client.deals import same_deal_value
+from crm_provider.client.deals import shown_values
 from crm_provider.client.pagination import id_of
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.mapping.deal_mapper import Deal
@@ -65,13 +65,7 @@ class RemoteDeal:
 
     def shows(self, attributes: Mapping[str, Any]) -> bool:
         """Whether the deal has all of these values."""
-        return all(n in self.attributes and same_deal_value(n, self.attributes[n], v) for n, v in attributes.items())
-
-    def contradicts(self, attributes: Mapping[str, Any]) -> bool:
-        """Whether the deal shows another value for one of these."""
-        return any(
-            n in self.attributes and not same_deal_value(n, self.attributes[n], v) for n, v in attributes.items()
-        )
+        return all(shown_values(self.attributes, attributes))
 
 
 def _lower(value: Any) -> str | None:

@@ -159,15 +159,16 @@ class RemoteDeals(RemoteRecords):
         found = {deal.key: id_ for deal in self._unnamed() if (id_ := self._id_in_rows(deal)) is not None}
         if not found:
             return
+        deals = counted(len(found), "deal is", "deals are")
         log.warning(
             "%s in rows with their deal_id and in rows with their contact and pipeline: duplicates=%r decides which "
             "row is sent.",
-            _deals_are(len(found)), self._options.duplicates,
+            deals, self._options.duplicates,
         )  # fmt: skip
         if self._options.duplicates == "reject" and self._options.on_invalid == "stop":
             raise SourceError(
-                f"{_deals_are(len(found))} in several rows, by deal_id and by contact and pipeline; nothing was "
-                "written (on_invalid='stop')"
+                f"{deals} in several rows, by deal_id and by contact and pipeline; nothing was written "
+                "(on_invalid='stop')"
             )
         self._forget({*found, *found.values()})
         for key, deal_id in found.items():
@@ -287,10 +288,6 @@ class RemoteDeals(RemoteRecords):
 
     def naive_calls(self, counts: Mapping[Outcome, int], refused: int) -> int:
         return sum(counts.get(each, 0) for each in (Outcome.CREATED, Outcome.UPDATED, Outcome.UNCHANGED)) + refused
-
-
-def _deals_are(number: int) -> str:
-    return f"{counted(number, 'deal')} {'is' if number == 1 else 'are'}"
 
 
 def _deal(record: Record) -> Deal:

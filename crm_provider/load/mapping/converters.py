@@ -142,13 +142,17 @@ def is_e164(text: str) -> bool:
 
 
 def only_text(value: Any) -> str:
-    """A text without the space around it. A phone number that is, or was, a number has lost its ``+`` or its digits.
+    """A text without the space around it, and without the apostrophe by which a spreadsheet keeps ``+55`` a text.
+
+    A phone number that is, or was, a number has lost its ``+`` or its digits.
 
     :raises ConversionError: for any other value, and for a text that a program has made of a float
     """
     if not isinstance(value, str):
         raise ConversionError("no text", "give it as text, or give the field the type 'phone' or 'text'")
     written = value.strip()
+    if written.startswith("'+"):
+        written = written[1:]
     if _FLOAT_AS_TEXT.fullmatch(written):
         raise ConversionError("a phone number in the form of a float", "write its column as text in the source")
     return written

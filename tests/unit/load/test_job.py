@@ -494,7 +494,9 @@ def test_summary_is_small_and_json(setting: Any) -> None:
 LIST = "11111111-1111-4111-8111-111111111111"
 
 
-def test_cleared_load_lists_what_it_created_before_it_was_cleared(setting: Any) -> None:
+@pytest.mark.parametrize("is_cleared", [True, False])
+def test_load_that_starts_again_lists_what_it_has_created(is_cleared: bool, setting: Any) -> None:
+    """It was cleared, or its source has changed."""
     it = setting(people(1), mode="create", list_ids=(LIST,))
     it.crm.start_of_writes = lambda: datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
     it.crm.trouble = lambda call, email: e.CrmForbiddenError("no", status=403) if call == "add" else None
@@ -502,7 +504,8 @@ def test_cleared_load_lists_what_it_created_before_it_was_cleared(setting: Any) 
         it.run()
     it.crm.contacts["p1@x.org"]["createdAt"] = "2026-03-01T12:00:05.000Z"
     it.crm.trouble = lambda call, email: None
-    assert outcomes(it.run(epoch=1)) == {"updated": 1}
+    it.source.given += [] if is_cleared else people(2)[1:]
+    assert outcomes(it.run(epoch=int(is_cleared))) == {"updated": 1, **({} if is_cleared else {"created": 1})}
     assert it.crm.contacts["p1@x.org"]["segmentedListsIds"] == [LIST]
 
 

@@ -99,6 +99,7 @@ def test_a_phone_number_that_is_no_text_has_lost_its_plus(mapping: Any, given: A
 
 def test_a_phone_number_as_text_and_one_with_a_type_are_sent() -> None:
     assert attributes({"phone": "tel"}, {"tel": " +5531999999999 "}) == {"phone": "+5531999999999"}
+    assert attributes({"phone": "tel"}, {"tel": "'+5531999999999"}) == {"phone": "+5531999999999"}
     assert attributes({"phone": "tel"}, {"tel": None}) == {}
     line = {"column": "tel", "type": "phone", "region": "BR"}
     assert attributes({"phone": line}, {"tel": 5531999999999}) == {"phone": "+5531999999999"}

@@ -11,11 +11,12 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
-from crm_provider.load.options import ContactOptions, Mode
+from crm_provider.load.kinds.deletions import DeleteOptions
+from crm_provider.load.options import ContactOptions, LoadOptions, Mode
 from crm_provider.load.outcomes.formats import RowOutcome
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.row_results import SENDS_OF_A_ROW, WRITE_UNCERTAIN, RowResultHandler
+from crm_provider.load.row_results import SENDS_OF_A_ROW, RowResultHandler
 from crm_provider.load.rows import Contact, EarlierCreation, Outcome, Row
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult, SentRow
@@ -288,10 +289,16 @@ def test_failed_probe_call_ends_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "says"), [(True, "no response in time."), (False, f"no response in time. {WRITE_UNCERTAIN}")]
+    ("options", "known", "says"),
+    [
+        (ContactOptions(), True, "no response in time."),
+        (ContactOptions(), False, "no response in time. Whether it was written is not known."),
+        (DeleteOptions(), False, "no response in time. Whether it was deleted is not known."),
+    ],
 )
-def test_rejects_file_says_if_a_write_may_have_happened(known: bool, says: str) -> None:
+def test_rejects_file_says_if_a_write_may_have_happened(options: LoadOptions, known: bool, says: str) -> None:
     it = Scene()
+    it.handler._options = options
     it.send(1, e.CrmTimeoutError("no response in time.", outcome_known=known))
     it.handler.reject_held()
     assert it.notes.rejects[0].message == says
@@ -457,4 +464,4 @@ def test_only_full_stops_are_removed_before_the_doubt_about_a_write() -> None:
     it = Scene()
     it.send(1, e.CrmTimeoutError("no response to X.", outcome_known=False))
     it.handler.reject_held()
-    assert it.notes.rejects[0].message == f"no response to X. {WRITE_UNCERTAIN}"
+    assert it.notes.rejects[0].message == "no response to X. Whether it was written is not known."
