@@ -104,6 +104,7 @@ class DealCalls(ListingCalls):
 
         :param stage_id: only a deal in this stage
         :param attributes: only a deal that does not show other values for these
+        :raises CrmProtocolError: if the listing does not show whose the deals are
         """
         attributes = _deal_attributes(attributes) if attributes else None
         for deal in self._deals_of(contact_id, pipeline_id, stage_id=stage_id):
@@ -119,6 +120,7 @@ class DealCalls(ListingCalls):
         """Deals of a contact in a pipeline. A field that the listing leaves out counts as equal.
 
         :param carefully: see :meth:`list_deals`; includes deals whose contact the listing leaves out
+        :raises CrmProtocolError: unless ``carefully``, if the listing leaves out the contact of every deal
         """
         ids = {
             "contactId": validation.uuid(contact_id, "contact_id"),
@@ -126,11 +128,16 @@ class DealCalls(ListingCalls):
         }
         if stage_id is not None:
             ids["stageId"] = validation.uuid(stage_id, "stage_id")
+        is_shown: set[bool] = set()
         for deal in self.list_deals(carefully=carefully):
+            is_shown.add(shows_contact(deal))
             shown = {name: deal[name] for name in ids if deal.get(name) is not None}
             is_alike = all(str(value).lower() == ids[name].lower() for name, value in shown.items())
             if is_alike and (carefully or "contactId" in shown):
+                id_of(deal.get("id"), "/deals")
                 yield deal
+        if is_shown == {False} and not carefully:
+            raise no_contacts()
 
     def get_deal(self, deal_id: str) -> Record:
         """One deal: at least ``id``, ``contactId``, ``pipelineId``, ``stageId``, ``attributes`` (fields *inferred*).
@@ -213,6 +220,16 @@ class DealCalls(ListingCalls):
     def count_deals(self) -> int | None:
         """The number of deals of the account, None if the CRM does not report it; one call."""
         return Page.of(self._send(Call(method="GET", route="/deals", query={"page": 0})), "/deals").total
+
+
+def shows_contact(deal: Record) -> bool:
+    """Whether a listing shows whose a deal is; null means that it has no contact."""
+    return "contactId" in deal and isinstance(deal["contactId"], (str, type(None)))
+
+
+def no_contacts() -> e.CrmProtocolError:
+    """The error of a listing that leaves out the contact of every deal: a deal that is not found may be there."""
+    return e.CrmProtocolError("no deal of the listing has a contactId", method="GET", path="/deals")
 
 
 def is_own_deal(*, is_new: bool | None, has_moved: bool, shown: Collection[bool | None]) -> bool | None:

@@ -191,9 +191,9 @@ def _log_findings(name: str, preflight: Preflight, options: LoadOptions, sends: 
     if len(fields) > WIDTH:
         fields = f"\n{wrapped(fields.strip())}"
     log.info(
-        "Checked %s: %d row%s.\n%d to send, %d unchanged since the last load, %d skipped because %s has the same "
+        "Checked %s. Rows: %d.\n%d to send, %d unchanged since the last load, %d skipped because %s has the same "
         "%s,\n%d suppressed, %d that cannot be sent.%s",
-        name, preflight.rows, "s" * (preflight.rows != 1), counts[RowStatus.SEND], counts[RowStatus.SAME],
+        name, preflight.rows, counts[RowStatus.SEND], counts[RowStatus.SAME],
         counts[RowStatus.DUPLICATE], TAKEN_ROW[options.duplicates], options.shared,
         counts[RowStatus.SUPPRESSED], preflight.unsendable, fields,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from crm_provider.client.deals import shown_values
+from crm_provider.client.pagination import id_of
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.mapping.deal_mapper import Deal
 from crm_provider.load.state.temp_tables import digest
@@ -38,11 +39,12 @@ class RemoteDeal:
         """From a record of the API.
 
         :param names: of the attributes that are kept
+        :raises CrmProtocolError: if it has no id
         """
         found = record.get("attributes")
         kept = {name: found[name] for name in names if name in found} if isinstance(found, Mapping) else {}
         return cls(
-            str(record.get("id")),
+            id_of(record.get("id"), "/deals"),
             contact_id=_lower(record.get("contactId")),
             pipeline_id=_lower(record.get("pipelineId")),
             stage_id=_lower(record.get("stageId")),

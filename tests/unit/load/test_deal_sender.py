@@ -44,7 +44,7 @@ class FakeDeals:
         self.trouble: e.CrmError | None = None
         self.error = e.CrmError("none yet")
         self.created: dict[str, Any] = {}
-        self.odd = False
+        self.odd = self.omitted = False
 
     def add(self, id_: str = DEAL, *, stage: str | None = FIRST, **fields: Any) -> FakeDeals:
         self.deals[id_] = {
@@ -80,7 +80,7 @@ class FakeDeals:
     def list_pages(self, listing: str, *, at_once: int, with_moved: bool) -> Iterator[Any]:
         self._call(f"pages of {listing}")
         found = self.deals.values() if listing == "deals" else [{"id": i, "email": m} for m, i in self.contacts.items()]
-        yield SimpleNamespace(fresh=[*found, {"id": 7, "email": 7}])
+        yield SimpleNamespace(fresh=[*found, *([] if self.omitted else [{"id": 7, "email": 7, "contactId": None}])])
         if self.odd:
             raise e.CrmProtocolError("the listing ends early")
 
@@ -497,6 +497,34 @@ def test_load_options_reach_the_sender(given: dict[str, Any], outcome: str, call
     remote.close()
 
 
+NO_CONTACTS = "no deal of the listing has a contactId"
+
+
+@pytest.mark.parametrize(
+    ("shown", "problem"),
+    [
+        ({"id": DEAL}, NO_CONTACTS),
+        ({"id": DEAL, "contactId": {"id": CONTACT}}, NO_CONTACTS),
+        ({"dealId": DEAL, "contactId": CONTACT}, "the response has no id"),
+    ],
+)
+@pytest.mark.parametrize("given", [{"mode": "upsert"}, {"mode": "create", "plan": "compare"}])
+def test_no_deal_is_created_if_the_listing_does_not_show_which_deals_there_are(
+    given: dict[str, Any], shown: dict[str, Any], problem: str
+) -> None:
+    crm = FakeDeals()
+    crm.deals, crm.omitted = {DEAL: {"pipelineId": PIPELINE, **shown}}, True
+    remote = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, **given)
+    remote.make_plan(may_compare=True)
+    with pytest.raises(e.CrmProtocolError, match=problem):
+        remote.read_all(lambda count, records: None)
+    remote.close()
+    by_id = remote_of(crm, [{"d": DEAL, "s": LAST}], {"deal_id": "d", "stage_id": "s"}, mode="update", plan="compare")
+    by_id.make_plan(may_compare=True)
+    by_id.read_all(lambda count, records: None)  # the rows have the ids of their deals
+    by_id.close()
+
+
 def test_creation_without_a_response_is_remembered_with_the_start_of_the_load() -> None:
     crm = FakeDeals()
     remote = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, mode="create")
@@ -568,11 +596,12 @@ def test_inconsistent_listing_is_enough_to_compare_but_not_to_create() -> None:
     assert not move.cache.complete
     assert move.cache.get(DEAL) is not None
     move.close()
-    upsert = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, mode="upsert")
-    upsert.make_plan(may_compare=True)
-    with pytest.raises(e.CrmProtocolError, match="ends early"):
-        upsert.read_all(lambda count, records: None)
-    upsert.close()
+    for given in ({"mode": "upsert"}, {"mode": "create", "plan": "compare"}):
+        new = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, **given)
+        new.make_plan(may_compare=True)
+        with pytest.raises(e.CrmProtocolError, match="ends early"):
+            new.read_all(lambda count, records: None)
+        new.close()
 
 
 @pytest.mark.parametrize(
