@@ -103,8 +103,8 @@ class DealSender:
     def _may_leave(self, remote: RemoteDeal, deal: Deal) -> bool:
         """Whether a deal may be changed: it is in one of the stages, or already in the row's stage."""
         if remote.stage_id is None:
-            raise e.CrmProtocolError(
-                "the CRM does not show the stage of a deal, which only_from_stages needs", method="GET", path="/deals"
+            raise e.CrmInvalidValueError(
+                "the CRM does not show the stage of the deal, which only_from_stages needs; give it one in the CRM"
             )
         return remote.stage_id in self._stages or remote.stage_id == (deal.stage_id or "").lower()
 
