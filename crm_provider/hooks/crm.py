@@ -153,7 +153,9 @@ class CrmHook(BaseHook):
         source_options: Mapping[str, Any] | None = None,
         **settings: Unpack[DealLoadSettings],
     ) -> dict[str, Any]:
-        """Load deals, as ``CrmLoadDealsOperator`` does; parameters, result and errors as of :meth:`load_contacts`.
+        """Load deals, as ``CrmLoadDealsOperator`` does.
+
+        The parameters, the result and the errors are those of :meth:`load_contacts`.
 
         >>> CrmHook().load_deals(moves, mode="move", mapping={"deal_id": "deal", "stage_id": "stage"})["updated"]
         1

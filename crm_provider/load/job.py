@@ -315,7 +315,7 @@ class LoadTry:
             kind=job.kind.name,
             plan_words=job.options.plan_words.get(self.plan.name, ""),
             samples=self._samples(),
-            checked=self.preflight.as_found() if job.options.dry_run else {},
+            checked=self.preflight.as_found(skips_invalid=job.options.skips_invalid) if job.options.dry_run else {},
             forecast=self.remote.forecast,
             refusal=self.remote.refusal,
             too_long=self._too_long() if job.options.dry_run else "",

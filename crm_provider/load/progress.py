@@ -229,7 +229,7 @@ def noted(at: Position) -> dict[str, Any]:
 
 
 def left_of(checkpoint: Checkpoint) -> tuple[int, float] | None:
-    """Rows of a load in all, and the seconds it still takes at the pace so far; None if they are not known yet.
+    """All rows of a load, and the seconds that it still takes at the pace so far; None if they are not known yet.
 
     >>> left_of(Checkpoint(epoch=0, fingerprint="", calls=50, seconds=10.0, notes={"rows": 90, "calls_left": 40}))
     (90, 8.0)

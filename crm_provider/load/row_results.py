@@ -20,10 +20,10 @@ from crm_provider.load.outcomes.formats import RowOutcome
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.rejects.samples import MOST_SAMPLES
+from crm_provider.load.rejects.samples import MOST_SAMPLES, without_row
 from crm_provider.load.rows import Outcome, Record, Row, done_to_rows
 from crm_provider.load.state.fingerprints import Fingerprints
-from crm_provider.load.state.temp_tables import UNSENDABLE, RowStatus, StagedRow
+from crm_provider.load.state.temp_tables import INVALID, UNSENDABLE, RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult
 
 SENDS_OF_A_ROW = 3
@@ -170,7 +170,10 @@ class RowResultHandler:
 
     def without_call(self, staged: StagedRow) -> None:
         """Record a row that the preflight check has decided."""
-        if staged.status in UNSENDABLE:
+        if staged.status in INVALID and self._options.skips_invalid:
+            self._note(staged.row, Outcome.SKIPPED, error_type="INVALID_VALUE", message=staged.problem)
+            self._counts.enter(staged.row.number, Outcome.SKIPPED, error="INVALID_VALUE")
+        elif staged.status in UNSENDABLE:
             self._reject_unsendable(staged)
         else:
             outcome, message = _WITHOUT_CALL[staged.status]
@@ -217,7 +220,8 @@ class RowResultHandler:
         number = in_flight.row.number
         if decided.action is RowAction.UNCHANGED:
             self._remember(in_flight.record)
-            self._note(in_flight.row, Outcome.UNCHANGED, message=error.message, request_id=error.request_id)
+            why = without_row(error.message, in_flight.row.values, type_=error.type)
+            self._note(in_flight.row, Outcome.UNCHANGED, message=why, request_id=error.request_id)
             self._counts.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
         else:
             self._forget(in_flight.record)
@@ -287,7 +291,7 @@ class RowResultHandler:
             request_id=None,
             retryable=False,
             made=staged.row.made,
-            replaced="" if staged.status in (RowStatus.INVALID, RowStatus.STALE) else staged.row.replaced,
+            replaced="" if staged.status in INVALID else staged.row.replaced,
         )
         # until the other row has ended: it may be sent before this process is killed
         self._write(staged.row, reject, mark=staged.row.replaced if staged.status is RowStatus.STALE else "")

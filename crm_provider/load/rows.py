@@ -69,6 +69,7 @@ CHECKED: Mapping[str, str] = {
     "unchanged": "the same row was loaded before",
     "duplicate": "another row is for the same record",
     "suppressed": "left out: the person does not want to be contacted",
+    "skipped": "not valid, and `on_error` says `skip`",
     "cannot be sent": "a real run rejects them",
 }
 """What a dry run finds out about a row, and what that means."""

@@ -263,7 +263,7 @@ class SqlTable:
         :raises CrmInvalidValueError: naming the column and the record, without the value
         """
         if not self._fits(columns[:0], ()):
-            return  # the database does not respond
+            return  # the database does not respond, or another try has dropped the staging table
         row = next((row for row in chunk if not self._fits(columns, row)), None)
         if row is None:
             return
@@ -280,12 +280,12 @@ class SqlTable:
         ) from None
 
     def _fits(self, columns: Sequence[SqlColumn], row: Sequence[Any]) -> bool:
-        """Whether the staging table accepts a row, which is not kept; without columns, if the database responds."""
+        """Whether the staging table accepts a row, which is not kept; without columns, if it exists."""
         names = [column.name for column in columns]
         try:
             with closing(self._connection.cursor()) as cursor:
                 if not names:
-                    cursor.execute("SELECT 1")
+                    cursor.execute(f"SELECT 1 FROM {self._staging} WHERE 1 = 0")
                     return True
                 listed = self._listed(names).replace("%", "%%" if self._placeholder == "%s" else "%")
                 values = ", ".join([self._placeholder] * len(names))

@@ -168,6 +168,23 @@ def test_rows_that_another_try_has_staged_are_not_applied(
     assert database.rows("SELECT count(*), count(DISTINCT id) FROM people") == [(35, 35)]
 
 
+def test_staging_table_that_another_try_has_dropped_is_no_fault_of_a_value(
+    transfer: Transfers, database: SqliteTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crm_provider.transfers.sql_table import SqlTable
+
+    insert, drops = SqlTable._insert, ["DROP TABLE {}"]
+
+    def inserted(self: SqlTable, *args: Any) -> None:
+        database.run(*(drops.pop().format(self._staging) for _ in list(drops)))
+        insert(self, *args)
+
+    monkeypatch.setattr(SqlTable, "_insert", inserted)
+    task = transfer(table="people", mode="replace", create_table=True, columns=["id"])
+    assert task.states == ["up_for_retry", "success"]
+    assert "no such table: crm_staging_" in str(task.attempts[0].error)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any
 
@@ -366,9 +367,9 @@ class OutcomeNotes:
         self.outcomes.append(outcome)
 
 
-def noting(on_error: dict[str, str] | None = None, *, mode: Mode = "upsert") -> tuple[Scene, list[RowOutcome]]:
+def noting(on_error: dict[str, str] | None = None, **options: Any) -> tuple[Scene, list[RowOutcome]]:
     """A scene with an outcomes file, and what is written to it."""
-    it, notes = Scene(on_error, mode=mode), OutcomeNotes()
+    it, notes = Scene(on_error, **options), OutcomeNotes()
     it.handler._outcomes = notes  # type: ignore[assignment]
     return it, notes.outcomes
 
@@ -412,8 +413,10 @@ def test_outcome_of_a_failed_row_has_its_error_and_what_was_written(
 
 def test_outcome_of_an_existing_contact_says_why_it_is_unchanged() -> None:
     it, noted = noting(mode="create")
-    it.send(1, e.CrmContactAlreadyExistsError("Contact already exists.", status=409, request_id="req-3"))
-    assert noted == [noted_first(Outcome.UNCHANGED, message="Contact already exists.", request_id="req-3")]
+    it.send(1, e.CrmContactAlreadyExistsError("Contact p1@x.org exists.", status=409, request_id="req-3"))
+    assert noted == [noted_first(Outcome.UNCHANGED, message="Contact [value] exists.", request_id="req-3")]
+    facts = noted_first(Outcome.SKIPPED, message="No p1@x.org.").facts(datetime.now(timezone.utc))
+    assert facts["message"] == "No p1@x.org.", "a text of the load itself"
 
 
 @pytest.mark.parametrize(
@@ -434,6 +437,14 @@ def test_invalid_row_has_no_ids_in_its_outcome() -> None:
     it, noted = noting()
     it.handler.without_call(StagedRow(Row(1, P1), RowStatus.INVALID, problem="no email address"))
     assert noted == [noted_first(Outcome.REJECTED, error_type="INVALID_VALUE", message="no email address")]
+
+
+@pytest.mark.parametrize("status", [RowStatus.INVALID, RowStatus.STALE])
+def test_invalid_row_is_skipped_if_on_error_says_so(status: RowStatus) -> None:
+    it, noted = noting(skips_invalid=True)
+    it.handler.without_call(StagedRow(Row(1, P1), status, problem="no email address"))
+    assert noted == [noted_first(Outcome.SKIPPED, error_type="INVALID_VALUE", message="no email address")]
+    assert it.row_counts.errors == {"INVALID_VALUE": 1}
 
 
 def test_reject_names_its_kind_and_the_record_that_may_exist() -> None:
