@@ -725,6 +725,12 @@ def test_same_response_without_a_lost_attempt_is_an_error(invoke: Invoke, type_:
     assert failed(bench(error(type_)), invoke).type == type_
 
 
+@pytest.mark.parametrize("invoke", [lambda c: c.delete_contact(EMAIL), lambda c: c.delete_deal(DEAL)])
+def test_a_proxys_404_does_not_show_that_a_lost_deletion_happened(invoke: Invoke) -> None:
+    raised = failed(bench(lost, Reply(404, b"<html>nginx</html>")), invoke)
+    assert (raised.type, raised.outcome_known) == ("HTTP_404", False)
+
+
 @pytest.mark.parametrize(
     "invoke",
     [lambda c: c.verify_email(EMAIL), lambda c: c.trigger_automation("w", "c", "f", email=EMAIL),
