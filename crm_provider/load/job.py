@@ -52,13 +52,12 @@ class LoadTry:
             rows=preflight.rows,
             fingerprint=preflight.fingerprint,
             epoch=job.epoch,
-            rejects=job.rejects,
+            files=job.row_files,
             fingerprints=job.fingerprints,
             checkpoints=job.checkpoints,
             stats=job.stats,
             rate=job.rate,
             clock=job.clock,
-            outcomes=job.outcomes,
             is_limited=job.kind.limited_by is not None,
         )
         self.counts = self.progress.counts
@@ -86,7 +85,7 @@ class LoadTry:
             outcomes=job.outcomes,
             of_the_run=self.remote.of_the_run,
             kind=job.kind.name,
-            matters=preflight.staged.is_for_invalid,
+            is_for_invalid=preflight.staged.is_for_invalid,
         )
 
     # -- the whole -------------------------------------------------------------------------------------------
@@ -248,10 +247,10 @@ class LoadTry:
     def _make_plan(self) -> None:
         plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)
         self.progress.plan_calls = plan.calls
+        seconds, rate = self._plan_seconds, self.job.rate * MARGIN
         log.info(
-            "Plan: %s, about %d call%s, %s at %g calls per second.\nBecause: %s.",
-            plan.name, plan.calls, "" if plan.calls == 1 else "s", duration(self._plan_seconds),
-            self.job.rate * MARGIN, plan.why,
+            "Plan: %s, about %s, %s at %g calls per second.\nBecause: %s.",
+            plan.name, calls_text(plan.calls), duration(seconds), rate, plan.why,
         )  # fmt: skip
 
     @property
@@ -317,7 +316,7 @@ class LoadTry:
             kind=job.kind.name,
             plan_words=job.options.plan_words.get(self.plan.name, ""),
             samples=self._samples(),
-            checked=self.preflight.as_found() if job.options.dry_run else {},
+            checked=self.preflight.as_found(skips_invalid=job.options.skips_invalid) if job.options.dry_run else {},
             forecast=self.remote.forecast,
             refusal=self.remote.refusal,
             too_long=self._too_long() if job.options.dry_run else "",

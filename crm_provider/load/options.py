@@ -54,6 +54,7 @@ class LoadOptions:
     :param max_rejects: rejected rows with which the load still counts as done: a number or a share such as ``"1%"``
     :param errors_in_a_row: consecutive rows that fail because of the server before the run ends
     :param dry_run: check and plan, write nothing
+    :param skips_invalid: whether rows that are not valid are skipped, because ``on_error`` says so
     :raises SourceError: naming the option, the problem and the choices
     """
 
@@ -82,6 +83,7 @@ class LoadOptions:
     max_rejects: int | str = 0
     errors_in_a_row: int = ERRORS_IN_A_ROW
     dry_run: bool = False
+    skips_invalid: bool = False
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, self.modes)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowLines
-from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rows import WRITTEN, Outcome, duration, rows_text
 from crm_provider.load.state.checkpoint import REFUSED, RETRYABLE, VERSION, Checkpoint, Checkpoints, DoneRows
 from crm_provider.load.state.fingerprints import Fingerprints
@@ -230,7 +229,7 @@ def noted(at: Position) -> dict[str, Any]:
 
 
 def left_of(checkpoint: Checkpoint) -> tuple[int, float] | None:
-    """Rows of a load in all, and the seconds it still takes at the pace so far; None if they are not known yet.
+    """All rows of a load, and the seconds that it still takes at the pace so far; None if they are not known yet.
 
     >>> left_of(Checkpoint(epoch=0, fingerprint="", calls=50, seconds=10.0, notes={"rows": 90, "calls_left": 40}))
     (90, 8.0)
@@ -261,6 +260,7 @@ class LoadProgress:
     :param before: the checkpoint of an earlier try that this one resumes
     :param rows: rows of the source
     :param fingerprint: of the input
+    :param files: lines of rows, which are synced before a checkpoint says that these rows are done
     :param stats: of the requests of this try
     :param clock: seconds
     :param is_limited: whether what all tries do together is limited, so that no try may forget what it has done
@@ -273,18 +273,16 @@ class LoadProgress:
         rows: int,
         fingerprint: str,
         epoch: int,
-        rejects: RejectsFile | None,
+        files: Sequence[RowLines],
         fingerprints: Fingerprints | None,
         checkpoints: Checkpoints,
         stats: RequestStats,
         rate: float,
         clock: Callable[[], float],
-        outcomes: RowLines | None,
         is_limited: bool = False,
     ) -> None:
         self._rows, self._fingerprint, self._epoch = rows, fingerprint, epoch
-        self._files: list[RowLines] = [file for file in (rejects, outcomes) if file is not None]
-        self._fingerprints, self._checkpoints = fingerprints, checkpoints
+        self._files, self._fingerprints, self._checkpoints = files, fingerprints, checkpoints
         self._stats, self._clock = stats, clock
         self._started = self._synced = clock()
         self.counts = RowCounts(before)
@@ -332,7 +330,7 @@ class LoadProgress:
         :raises CannotWrite: the rows since the last one will be sent again
         """
         for file in self._files:
-            file.sync()  # before the checkpoint says that these rows are done
+            file.sync()
         if self._fingerprints is not None and self._clock() - self._synced >= REMOTE_EVERY:
             self._fingerprints.sync()
             self._synced = self._clock()

@@ -108,8 +108,9 @@ class RowStatus(IntEnum):
     """Invalid, and another row for the same record is valid: once corrected, this row must not replace that one."""
 
 
-UNSENDABLE = (RowStatus.INVALID, RowStatus.AMBIGUOUS, RowStatus.STALE)
-"""Rows that are rejected without a call."""
+INVALID = (RowStatus.INVALID, RowStatus.STALE)
+UNSENDABLE = (*INVALID, RowStatus.AMBIGUOUS)
+"""Rows that are rejected without a call; those that are not valid may be skipped instead."""
 
 _NUMBERS = {status: int(status) for status in RowStatus}
 """SQLite stores a member of an enumeration three times as slowly as its number."""
@@ -123,7 +124,6 @@ _LOSERS: Mapping[Duplicates, tuple[str, RowStatus]] = {
     "reject": ("1", RowStatus.AMBIGUOUS),
 }
 """Which of several rows for one record are not sent, and their status."""
-
 
 _PREFERRED: Mapping[Duplicates, str] = {
     "last": "staged.number > invalid.number", "first": "staged.number < invalid.number", "reject": "1"

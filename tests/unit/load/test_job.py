@@ -108,7 +108,7 @@ LOST = e.CrmTimeoutError("no response", outcome_known=False)
         ({"add": UNKNOWN_LIST}, {}, 3),
         ({"create": REFUSED}, {}, 0),
         ({"create": LOST, "ping": LOST}, {}, 3),
-        ({"create": e.CrmTooManyRequestsError("wait", status=429)}, {"errors_in_a_row": 1}, 0),
+        ({"create": e.CrmTooManyRequestsError("wait", status=429)}, {"errors_in_a_row": 7}, 0),
         ({}, {}, 3),
     ],
 )

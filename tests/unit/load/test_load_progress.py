@@ -34,7 +34,7 @@ class Kept(NoCheckpoints):
 def progress_of(before: Checkpoint | None, **given: Any) -> LoadProgress:
     parts: dict[str, Any] = {"checkpoints": Kept(), "stats": RequestStats(), "clock": FakeClock(), **given}
     return LoadProgress(
-        before, rows=5, fingerprint="f", epoch=3, rejects=None, fingerprints=None, outcomes=None, rate=5.0,
+        before, rows=5, fingerprint="f", epoch=3, files=(), fingerprints=None, rate=5.0,
  **parts,
     )  # fmt: skip
 
