@@ -110,14 +110,14 @@ class Lease:
 
     @classmethod
     def parse(cls, record: bytes, name: str) -> Lease:
-        """The lease in a record.
+        """The lease in a record. Fields of another version are ignored, so that two versions can run at once.
 
         :param name: the host's name in a new lease, if the record is damaged
         """
         try:
-            found = json.loads(record)
+            found = {name: value for name, value in json.loads(record).items() if name in cls.__dataclass_fields__}
             lease = cls(**found)
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             return cls(name)
         numbers = [value for name, value in found.items() if name not in ("host", "text")]
         texts = (lease.host, lease.text)
@@ -157,6 +157,10 @@ class Lease:
             is_noted = now - self.other <= PERIOD / 20
             return self if is_noted else replace(self, process=process, bulk=now, other=self.bulk)
         return replace(self, bulk=now) if now - self.bulk > PERIOD / 20 else self
+
+    def is_from_before_boot(self, now: float) -> bool:
+        """Whether its times are in the future, so that the host's clock began again. Threads may be a bit late."""
+        return max(self.exchanged, self.exchanging, self.bulk, self.other, self.waited, self.left) > now + EXCHANGE_TIME
 
     def without_load(self, process: int) -> Lease:
         """The lease after the last load of a process has ended."""
@@ -302,7 +306,7 @@ class LeaseStore:
         :raises StoreUnusable: if the plan is unknown or too old
         """
         with self._lease() as (kept, save):
-            lease = self._timed(kept, now)
+            lease = self._timed(Lease(self._host) if kept.is_from_before_boot(now) else kept, now)
             if lane is Lane.BULK:  # before the exchange, so that a load joins with its whole weight
                 lease = lease.with_load(self._process, now)
             exchange = self._is_due(lease, lane, now)
@@ -328,7 +332,7 @@ class LeaseStore:
         is_guest = now - lease.exchanged > 2 * PERIOD or not lease.is_member()
         if is_guest and lane is not Lane.BULK and now - lease.waited > PERIOD / 10:
             return False
-        return now >= lease.next or lease.exchanged > now
+        return now >= lease.next
 
     def _exchanged(self, lease: Lease, now: float) -> Lease:
         """Read the plan, and add this host to it."""
@@ -353,7 +357,7 @@ class LeaseStore:
         """The lease with the CRM's clock as this process knows it."""
         span, own = self._server_clock.ahead(), self._wall() - now
         if span is None:
-            return replace(lease, ahead=own) if lease.exchanged == -math.inf else lease
+            return replace(lease, ahead=own) if lease.is_new else lease
         low, high, step = span
         behind = HEADER_STEP + CACHED - step if lease.roster().is_behind else 0.0
         seen = lease.offset.seen(low, high + behind, self._server_clock.round_trip, own, step + behind)
