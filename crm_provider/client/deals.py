@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -72,33 +72,22 @@ class DealCalls(ListingCalls):
         :raises CrmContactAssociatedWithADealError: if there is such a deal and nothing shows who created it
         :raises CrmProtocolError: if the listing does not show whose a deal is that may be the one
         """
-        undecided = is_unnamed = False
+        is_undecided = is_unnamed = False
         stage_id = validation.uuid(stage_id, "stage_id").lower()
         attributes = _deal_attributes(attributes) if attributes else None
         for deal in self._deals_of(contact_id, pipeline_id, stage_id=None, carefully=True):
-            created_at, moment = utc_time(deal.get("createdAt")), since()
-            if created_at is not None and moment is not None and created_at < moment.earliest - CLOCKS_APART:
-                continue  # it existed before
-            is_dated = (
-                created_at is not None and moment is not None and moment.latest - moment.earliest <= MAX_UNCERTAINTY
-            )
-            shown = _shown(deal.get("attributes"), attributes)
-            is_alike = bool(attributes) and all(shown)
+            is_new = _is_new(deal, since())
             has_moved = str(deal.get("stageId") or stage_id).lower() != stage_id
-            differs = False in shown
+            shown = shown_values(deal.get("attributes"), attributes)
+            is_own = is_own_deal(is_new=is_new, has_moved=has_moved, shown=shown)
             if deal.get("contactId") is None:
-                is_unnamed = is_unnamed or (not differs and (is_dated or not has_moved))
-                continue
-            if (is_dated or (is_alike and not has_moved)) and not differs:
+                is_unnamed |= is_own is not False and False not in shown and (is_new is True or not has_moved)
+            elif is_own:
                 return deal
-            undecided = undecided or is_dated or not (has_moved and differs)
-        if undecided:
-            raise e.CrmContactAssociatedWithADealError(
-                "Contact already associated with a deal in this pipeline; the CRM does not show "
-                "whether an earlier attempt created it.",
-                method="POST",
-                path="/deals",
-            )
+            else:
+                is_undecided |= is_own is None
+        if is_undecided:
+            raise unknown_creator()
         if is_unnamed:
             raise e.CrmProtocolError("a deal of the listing has no contactId", method="GET", path="/deals")
         return None
@@ -115,12 +104,13 @@ class DealCalls(ListingCalls):
 
         :param stage_id: only a deal in this stage
         :param attributes: only a deal that does not show other values for these
+        :raises CrmProtocolError: if the listing does not show whose the deals are
         """
         attributes = _deal_attributes(attributes) if attributes else None
         for deal in self._deals_of(contact_id, pipeline_id, stage_id=stage_id):
             found = deal.get("attributes")
             not_null = {name: v for name, v in found.items() if v is not None} if isinstance(found, Mapping) else {}
-            if False not in _shown(not_null, attributes):
+            if False not in shown_values(not_null, attributes):
                 return deal
         return None
 
@@ -130,6 +120,7 @@ class DealCalls(ListingCalls):
         """Deals of a contact in a pipeline. A field that the listing leaves out counts as equal.
 
         :param carefully: see :meth:`list_deals`; includes deals whose contact the listing leaves out
+        :raises CrmProtocolError: unless ``carefully``, if the listing leaves out the contact of every deal
         """
         ids = {
             "contactId": validation.uuid(contact_id, "contact_id"),
@@ -137,11 +128,16 @@ class DealCalls(ListingCalls):
         }
         if stage_id is not None:
             ids["stageId"] = validation.uuid(stage_id, "stage_id")
+        is_shown: set[bool] = set()
         for deal in self.list_deals(carefully=carefully):
+            is_shown.add(shows_contact(deal))
             shown = {name: deal[name] for name in ids if deal.get(name) is not None}
             is_alike = all(str(value).lower() == ids[name].lower() for name, value in shown.items())
             if is_alike and (carefully or "contactId" in shown):
+                id_of(deal.get("id"), "/deals")
                 yield deal
+        if is_shown == {False} and not carefully:
+            raise no_contacts()
 
     def get_deal(self, deal_id: str) -> Record:
         """One deal: at least ``id``, ``contactId``, ``pipelineId``, ``stageId``, ``attributes`` (fields *inferred*).
@@ -226,7 +222,54 @@ class DealCalls(ListingCalls):
         return Page.of(self._send(Call(method="GET", route="/deals", query={"page": 0})), "/deals").total
 
 
-def _shown(found: Any, attributes: Mapping[str, Any] | None) -> list[bool | None]:
+def shows_contact(deal: Record) -> bool:
+    """Whether a listing shows whose a deal is; null means that it has no contact."""
+    return "contactId" in deal and isinstance(deal["contactId"], (str, type(None)))
+
+
+def no_contacts() -> e.CrmProtocolError:
+    """The error of a listing that leaves out the contact of every deal: a deal that is not found may be there."""
+    return e.CrmProtocolError("no deal of the listing has a contactId", method="GET", path="/deals")
+
+
+def is_own_deal(*, is_new: bool | None, has_moved: bool, shown: Collection[bool | None]) -> bool | None:
+    """Whether an earlier attempt has created a deal, which has the contact and the pipeline of the attempt.
+
+    Its age decides, or else its attributes. Its stage and its attributes may have changed since.
+
+    :param is_new: whether it was created after the first attempt; None if the CRM does not show that
+    :param has_moved: whether it is in another stage
+    :param shown: see :func:`shown_values`
+    :return: None if nothing shows it
+    """
+    differs = False in shown
+    if is_new is False or (is_new is None and has_moved and differs):
+        return False
+    is_alike = bool(shown) and all(shown) and not has_moved
+    return True if (is_new or is_alike) and not differs else None
+
+
+def unknown_creator() -> e.CrmContactAssociatedWithADealError:
+    """The error if a deal exists and :func:`is_own_deal` does not know who has created it."""
+    return e.CrmContactAssociatedWithADealError(
+        "Contact already associated with a deal in this pipeline; the CRM does not show whether an earlier attempt "
+        "created it.",
+        method="POST",
+        path="/deals",
+    )
+
+
+def _is_new(deal: Record, moment: ServerMoment | None) -> bool | None:
+    """Whether a deal was created after a moment; None if that is not known."""
+    created_at = utc_time(deal.get("createdAt"))
+    if created_at is None or moment is None:
+        return None
+    if created_at < moment.earliest - CLOCKS_APART:
+        return False
+    return True if moment.latest - moment.earliest <= MAX_UNCERTAINTY else None
+
+
+def shown_values(found: Any, attributes: Mapping[str, Any] | None) -> list[bool | None]:
     """Whether a deal shows each of these attributes: None if it does not show it at all, False for another value."""
     shown = found if isinstance(found, Mapping) else {}
     pairs = (attributes or {}).items()
@@ -267,7 +310,7 @@ def _is_changed(deal: Record, change: Record) -> bool:
         return all(str(deal.get(name)).lower() == value.lower() for name, value in ids.items())
     found, wanted = deal.get("attributes"), change["attributes"]
     shown = {**dict.fromkeys(wanted), **(found if isinstance(found, Mapping) else {})}  # it may omit empty ones
-    return any(_shown(shown, wanted))
+    return any(shown_values(shown, wanted))
 
 
 def _deal(deal_id: str) -> dict[str, str]:

@@ -125,8 +125,9 @@ def walk_pages(
             if page is None:
                 page = fetch(number)
         except e.CrmNotFoundError:
-            if number == 0 or progress.is_short:
+            if number == 0:
                 raise
+            progress.check_complete()
             return
         progress.note_total(page)
         fresh = progress.take(page) if page.items else []
@@ -196,11 +197,6 @@ class ListingProgress:
         return enough and self._total is not None and self.pages * PAGE_SIZE >= self._total
 
     @property
-    def is_short(self) -> bool:
-        """Whether fewer records were read than the listing itself has announced."""
-        return self._least is not None and self._count < self._least
-
-    @property
     def _count(self) -> int:
         """Records for the comparison with the total. A repeated record counts twice, because another may have moved up.
 
@@ -209,13 +205,13 @@ class ListingProgress:
         return len(self._seen) if self._repeated_a_page else self._received
 
     def check_complete(self) -> None:
-        """Accept an empty page as the end.
+        """Accept an empty or missing page as the end.
 
-        :raises CrmProtocolError: if the listing ends before its own total
+        :raises CrmProtocolError: if fewer records were read than the smallest total of the pages
         """
-        if self.is_short:
-            least = counted(self._least or 0, "record")
-            raise self._error(f"ends early: page {self.pages} is empty after {len(self._seen)} of {least}")
+        if self._least is not None and self._count < self._least:
+            announced = counted(self._least, "record")
+            raise self._error(f"ends early, after {len(self._seen)} of {announced}: page {self.pages} has none")
 
     def _error(self, what: str) -> e.CrmProtocolError:
         self.is_broken = True

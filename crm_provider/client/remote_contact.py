@@ -26,7 +26,7 @@ def pick_list(
     :param field: the argument of the caller that has the name
     :raises CrmSegmentationListNotFoundError: if there is none
     :raises CrmInvalidValueError: if several have this name
-    :raises CrmProtocolError: if it has no id
+    :raises CrmProtocolError: if it has no id, or if no list has a name: which field has it is not documented
     """
     if (name is None) == (list_id is None):
         raise e.CrmInvalidValueError("give either the name or the list_id of the segmentation list")
@@ -38,6 +38,10 @@ def pick_list(
         found = list(islice((item for item in lists() if str(item.get("id")).lower() == wanted), 1))
     else:
         every = list(lists())
+        if every and not any(map(list_name, every)):
+            raise e.CrmProtocolError(
+                "no segmentation list of the listing has a name; use list_id", method="GET", path="/segments"
+            )
         found = [item for item in every if list_name(item) == name]
     if not found:
         which = f"no list has the id {list_id}." if list_id else _no_list_called(name, map(list_name, every))

@@ -300,10 +300,10 @@ class Calls:
 
 
 def _remark(error: e.CrmError, call: Call, settings: Settings) -> str | None:
-    """Facts that the response lacks: the connection, the ids of the records that may be missing, or the fields."""
+    """What the response does not say: the connection, the ids of the records that may be missing, or the fields."""
     if isinstance(error, ABOUT_THE_CONNECTION) and not isinstance(error, e.CrmConfigurationError):
         is_the_key = isinstance(error, (e.CrmForbiddenError, e.CrmUnauthorizedError))
-        return _whose(settings.conn_id, None if is_the_key else settings.shown_url)
+        return _connection(settings.conn_id, None if is_the_key else settings.shown_url)
     if isinstance(error, e.CrmNotFoundError):
         ids = call.ids_in_body(*NAMED_BY.get(type(error), ()))
         return f"The call named {' and '.join(ids)}" if ids else None
@@ -314,12 +314,12 @@ def _remark(error: e.CrmError, call: Call, settings: Settings) -> str | None:
     return f"Fields that were sent: {', '.join(names[:MOST_FIELDS])}{more}"
 
 
-def _whose(conn_id: str | None, base_url: str | None) -> str | None:
-    """The connection and its base URL, of which one may be unknown."""
-    if base_url is None:
-        return conn_id and f"This is Airflow's connection {conn_id!r}"
-    whose = f"of Airflow's connection {conn_id!r} " if conn_id else ""
-    return f"The base URL {whose}is {base_url}"
+def _connection(conn_id: str | None, base_url: str | None) -> str | None:
+    """Which connection was used. Each part may be unknown, or not worth a mention."""
+    if base_url is not None:
+        whose = f"of Airflow's connection {conn_id!r} " if conn_id else ""
+        return f"The base URL {whose}is {base_url}"
+    return f"This is Airflow's connection {conn_id!r}" if conn_id else None
 
 
 ABOUT_THE_CONNECTION = (e.CrmAccessError, e.CrmUnknownRouteError, e.CrmConnectionError, e.CrmTimeoutError)

@@ -100,16 +100,24 @@ def attributes(
     return {name: json_value(value, f"{field}[{name!r}]") for name, value in values.items()}
 
 
+FLOAT_AS_TEXT = re.compile(r"\+?(?:\d+(?:[.,]\d+)?[eE]\+?\d+|\d{5,}[.,]0{1,2})", re.ASCII)
+"""A long number as spreadsheets (``5.51E+12``) and pandas (``5511999998888.0``) write it, also after a ``+``."""
+
+
 def phone_is_text(attributes: Any) -> None:
     """Refuse a number for the attribute ``phone``: a number has no ``+`` and no leading zeros.
 
-    :raises CrmInvalidValueError: if it is a number
+    :raises CrmInvalidValueError: if it is a number, or the text that a program has made of a float
     """
     phone = attributes.get("phone") if isinstance(attributes, Mapping) else None
     if isinstance(phone, (int, float)):
         raise CrmInvalidValueError(
             f"attributes['phone'] must be text with a + (E.164) but is {_kind(phone)}, which has no +; give text, "
             "in a template too: '+{{ ... }}'"
+        )
+    if isinstance(phone, str) and FLOAT_AS_TEXT.fullmatch(phone.strip()):
+        raise CrmInvalidValueError(
+            "attributes['phone'] is a phone number in the form of a float; give its digits as text"
         )
 
 

@@ -138,7 +138,7 @@ def _left(stats: ExtractStats, rate: float) -> str:
 
 
 RESTARTS = 2
-"""Maximum further readings with ``if_changed="restart"``; then the extract fails."""
+"""Maximum further readings of a listing that changes while it is read; then the extract fails."""
 
 
 class ListingChanged(RuntimeError):
@@ -171,9 +171,10 @@ class ListingReader:
         self._parts = PartialPages(beside, owner or Owner(), source=source_mark(client, listing), clock=wall_clock)
 
     def read(self) -> ExtractStats:
-        """Read the missing pages, and all pages again if ``if_changed`` asks for it.
+        """Read the missing pages, and all pages again if ``if_changed`` asks for it or they contradict each other.
 
         :raises CrmError: the error of a page; the pages read so far are kept
+        :raises CrmProtocolError: if pages contradict each other; none is kept
         :raises ListingChanged: if the listing changed and ``if_changed`` does not allow that
         :raises CannotWrite: if a page cannot be kept
         """
@@ -182,7 +183,7 @@ class ListingReader:
                 private_folder(self._beside.parent, mode=0o770)
         for left_behind in self._parts.sweep():
             log.info("Removed %s, left behind by an earlier extract.", left_behind)
-        return self._read_until_quiet()
+        return self._read_until_usable()
 
     def records(self, stats: ExtractStats) -> Iterator[Record]:
         """The records of the pages that were read, each once.
@@ -217,49 +218,50 @@ class ListingReader:
         try:
             for listed in pages:
                 yield from listed.fresh
-        except e.CrmNotFoundError:
+        except _NoMorePages:
             return
 
-    def _read_until_quiet(self) -> ExtractStats:
-        calls = 0
-        for restarts_left in range(RESTARTS if self._if_changed == "restart" else 0, -1, -1):
-            stats = self._read()
+    def _read_until_usable(self) -> ExtractStats:
+        """Read the missing pages; if the listing changed and that matters, read all pages again."""
+        calls, restarts_left = 0, RESTARTS
+        while True:
+            stats = ExtractStats()
+            problem = self._read_once(stats)
             calls += stats.calls
-            if not stats.changed:
-                break
-            if self._if_changed == "warn":
-                log.warning("The listing of %s changed while it was read: %s. %s", self._listing, stats, MAY_MISS)
-                break
-            self._parts.remove()
-            if restarts_left:
-                log.warning("The listing of %s changed while it was read: %s. Reading it again.", self._listing, stats)
-        else:
-            raise ListingChanged(
+            if problem is None:
+                stats.calls = calls
+                return stats
+            self._parts.remove()  # no retry could succeed with them
+            if isinstance(problem, ListingChanged):
+                reads_again, why = self._if_changed == "restart", str(stats)
+            else:
+                reads_again, why = stats.has_moved, f"{stats}; {problem.message}"
+            if not (reads_again and restarts_left):
+                raise problem
+            log.warning("The listing of %s changed while it was read: %s. Reading it again.", self._listing, why)
+            restarts_left -= 1
+
+    def _read_once(self, stats: ExtractStats) -> e.CrmProtocolError | ListingChanged | None:
+        """Read the missing pages.
+
+        :return: why the result cannot be used: its pages contradict each other, or ``if_changed`` refuses it
+        """
+        progress = ListingProgress(LISTINGS[self._listing])
+        try:
+            self._read_pages(stats, progress)
+        except e.CrmProtocolError as contradiction:
+            if progress.is_broken:
+                return contradiction
+            raise
+        if not stats.changed:
+            return None
+        if self._if_changed != "warn":
+            return ListingChanged(
                 f"the listing of {self._listing} changed while it was read: {stats}. Nothing was written. Run it when "
                 "nothing else writes to the CRM, or accept the result with if_changed='warn'"
             )
-        stats.calls = calls
-        return stats
-
-    def _read(self) -> ExtractStats:
-        """Read the missing pages. If the listing contradicts itself because it changes, it is read again."""
-        calls, restarts_left = 0, RESTARTS
-        while True:
-            stats, progress = ExtractStats(), ListingProgress(LISTINGS[self._listing])
-            try:
-                self._read_pages(stats, progress)
-            except e.CrmProtocolError as contradiction:
-                if not progress.is_broken:
-                    raise
-                self._parts.remove()  # they have the contradiction, so that no retry could succeed with them
-                if not (restarts_left and stats.has_moved):
-                    raise
-                why = contradiction.message
-                log.warning("Reading all %s again, because they changed: %s; %s.", self._listing, why, stats)
-                calls, restarts_left = calls + stats.calls, restarts_left - 1
-            else:
-                stats.calls += calls
-                return stats
+        log.warning("The listing of %s changed while it was read: %s. %s", self._listing, stats, MAY_MISS)
+        return None
 
     def _read_pages(self, stats: ExtractStats, progress: ListingProgress) -> None:
         shown = ExtractProgress(self._listing, self._clock)
@@ -295,6 +297,9 @@ def source_mark(client: CrmClient, listing: Listing) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+class _NoMorePages(Exception):
+    """The end of the kept pages."""
+
+
 def _no_more(number: int) -> NoReturn:
-    """End of the saved pages."""
-    raise e.CrmNotFoundError(f"page {number} was not read")
+    raise _NoMorePages(number)

@@ -28,7 +28,7 @@ def draft_beside(final: pathlib.Path) -> Iterator[tuple[int, pathlib.Path]]:
     :return: its descriptor and its path
     :raises OSError: if it cannot be created
     """
-    number, path = _common(final) or _random(final)
+    number, path = _shared_draft(final) or _random_draft(final)
     try:
         yield number, path
     finally:
@@ -50,20 +50,20 @@ def draft_without_name() -> Iterator[int]:
 
 def delete_draft_of(final: pathlib.Path) -> None:
     """Delete the draft that a killed writer of a file has left, if any."""
-    if os.path.lexists(_common_path(final)) and (draft := _common(final)):
+    if os.path.lexists(_shared_path(final)) and (draft := _shared_draft(final)):
         number, path = draft
         path.unlink()
         os.close(number)
 
 
-def _common_path(final: pathlib.Path) -> pathlib.Path:
+def _shared_path(final: pathlib.Path) -> pathlib.Path:
     """The draft's path. No other program uses this name: a file that is found there is overwritten."""
     return final.with_name(f".{final.name[:LONGEST_NAME]}.crm.tmp")
 
 
-def _common(final: pathlib.Path) -> tuple[int, pathlib.Path] | None:
+def _shared_draft(final: pathlib.Path) -> tuple[int, pathlib.Path] | None:
     """The draft that all writers use, locked and empty; None if it is in use or cannot be used."""
-    path = _common_path(final)
+    path = _shared_path(final)
     try:
         number = open_private(path, os.O_RDWR | os.O_CREAT)
     except OSError:
@@ -77,7 +77,7 @@ def _common(final: pathlib.Path) -> tuple[int, pathlib.Path] | None:
     return None
 
 
-def _random(final: pathlib.Path) -> tuple[int, pathlib.Path]:
+def _random_draft(final: pathlib.Path) -> tuple[int, pathlib.Path]:
     number, name = tempfile.mkstemp(prefix=f".{final.name[:LONGEST_NAME]}.", suffix=".tmp", dir=final.parent)
     return number, pathlib.Path(name)
 

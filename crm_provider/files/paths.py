@@ -89,8 +89,8 @@ def as_path(given: str | os.PathLike[str] | AnyPath) -> AnyPath:
 
     Messages, logs and results then show the folder of a relative path: that of the process, which differs by worker.
 
-    :raises ValueError: for an empty path, for ``None``, and for a URL given as text: only a path object knows its
-        connection
+    :raises ValueError: for an empty path, for ``None``, for a value as text (:func:`is_content`), and for a URL as
+        text: only a path object knows its connection
     """
     if isinstance(given, str):
         return _of_text(given)
@@ -100,6 +100,16 @@ def as_path(given: str | os.PathLike[str] | AnyPath) -> AnyPath:
         return given
     inner: Any = getattr(given, "path", given)
     return _at_home(pathlib.Path(inner))
+
+
+def is_content(text: str) -> bool:
+    """Whether a text is no path but a value as text: a list, a mapping, or several lines such as those of a file.
+
+    It may hold addresses. A template that is not rendered yet is none.
+    """
+    bare = text.strip()
+    is_template = bare.startswith(("{{", "{%", "{#"))
+    return not is_template and (bare[:1] + bare[-1:] in ("[]", "()", "{}") or "\n" in bare)
 
 
 def is_local(path: AnyPath) -> TypeGuard[pathlib.Path]:
@@ -332,6 +342,11 @@ class _NamedFile(io.FileIO):
 def _of_text(text: str) -> AnyPath:
     if not text.strip():
         raise ValueError("a path is empty; name a file")
+    if is_content(text):
+        raise ValueError(
+            "a list or several lines, as text, stand in place of a path; if a template turned a list into text, give "
+            "the task's output (extract.output), or set render_template_as_native_obj=True for the DAG"
+        )
     scheme, found, rest = text.partition("://")
     if found and scheme.lower() not in LOCAL_PROTOCOLS:
         raise ValueError(

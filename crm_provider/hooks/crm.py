@@ -17,7 +17,7 @@ from crm_provider import errors as e
 from crm_provider._compat import AirflowNotFoundException, BaseHook
 from crm_provider.client.client import CrmClient
 from crm_provider.client.observers import Observer
-from crm_provider.client.retry import RetryBudget
+from crm_provider.client.retry import ONE_TRY, RetryBudget
 from crm_provider.client.settings import DEFAULT_CONN_ID, Settings
 from crm_provider.client.transport import Transport
 from crm_provider.hooks.shared_budget import with_store
@@ -153,7 +153,9 @@ class CrmHook(BaseHook):
         source_options: Mapping[str, Any] | None = None,
         **settings: Unpack[DealLoadSettings],
     ) -> dict[str, Any]:
-        """Load deals, as ``CrmLoadDealsOperator`` does; parameters, result and errors as of :meth:`load_contacts`.
+        """Load deals, as ``CrmLoadDealsOperator`` does.
+
+        The parameters, the result and the errors are those of :meth:`load_contacts`.
 
         >>> CrmHook().load_deals(moves, mode="move", mapping={"deal_id": "deal", "stage_id": "stage"})["updated"]
         1
@@ -170,8 +172,8 @@ class CrmHook(BaseHook):
             settings = self._settings()
             # one call outside the rate budget: a form must not wait for a slot during a load
             quick = settings.with_(timeout=min(settings.timeout, TEST_TIMEOUT), rate_store="off")
-            with self.client_for(quick) as client:
-                client.ping()
+            with self.client_for(quick, budget=ONE_TRY) as client:
+                next(client.list_segmentation_lists(), None)  # other services respond with status 200, too
         except e.CrmThrottledError as throttled:
             return False, f"The CRM responds but throttles calls, so the key could not be checked. {throttled}"
         except e.CrmError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import ErrorPolicy
@@ -29,7 +30,7 @@ from crm_provider.load.report import (
     too_many_rejects,
     what_to_do,
 )
-from crm_provider.load.rows import Outcome, SourceError, rows_text
+from crm_provider.load.rows import Outcome, SourceError, rows_text, unsure_text
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.workers import CancelToken
 from crm_provider.observability.metrics import LoadEnd, count_load
@@ -125,7 +126,8 @@ class LoadRun:
             return self._checked(job, summary)
         problem = too_many_rejects(summary, job.options)
         result = self._finish(job, summary, f"{problem}." if problem else done(job, summary))
-        job.checkpoints.clear()
+        if self.context is None or not job.options.must_know_own:
+            job.checkpoints.clear()  # otherwise it stays: this task may run again, because of a later error or a clear
         self._count("too_many_rejects" if problem else "done", summary)
         if problem is not None:
             raise TooManyRejects(f"{problem}.", result, what_to_do(job, summary))
@@ -149,8 +151,9 @@ class LoadRun:
 
     def _stopped(self, stopped: LoadStopped, job: LoadJob) -> None:
         error, summary = stopped.error, stopped.summary
-        unsure = f" Up to {summary.unsure:,} of the rows that are left may have been written." if summary.unsure else ""
-        self._finish(job, summary, f"Stopped: {error}{unsure}")
+        unsure = unsure_text(summary.unsure, summary.outcomes)
+        left = f" Of the rows that are left, {unsure}." if summary.unsure else ""
+        self._finish(job, summary, f"Stopped: {error}{left}")
         self._count("stopped")
         when = "before a plan was made" if summary.plan == NO_PLAN else "after"
         text = f"The load stopped {when}: {summary.counted}. {self._next(stopped, job)}"
@@ -212,7 +215,7 @@ class LoadRun:
         from crm_provider.load.job import LoadJob
         from crm_provider.load.workers import RequestStats
 
-        options, stats = self.kind.options_of(self.given), RequestStats()
+        options, stats = self._options(), RequestStats()
         if not options.dry_run:
             self._check_files()
         source = self.open_source()
@@ -244,6 +247,16 @@ class LoadRun:
             cancel_token=self.cancel_token,
             time_limit=None if ti is None else time_limit(self.timeout, ti, resumes=resumes),
         )
+
+    def _options(self) -> Any:
+        """The options, with what the policy says about rows that are not valid: the check decides them all at once."""
+        options = self.kind.options_of(self.given)
+        if not (self.policy.on_error or self.policy.site):
+            return options
+        action = self.policy.decide(e.CrmInvalidValueError).action
+        if action is Action.FAIL:
+            return replace(options, on_invalid="stop")
+        return replace(options, skips_invalid=action is Action.SKIP)
 
     def _checkpoints(self, beside: AnyPath | None, *, dry_run: bool) -> Checkpoints:
         """Where the load keeps its checkpoints. A dry run has none.

@@ -53,7 +53,7 @@ def load_rows(
     source_format: str | None = None,
     source_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Load rows; parameters, result and errors as of :meth:`~crm_provider.hooks.crm.CrmHook.load_contacts`."""
+    """Load rows; parameters, result and errors are those of :meth:`~crm_provider.hooks.crm.CrmHook.load_contacts`."""
     _check_names(kind, given)
     arguments = {"outcomes_path": None, "state_path": None, **given}
     if isinstance(rows, str):

@@ -10,7 +10,6 @@ from crm_provider.files.paths import CannotWrite
 from crm_provider.load.progress import LoadProgress
 from crm_provider.load.row_results import RowResultHandler
 from crm_provider.load.rows import EarlierCreation, Record
-from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow, StagedRows
 from crm_provider.load.workers import CancelToken, InFlightRow, WorkerPool
 
@@ -28,7 +27,6 @@ class Dispatcher:
     """Sends the staged rows in order, except those that are done.
 
     :param remote_of: returns what is known of a record in the CRM
-    :param fingerprints: forget a record before its first call
     :param progress: saves a checkpoint and logs, when it is time
     :param ping: makes one harmless call, which fails if the CRM does not work
     :param clock: seconds
@@ -41,14 +39,13 @@ class Dispatcher:
         workers: WorkerPool,
         handler: RowResultHandler,
         remote_of: Callable[[Record], Any],
-        fingerprints: Fingerprints | None,
         progress: LoadProgress,
         cancel_token: CancelToken,
         ping: Callable[[], object],
         clock: Callable[[], float],
     ) -> None:
         self._workers, self._handler, self._progress = workers, handler, progress
-        self._remote_of, self._fingerprints = remote_of, fingerprints
+        self._remote_of = remote_of
         self._cancel_token, self._ping, self._clock = cancel_token, ping, clock
         self._done = progress.counts.done
         self._rows = staged.rows(after=self._done.upto, without=frozenset(self._done.above))
@@ -113,8 +110,6 @@ class Dispatcher:
         return False
 
     def _prepared(self, staged: StagedRow, record: Record) -> InFlightRow:
-        if self._fingerprints is not None:
-            self._fingerprints.forget(record)  # until the call has succeeded
         made = staged.row.made
         if made is None and self._is_resumed:
             number = staged.row.number

@@ -34,6 +34,7 @@ from crm_provider.load.rows import Outcome, SourceError, calls_text, duration, r
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, DoneRows, NoCheckpoints, resumable
 from crm_provider.load.state.fingerprints import Fingerprints
+from crm_provider.load.state.temp_tables import RowStatus
 from crm_provider.load.workers import Cancelled, CancelToken, RequestStats, WorkerPool
 from crm_provider.rate_limit.schedule import MARGIN
 
@@ -51,13 +52,12 @@ class LoadTry:
             rows=preflight.rows,
             fingerprint=preflight.fingerprint,
             epoch=job.epoch,
-            rejects=job.rejects,
+            files=job.row_files,
             fingerprints=job.fingerprints,
             checkpoints=job.checkpoints,
             stats=job.stats,
             rate=job.rate,
             clock=job.clock,
-            outcomes=job.outcomes,
             is_limited=job.kind.limited_by is not None,
         )
         self.counts = self.progress.counts
@@ -85,7 +85,7 @@ class LoadTry:
             outcomes=job.outcomes,
             of_the_run=self.remote.of_the_run,
             kind=job.kind.name,
-            matters=preflight.staged.is_for_invalid,
+            is_for_invalid=preflight.staged.is_for_invalid,
         )
 
     # -- the whole -------------------------------------------------------------------------------------------
@@ -128,6 +128,7 @@ class LoadTry:
                 progress.reading_stopped = True
                 self.remote.read_all(progress.tick_reading)
                 progress.reading_stopped = False
+            self._forget_before_sending()
             self._send_all()
         except BaseException:
             progress.save_if_possible()
@@ -135,6 +136,19 @@ class LoadTry:
             raise
         progress.save()
         self._mark_replaced()
+
+    def _forget_before_sending(self) -> None:
+        """Forget what an earlier load has sent for the records of this one, before their first call.
+
+        A lost disk or power cut then leaves no fingerprint of values that the CRM may no longer have.
+        """
+        if (fingerprints := self.job.fingerprints) is None:
+            return
+        done = self.counts.done
+        rows = self.preflight.staged.rows(after=done.upto, without=frozenset(done.above), only=RowStatus.SEND)
+        for record in (row.record for row in rows if row.record is not None):
+            fingerprints.forget(record)
+        fingerprints.sync()
 
     def _mark_replaced(self) -> None:
         """Mark in the rejects file those rows for whose record another row was taken, and no others."""
@@ -232,10 +246,10 @@ class LoadTry:
     def _make_plan(self) -> None:
         plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)
         self.progress.plan_calls = plan.calls
+        seconds, rate = self._plan_seconds, self.job.rate * MARGIN
         log.info(
-            "Plan: %s, about %d call%s, %s at %g calls per second.\nBecause: %s.",
-            plan.name, plan.calls, "" if plan.calls == 1 else "s", duration(self._plan_seconds),
-            self.job.rate * MARGIN, plan.why,
+            "Plan: %s, about %s, %s at %g calls per second.\nBecause: %s.",
+            plan.name, calls_text(plan.calls), duration(seconds), rate, plan.why,
         )  # fmt: skip
 
     @property
@@ -264,7 +278,6 @@ class LoadTry:
             workers=WorkerPool(self.remote.send, job.rate, job.stats),
             handler=self.handler,
             remote_of=self.remote.get,
-            fingerprints=job.fingerprints,
             progress=self.progress,
             cancel_token=job.cancel_token,
             ping=job.client.ping,
@@ -302,7 +315,7 @@ class LoadTry:
             kind=job.kind.name,
             plan_words=job.options.plan_words.get(self.plan.name, ""),
             samples=self._samples(),
-            checked=self.preflight.as_found() if job.options.dry_run else {},
+            checked=self.preflight.as_found(skips_invalid=job.options.skips_invalid) if job.options.dry_run else {},
             forecast=self.remote.forecast,
             refusal=self.remote.refusal,
             too_long=self._too_long() if job.options.dry_run else "",

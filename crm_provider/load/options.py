@@ -54,6 +54,7 @@ class LoadOptions:
     :param max_rejects: rejected rows with which the load still counts as done: a number or a share such as ``"1%"``
     :param errors_in_a_row: consecutive rows that fail because of the server before the run ends
     :param dry_run: check and plan, write nothing
+    :param skips_invalid: whether rows that are not valid are skipped, because ``on_error`` says so
     :raises SourceError: naming the option, the problem and the choices
     """
 
@@ -82,6 +83,7 @@ class LoadOptions:
     max_rejects: int | str = 0
     errors_in_a_row: int = ERRORS_IN_A_ROW
     dry_run: bool = False
+    skips_invalid: bool = False
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, self.modes)
@@ -103,6 +105,11 @@ class LoadOptions:
     def decisive(self) -> list[Any]:
         """The options that determine what is sent, besides rows and mapping. The plan does not. JSON-compatible."""
         return [self.mode, self.duplicates]
+
+    @property
+    def must_know_own(self) -> bool:
+        """Whether a task that starts again must recognise the records that it has made, also after its last row."""
+        return False
 
     @property
     def effect(self) -> dict[str, Any]:
@@ -153,6 +160,10 @@ class ContactOptions(LoadOptions):
     @property
     def decisive(self) -> list[Any]:
         return [*super().decisive, sorted(self.list_ids), self.resubscribe]
+
+    @property
+    def must_know_own(self) -> bool:
+        return self.mode == "create" and bool(self.list_ids)
 
     @property
     def effect(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from crm_provider.load.options import TAKEN_ROW, LoadOptions
 from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError, more_kinds, rows_text
 from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
-from crm_provider.load.state.temp_tables import UNSENDABLE, RowStatus, StagedRows, record_mark, without_views
+from crm_provider.load.state.temp_tables import INVALID, UNSENDABLE, RowStatus, StagedRows, record_mark, without_views
 from crm_provider.load.workers import Cancelled, CancelToken
 from crm_provider.values.redaction import WIDTH, for_log, wrapped
 from crm_provider.values.suggest import did_you_mean
@@ -61,14 +61,16 @@ class Preflight:
         """Rows that are rejected without a call."""
         return sum(self.counts[status] for status in UNSENDABLE)
 
-    def as_found(self) -> dict[str, int]:
+    def as_found(self, *, skips_invalid: bool = False) -> dict[str, int]:
         """Rows by what would happen to them, for a dry run."""
+        skipped = sum(self.counts[status] for status in INVALID) if skips_invalid else 0
         return {
             "to send": self.counts[RowStatus.SEND],
             "unchanged": self.counts[RowStatus.SAME],
             "duplicate": self.counts[RowStatus.DUPLICATE] + self.counts[RowStatus.REPLACED],
             "suppressed": self.counts[RowStatus.SUPPRESSED],
-            "cannot be sent": self.unsendable,
+            **({"skipped": skipped} if skips_invalid else {}),
+            "cannot be sent": self.unsendable - skipped,
         }
 
     def problem_lines(self) -> list[str]:
@@ -168,7 +170,7 @@ def _notes(staged: StagedRows, counts: Counter[RowStatus], options: LoadOptions)
     """What the user should know about rows that are for the same record as rejected ones; without values."""
     if options.on_invalid != "stop" and (counts[RowStatus.INVALID] or counts[RowStatus.STALE]):
         other = f"{TAKEN_ROW[options.duplicates]} for the same record"
-        if number := counts[RowStatus.STALE]:
+        if (number := counts[RowStatus.STALE]) and not options.skips_invalid:
             it = "it" if number == 1 else "them"
             yield (
                 f"{rows_text(number)} cannot be sent, and {other} is valid: once that one is loaded, a resend of the "
@@ -189,9 +191,9 @@ def _log_findings(name: str, preflight: Preflight, options: LoadOptions, sends: 
     if len(fields) > WIDTH:
         fields = f"\n{wrapped(fields.strip())}"
     log.info(
-        "Checked %s: %d row%s.\n%d to send, %d unchanged since the last load, %d skipped because %s has the same "
+        "Checked %s. Rows: %d.\n%d to send, %d unchanged since the last load, %d skipped because %s has the same "
         "%s,\n%d suppressed, %d that cannot be sent.%s",
-        name, preflight.rows, "s" * (preflight.rows != 1), counts[RowStatus.SEND], counts[RowStatus.SAME],
+        name, preflight.rows, counts[RowStatus.SEND], counts[RowStatus.SAME],
         counts[RowStatus.DUPLICATE], TAKEN_ROW[options.duplicates], options.shared,
         counts[RowStatus.SUPPRESSED], preflight.unsendable, fields,
     )  # fmt: skip

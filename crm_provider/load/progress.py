@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowLines
-from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rows import WRITTEN, Outcome, duration, rows_text
 from crm_provider.load.state.checkpoint import REFUSED, RETRYABLE, VERSION, Checkpoint, Checkpoints, DoneRows
 from crm_provider.load.state.fingerprints import Fingerprints
@@ -230,7 +229,7 @@ def noted(at: Position) -> dict[str, Any]:
 
 
 def left_of(checkpoint: Checkpoint) -> tuple[int, float] | None:
-    """Rows of a load in all, and the seconds it still takes at the pace so far; None if they are not known yet.
+    """All rows of a load, and the seconds that it still takes at the pace so far; None if they are not known yet.
 
     >>> left_of(Checkpoint(epoch=0, fingerprint="", calls=50, seconds=10.0, notes={"rows": 90, "calls_left": 40}))
     (90, 8.0)
@@ -242,13 +241,16 @@ def left_of(checkpoint: Checkpoint) -> tuple[int, float] | None:
 
 
 def cleared(before: Checkpoint, epoch: int, fingerprint: str) -> Checkpoint | None:
-    """What a cleared task keeps of its checkpoint: which records it has made, so that they still get what they lack.
+    """What a task that starts again keeps of its checkpoint: how it recognises the records that it has made.
 
-    :return: None if the checkpoint is of another input
+    So none is made twice, and each still gets what it lacks. Numbers of rows are valid for the same input only.
+
+    :return: None if there is nothing to keep
     """
-    if before.version != VERSION or before.fingerprint != fingerprint or BEGAN not in before.notes:
+    if before.version != VERSION or BEGAN not in before.notes:
         return None
-    kept = {name: before.notes[name] for name in (BEGAN, MADE) if name in before.notes}
+    names = (BEGAN, MADE) if before.fingerprint == fingerprint else (BEGAN,)
+    kept = {name: before.notes[name] for name in names if name in before.notes}
     return Checkpoint(epoch=epoch, fingerprint=fingerprint, notes={**kept, CLEARED: True})
 
 
@@ -258,6 +260,7 @@ class LoadProgress:
     :param before: the checkpoint of an earlier try that this one resumes
     :param rows: rows of the source
     :param fingerprint: of the input
+    :param files: lines of rows, which are synced before a checkpoint says that these rows are done
     :param stats: of the requests of this try
     :param clock: seconds
     :param is_limited: whether what all tries do together is limited, so that no try may forget what it has done
@@ -270,24 +273,22 @@ class LoadProgress:
         rows: int,
         fingerprint: str,
         epoch: int,
-        rejects: RejectsFile | None,
+        files: Sequence[RowLines],
         fingerprints: Fingerprints | None,
         checkpoints: Checkpoints,
         stats: RequestStats,
         rate: float,
         clock: Callable[[], float],
-        outcomes: RowLines | None,
         is_limited: bool = False,
     ) -> None:
         self._rows, self._fingerprint, self._epoch = rows, fingerprint, epoch
-        self._files: list[RowLines] = [file for file in (rejects, outcomes) if file is not None]
-        self._fingerprints, self._checkpoints = fingerprints, checkpoints
+        self._files, self._fingerprints, self._checkpoints = files, fingerprints, checkpoints
         self._stats, self._clock = stats, clock
         self._started = self._synced = clock()
         self.counts = RowCounts(before)
         self.is_resumed = before is not None
         self.is_cleared = before is not None and bool(before.notes.get(CLEARED))
-        """Whether the task was cleared: all rows are sent again, but what was made before is known."""
+        """Whether the task starts again with the first row, although what it has made before is known."""
         notes = before.notes if before is not None else {}
         self.reading_stopped = bool(notes.get(READING_STOPPED))
         """Whether a try was stopped while it read all records: the next one must not begin with that again."""
@@ -329,7 +330,7 @@ class LoadProgress:
         :raises CannotWrite: the rows since the last one will be sent again
         """
         for file in self._files:
-            file.sync()  # before the checkpoint says that these rows are done
+            file.sync()
         if self._fingerprints is not None and self._clock() - self._synced >= REMOTE_EVERY:
             self._fingerprints.sync()
             self._synced = self._clock()

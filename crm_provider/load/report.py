@@ -28,6 +28,7 @@ from crm_provider.load.rows import (
     how_to_resend,
     more_kinds,
     rows_text,
+    unsure_text,
 )
 
 if TYPE_CHECKING:
@@ -135,8 +136,7 @@ class Summary:
         """
         saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved else ""
         return (
-            f"{self.counted}{separator}"
-            f"{self.calls:,} call{'' if self.calls == 1 else 's'} in {duration(self.seconds)} "
+            f"{self.counted}{separator}{calls_text(self.calls)} in {duration(self.seconds)} "
             f"({self.budget_used:.0%} of the budget){saved}"
         )
 
@@ -145,8 +145,8 @@ class Summary:
         """Rows by how they ended, for people."""
         counts = ", ".join(f"{self[outcome]:,} {outcome.value}" for outcome in Outcome if self[outcome])
         left = f", {self.left:,} left" if self.left else ""
-        unsure = f", of which up to {self.unsure:,} may have been written" if self.unsure else ""
-        return f"{self.rows:,} row{'' if self.rows == 1 else 's'}: {counts or 'none done'}{left}{unsure}"
+        unsure = f", of which {unsure_text(self.unsure, self.outcomes)}" if self.unsure else ""
+        return f"{rows_text(self.rows)}: {counts or 'none done'}{left}{unsure}"
 
 
 class LoadStopped(Exception):
@@ -410,8 +410,8 @@ def _outcomes(summary: Summary, meanings: Mapping[Outcome, str]) -> Iterator[Seq
     if summary.checked:
         counts = {name: (count, CHECKED[name]) for name, count in summary.checked.items()}
     elif summary.left:
-        unsure = f"not done yet; up to {summary.unsure:,} may have been written"
-        counts["left"] = (summary.left, unsure if summary.unsure else "not sent yet")
+        unsure = unsure_text(summary.unsure, summary.outcomes)
+        counts["left"] = (summary.left, f"not done yet; {unsure}" if summary.unsure else "not sent yet")
     for name, (count, meaning) in counts.items():
         yield name, f"{count:,}", f"{count / summary.rows:.1%}" if summary.rows else "-", meaning
     yield "**all**", f"**{summary.rows:,}**", "", ""

@@ -20,10 +20,10 @@ from crm_provider.load.outcomes.formats import RowOutcome
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.rejects.samples import MOST_SAMPLES
-from crm_provider.load.rows import Outcome, Record, Row
+from crm_provider.load.rejects.samples import MOST_SAMPLES, without_row
+from crm_provider.load.rows import Outcome, Record, Row, done_to_rows
 from crm_provider.load.state.fingerprints import Fingerprints
-from crm_provider.load.state.temp_tables import UNSENDABLE, RowStatus, StagedRow
+from crm_provider.load.state.temp_tables import INVALID, UNSENDABLE, RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult
 
 SENDS_OF_A_ROW = 3
@@ -92,8 +92,6 @@ def is_retryable(error: e.CrmError) -> bool:
     return isinstance(error, (e.CrmTransientError, e.CrmThrottledError))
 
 
-WRITE_UNCERTAIN = "Whether it was written is not known."
-
 _WITHOUT_CALL: Mapping[RowStatus, tuple[Outcome, str]] = {
     RowStatus.DUPLICATE: (Outcome.SKIPPED, "Another row is sent for the same record (duplicates)."),
     RowStatus.SUPPRESSED: (Outcome.SUPPRESSED, "The address is on the suppression list."),
@@ -113,16 +111,12 @@ def _has_written(in_flight: InFlightRow) -> bool:
     return bool(getattr(in_flight.written, "called", in_flight.written))
 
 
-def _message(error: e.CrmError) -> str:
-    return error.message if error.outcome_known else f"{error.message.rstrip('.')}. {WRITE_UNCERTAIN}"
-
-
 class RowResultHandler:
     """Decides about each result and records it. Used by one thread.
 
     :param of_the_run: why every row would get an error of a row, None if not
     :param kind: of the records that the rows become
-    :param matters: number of a row -> whether a row that cannot be sent is for the same record
+    :param is_for_invalid: number of a row -> whether a row that cannot be sent is for the same record
     """
 
     def __init__(
@@ -136,9 +130,9 @@ class RowResultHandler:
         outcomes: OutcomesFile | None = None,
         of_the_run: Callable[[e.CrmError], str | None] = lambda error: None,
         kind: str = "contacts",
-        matters: Callable[[int], bool] = lambda number: False,
+        is_for_invalid: Callable[[int], bool] = lambda number: False,
     ) -> None:
-        self._of_the_run, self._kind, self._matters = of_the_run, kind, matters
+        self._of_the_run, self._kind, self._is_for_invalid = of_the_run, kind, is_for_invalid
         self._counts, self._options, self._policy = counts, options, policy
         self._rejects, self._fingerprints, self._outcomes = rejects, fingerprints, outcomes
         self._unsure_before = frozenset(counts.unsure)
@@ -176,7 +170,10 @@ class RowResultHandler:
 
     def without_call(self, staged: StagedRow) -> None:
         """Record a row that the preflight check has decided."""
-        if staged.status in UNSENDABLE:
+        if staged.status in INVALID and self._options.skips_invalid:
+            self._note(staged.row, Outcome.SKIPPED, error_type="INVALID_VALUE", message=staged.problem)
+            self._counts.enter(staged.row.number, Outcome.SKIPPED, error="INVALID_VALUE")
+        elif staged.status in UNSENDABLE:
             self._reject_unsendable(staged)
         else:
             outcome, message = _WITHOUT_CALL[staged.status]
@@ -204,7 +201,8 @@ class RowResultHandler:
     def _failed(self, in_flight: InFlightRow, error: e.CrmError) -> None:
         if in_flight.made is not None and in_flight.made.certain:
             self._counts.unfinished.add(in_flight.row.number)
-        if in_flight.sends == 1 and error.outcome_known and not _has_written(in_flight):
+        in_flight.maybe_written |= not error.outcome_known or _has_written(in_flight)
+        if not in_flight.maybe_written:
             self._counts.unsure -= {in_flight.row.number} - self._unsure_before
         decided = decide_row(error, self._policy, sends=in_flight.sends, of_the_run=self._of_the_run(error))
         if decided.action is RowAction.HOLD:
@@ -222,21 +220,28 @@ class RowResultHandler:
         number = in_flight.row.number
         if decided.action is RowAction.UNCHANGED:
             self._remember(in_flight.record)
-            self._note(in_flight.row, Outcome.UNCHANGED, message=error.message, request_id=error.request_id)
+            why = without_row(error.message, in_flight.row.values, type_=error.type)
+            self._note(in_flight.row, Outcome.UNCHANGED, message=why, request_id=error.request_id)
             self._counts.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
         else:
             self._forget(in_flight.record)
             if decided.action is RowAction.REJECT:
                 self._reject(in_flight, error)
             else:
-                about = {"error_type": error.type, "message": _message(error), "request_id": error.request_id}
+                about = {"error_type": error.type, "message": self._message(error), "request_id": error.request_id}
                 self._note(in_flight.row, Outcome.SKIPPED, **about, ids=_ids(in_flight))
                 self._note_skipped(number)
                 self._counts.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
 
+    def _message(self, error: e.CrmError) -> str:
+        """The message of a row's error, with a note if the row may have been written."""
+        if error.outcome_known:
+            return error.message
+        return f"{error.message.rstrip('.')}. Whether it was {done_to_rows(self._options.outcomes)} is not known."
+
     def _note_skipped(self, number: int) -> None:
         """Remember that a row was not taken, if that matters for rows that cannot be sent."""
-        if self._matters(number):
+        if self._is_for_invalid(number):
             self._counts.skipped.add(number)
 
     def _hold(self, in_flight: InFlightRow, error: e.CrmError) -> None:
@@ -264,7 +269,7 @@ class RowResultHandler:
             number=row.number,
             values=row.values,
             type=error.type,
-            message=_message(error),
+            message=self._message(error),
             suggested_action=error.suggested_action,
             request_id=error.request_id,
             retryable=is_retryable(error),
@@ -286,7 +291,7 @@ class RowResultHandler:
             request_id=None,
             retryable=False,
             made=staged.row.made,
-            replaced="" if staged.status in (RowStatus.INVALID, RowStatus.STALE) else staged.row.replaced,
+            replaced="" if staged.status in INVALID else staged.row.replaced,
         )
         # until the other row has ended: it may be sent before this process is killed
         self._write(staged.row, reject, mark=staged.row.replaced if staged.status is RowStatus.STALE else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -69,6 +69,7 @@ CHECKED: Mapping[str, str] = {
     "unchanged": "the same row was loaded before",
     "duplicate": "another row is for the same record",
     "suppressed": "left out: the person does not want to be contacted",
+    "skipped": "not valid, and `on_error` says `skip`",
     "cannot be sent": "a real run rejects them",
 }
 """What a dry run finds out about a row, and what that means."""
@@ -290,7 +291,7 @@ def rows_text(number: int) -> str:
     >>> rows_text(1), rows_text(1200)
     ('1 row', '1,200 rows')
     """
-    return counted(number, "row")
+    return "1 row" if number == 1 else f"{number:,} rows"
 
 
 def calls_text(number: int) -> str:
@@ -299,7 +300,26 @@ def calls_text(number: int) -> str:
     >>> calls_text(1), calls_text(1200)
     ('1 call', '1,200 calls')
     """
-    return counted(number, "call")
+    return "1 call" if number == 1 else f"{number:,} calls"
+
+
+def done_to_rows(outcomes: Container[str]) -> str:
+    """What a load does to records: ``deleted``, or ``written``.
+
+    :param outcomes: the ways in which a row can end
+    """
+    return "deleted" if Outcome.DELETED.value in outcomes else "written"
+
+
+def unsure_text(number: int, outcomes: Container[str]) -> str:
+    """Rows that are left and may have been done, for people.
+
+    >>> unsure_text(2, ["created", "updated", "rejected"])
+    'up to 2 may have been written'
+
+    :param outcomes: the ways in which a row can end
+    """
+    return f"up to {number:,} may have been {done_to_rows(outcomes)}"
 
 
 def as_they_are(number: int) -> str:

@@ -30,6 +30,7 @@ class InFlightRow:
     :param order: 1-based launch order
     :param made: the record that an earlier send, try or load may have created, None if there was none
     :param written: what an earlier send of this try has written, if not all of the row
+    :param maybe_written: whether an earlier send of this try has written something, or may have
     """
 
     row: Row
@@ -39,6 +40,7 @@ class InFlightRow:
     order: int = 0
     made: EarlierCreation | None = None
     written: Any = None
+    maybe_written: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crm_provider.tasks.arguments import CrmArguments, Templated
 
 SENT_KEY = "crm_automation_sent"
-"""Key of the task's state store (Airflow 3.3+) for a call whose outcome is not known yet."""
+"""Key of the task's state store (Airflow 3.3+) for a call that may have happened, or has."""
 
 
 class CrmTriggerAutomationOperator(CrmOperator):
@@ -82,6 +82,9 @@ class CrmTriggerAutomationOperator(CrmOperator):
         email = validation.email(self.contact_email, "contact_email")
         ids = [self._secret(name, context) for name in ("webhook_id", "channel_uid", "workflow_id")]
         note = _Note(context)
+        if note.has_started:
+            self.log.info("An earlier try has started the automation, but did not end. Nothing was sent now.")
+            return {"outcome": "started"}
         try:
             if note.is_there:
                 self._refuse_to_repeat()
@@ -93,7 +96,7 @@ class CrmTriggerAutomationOperator(CrmOperator):
             elif self.decide(error).action is not Action.RETRY:
                 error.own_advice = "check in the CRM whether the automation was started, before you clear the task"
             raise
-        note.remove()
+        note.write(has_started=True)  # this try may still fail, for example if Airflow does not accept its XCom
         self.log.info("Automation started.")
         return {"outcome": "started"}
 
@@ -118,20 +121,18 @@ class CrmTriggerAutomationOperator(CrmOperator):
 
 
 class _Note:
-    """Records that a call is in progress, so that the next try knows if this one is killed."""
+    """Records that a call is in progress, or has succeeded, so that the next try knows it."""
 
     def __init__(self, context: Context) -> None:
         self._store: Any = context.get("task_state_store")
         self._epoch = int(context["ti"].max_tries or 0)  # clearing the task increases it
+        kept: Any = self._store.get(SENT_KEY) if self._store is not None else None
+        self.is_there = isinstance(kept, dict) and kept.get("epoch") == self._epoch
+        self.has_started = self.is_there and kept.get("started") is True
 
-    @property
-    def is_there(self) -> bool:
-        kept = self._store.get(SENT_KEY) if self._store is not None else None
-        return isinstance(kept, dict) and kept.get("epoch") == self._epoch
-
-    def write(self) -> None:
+    def write(self, *, has_started: bool = False) -> None:
         if self._store is not None:
-            self._store.set(SENT_KEY, {"epoch": self._epoch})
+            self._store.set(SENT_KEY, {"epoch": self._epoch, "started": has_started})
 
     def remove(self) -> None:
         if self._store is not None:

@@ -157,21 +157,21 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
 
 
 class CrmExtractContactsOperator(_ExtractOperator):
-    """Read all contacts into a file; parameters and XCom as of :class:`_ExtractOperator`."""
+    """Read all contacts into a file; parameters and XCom are those of :class:`_ExtractOperator`."""
 
     policy_name = "CrmExtractContactsOperator"
     listing = "contacts"
 
 
 class CrmExtractDealsOperator(_ExtractOperator):
-    """Read all deals into a file; parameters and XCom as of :class:`_ExtractOperator`."""
+    """Read all deals into a file; parameters and XCom are those of :class:`_ExtractOperator`."""
 
     policy_name = "CrmExtractDealsOperator"
     listing = "deals"
 
 
 class CrmExtractListsOperator(_ExtractOperator):
-    """Read all segmentation lists into a file; parameters and XCom as of :class:`_ExtractOperator`.
+    """Read all segmentation lists into a file; parameters and XCom are those of :class:`_ExtractOperator`.
 
     It does not read their members: the lists of a contact are in its field ``segmentedListsIds``.
     """

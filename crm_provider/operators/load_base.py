@@ -97,7 +97,6 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     """The files that are read, once they are known."""
 
     _cancel_token: CancelToken | None = None
-    _report_path: AnyPath | None = None
     _map_index = -1
     """Of the task instance, once it runs."""
 

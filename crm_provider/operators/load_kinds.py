@@ -16,7 +16,7 @@ from crm_provider.observability.lineage import Lineage, lineage_of_files
 from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import naming_task
-from crm_provider.tasks.templates import hide_list, hide_rows, unmask, with_connection
+from crm_provider.tasks.templates import hide_list, hide_rows, with_connection
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -150,13 +150,7 @@ class LoadsFiles:
         """The rows of the source."""
         from crm_provider.load.sources.source import open_source
 
-        source = unmask(self.source)
-        if isinstance(source, str) and source.lstrip().startswith("[{"):
-            raise SourceError(
-                "source: the template turned a list of rows into text; give the task's output (source=extract.output), "
-                "or set render_template_as_native_obj=True for the DAG"
-            )
-        return open_source(with_connection(source), format=self.source_format, options=self.source_options)
+        return open_source(with_connection(self.source), format=self.source_format, options=self.source_options)
 
     def lineage_inputs(self) -> Lineage:
         """The files; none for hidden rows, because rows have no name."""

@@ -12,7 +12,7 @@ from crm_provider._compat import Context
 from crm_provider.errors import CrmError
 from crm_provider.files.lock import InUse
 from crm_provider.files.paths import CannotWrite
-from crm_provider.load.rows import Outcome, SourceError, calls_text, rows_text
+from crm_provider.load.rows import Outcome, SourceError, calls_text, rows_text, unsure_text
 from crm_provider.tasks.retry_policy import DECISION_KEY
 from crm_provider.values.suggest import check_choice
 
@@ -159,7 +159,7 @@ def _counts(result: Mapping[str, Any]) -> list[str]:
     counts = {outcome.value: result.get(outcome.value, 0) for outcome in Outcome}
     counts["left"] = result.get("left", 0)
     outcomes = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
-    unsure = f", of which up to {number:,} may have been written" if (number := result.get("unsure")) else ""
+    unsure = f", of which {unsure_text(number, result)}" if (number := result.get("unsure")) else ""
     types = sorted(result.get("errors", {}).items(), key=lambda item: (-item[1], item[0]))
     problems = sorted(result.get("problems", {}).items(), key=lambda item: (-item[1], item[0]))
     return [

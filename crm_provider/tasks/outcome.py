@@ -39,6 +39,7 @@ from crm_provider._compat import (
 from crm_provider.errors.on_error import Action, OnError, Work
 from crm_provider.errors.policy import LONG_WAIT, Decision, ErrorPolicy, server_delay
 from crm_provider.tasks.retry_policy import DECISION_KEY, CrmRetryPolicy
+from crm_provider.values.counted import counted
 from crm_provider.values.redaction import for_log, wrapped
 
 P = ParamSpec("P")
@@ -379,8 +380,7 @@ def reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
 
 
 def _retry_remark(left: int) -> str:
-    some = "1 retry left" if left == 1 else f"{left} retries left"
-    return some if left else "No retries left (set retries=)"
+    return counted(left, "retry left", "retries left") if left else "No retries left (set retries=)"
 
 
 def _remark(error: e.CrmError, text: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg
 
 from crm_provider.errors import CrmInvalidValueError
-from crm_provider.files.paths import AnyPath, as_path
+from crm_provider.files.paths import AnyPath, as_path, is_content
 from crm_provider.load.rows import SourceError, is_table
 from crm_provider.values.counted import counted
 
@@ -56,8 +56,6 @@ class Hidden:
 
 def hide_rows(value: Any) -> Any:
     """A load's source as a template field: a table is hidden, and a list unless it contains paths."""
-    if isinstance(value, str):
-        return Hidden(value, "row", "rows") if value.lstrip().startswith("[{") else value
     if isinstance(value, (list, tuple)) and all(isinstance(item, (str, AnyPath)) for item in value):
         return [path_text(item) for item in value]
     if is_table(value):
@@ -68,7 +66,9 @@ def hide_rows(value: Any) -> Any:
 
 
 def hide_list(value: Any, noun: str, nouns: str) -> Any:
-    """A value as a template field: hidden if it is a list."""
+    """A value as a template field: hidden if it is a list, also one that a template has turned into text."""
+    if isinstance(value, str) and is_content(value):
+        return Hidden(value, noun, nouns)
     if isinstance(value, (str, bytes, Hidden)) or not isinstance(value, (Sequence, set, frozenset)):
         return value
     return value if refers_to_tasks(value) else Hidden(value, noun, nouns)
@@ -124,6 +124,8 @@ def with_connection(value: Any) -> Any:
     value = unmask(value)
     if isinstance(value, (list, tuple)):
         return [with_connection(item) if _is_path(item) else item for item in value]
+    if isinstance(value, str) and is_content(value):
+        return value  # no URL, even if it holds one
     if (scheme := _unopened(value)) is not None:
         install = f"; install {STORES[scheme]}" if scheme in STORES else ""
         raise SourceError(f"no installed provider opens {scheme}:// URLs{install}")

@@ -68,6 +68,7 @@ class SqlTable:
         self.name, self._schema, self._table = name, parts[0] if len(parts) == 2 else None, parts[-1]
         self._hook, self._mark = hook, mark
         self._connection: Any = None
+        self._staged = 0
 
     def __enter__(self) -> Self:
         self._connection = self._hook.get_conn()
@@ -149,11 +150,11 @@ class SqlTable:
         self._check_transactions()
         self._run(f"DROP TABLE IF EXISTS {self._staging}")
         self._commit(f"CREATE TABLE {self._staging} AS SELECT {listed} FROM {self._target} WHERE 1 = 0")
-        inserted, source = 0, iter(rows)
+        self._staged, source = 0, iter(rows)
         while chunk := [tuple(map(self._native, row)) for row in islice(source, CHUNK)]:
             self._insert(columns, chunk)
-            inserted += len(chunk)
-        return inserted
+            self._staged += len(chunk)
+        return self._staged
 
     def apply(
         self, mode: TableMode, columns: Sequence[SqlColumn], *, runs: tuple[str, Sequence[str]], change: str | None
@@ -164,6 +165,7 @@ class SqlTable:
         :param runs: name and values of the column whose rows ``append`` replaces: those of earlier tries
         :param change: name of the column with the kind of change, if the rows are changes
         :raises CrmInvalidValueError: if the table refuses the rows, for example because of a constraint
+        :raises RuntimeError: if another try has written to the staging table; the table is unchanged
         """
         listed = self._listed(column.name for column in columns)
         insert = f"INSERT INTO {self._target} ({listed}) SELECT {listed} FROM {self._staging} AS s"
@@ -178,6 +180,7 @@ class SqlTable:
                 else:
                     insert = self._merged(columns, insert, change)
                 self._run(insert)
+                self._check_staged()
         except Exception as refused:
             if not is_about_values(refused):
                 raise
@@ -185,6 +188,16 @@ class SqlTable:
                 f"the table {self.name} refuses the rows ({error_name(refused)}), and is unchanged; check its "
                 "constraints and triggers"
             ) from None
+
+    def _check_staged(self) -> None:
+        """Make sure that the applied rows were those of this try. One that Airflow has given up may still write."""
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute(f"SELECT count(*) FROM {self._staging}")
+            if (found := int(cursor.fetchone()[0])) != self._staged:
+                raise RuntimeError(
+                    f"another try of this task writes to the table {self.name}: {found} rows are staged, and "
+                    f"{self._staged} of them are of this one; the table is unchanged"
+                )
 
     def _merged(self, columns: Sequence[SqlColumn], insert: str, change: str | None) -> str:
         """Update the rows that are in the table.
@@ -250,7 +263,7 @@ class SqlTable:
         :raises CrmInvalidValueError: naming the column and the record, without the value
         """
         if not self._fits(columns[:0], ()):
-            return  # the database does not respond
+            return  # the database does not respond, or another try has dropped the staging table
         row = next((row for row in chunk if not self._fits(columns, row)), None)
         if row is None:
             return
@@ -267,12 +280,12 @@ class SqlTable:
         ) from None
 
     def _fits(self, columns: Sequence[SqlColumn], row: Sequence[Any]) -> bool:
-        """Whether the staging table accepts a row, which is not kept; without columns, if the database responds."""
+        """Whether the staging table accepts a row, which is not kept; without columns, if it exists."""
         names = [column.name for column in columns]
         try:
             with closing(self._connection.cursor()) as cursor:
                 if not names:
-                    cursor.execute("SELECT 1")
+                    cursor.execute(f"SELECT 1 FROM {self._staging} WHERE 1 = 0")
                     return True
                 listed = self._listed(names).replace("%", "%%" if self._placeholder == "%s" else "%")
                 values = ", ".join([self._placeholder] * len(names))

@@ -10,6 +10,7 @@ from crm_provider.load.progress import left_of
 from crm_provider.load.rows import duration, rows_text
 from crm_provider.ui.results import Result
 from crm_provider.ui.stored import Run
+from crm_provider.values.counted import counted
 
 
 class Tone(str, Enum):
@@ -80,7 +81,7 @@ def _success(run: Run, note: str) -> Ending:
 
 
 def _rejected(result: Result) -> str:
-    rows = f"{rows_text(result.rejected)} {'was' if result.rejected == 1 else 'were'}"
+    rows = counted(result.rejected, "row was", "rows were")
     return f"{rows} rejected. {result.ending.removeprefix('Done.').strip()}".strip()
 
 

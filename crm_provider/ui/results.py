@@ -51,6 +51,7 @@ class Result:
 
     :param kind: what was loaded, if the operator loads several kinds
     :param counts: outcome -> rows
+    :param retryable: rejected rows that may succeed as they are
     :param errors: error type -> rows
     :param problems: problem found before the first call -> rows
     :param budget_used: share of the key's rate
@@ -67,6 +68,7 @@ class Result:
     kind: str | None = None
     rows: int
     counts: Mapping[str, int]
+    retryable: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     problems: Mapping[str, int] = field(default_factory=dict)
     calls: int | None
@@ -133,6 +135,7 @@ def result_of(text: str, *, brief: bool = False) -> Result | None:
     return Result(
         **known,
         kind=_part(data, "kind", _is_name),
+        retryable=_part(data, "retryable", is_count) or 0,
         errors=_part(data, "errors", _are_named_counts) or {},
         problems=_part(data, "problems", _are_counts) or {},
         calls_saved=_part(data, "calls_saved", is_count),

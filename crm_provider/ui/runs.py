@@ -130,6 +130,7 @@ class RunPage:
     :param lines: lines of ``on_error`` that differ from the operator's defaults: error, action, and who set it
     :param policy: the whole table of the policy
     :param rejects_path: the file of a load that has ended with rejected rows
+    :param to_correct: rows of this file that must be corrected before they are sent again
     :param may_add_rejects: the load has rejected rows, and waits for its next try
     """
 
@@ -148,6 +149,7 @@ class RunPage:
     files: Sequence[RunFile] = ()
     resend: str | None = None
     rejects_path: str = ""
+    to_correct: int = 0
     may_add_rejects: bool = False
 
 
@@ -245,6 +247,7 @@ def page_of(run: Run, *, root: str, base: str, now: datetime, link: Callable[[st
         ],
         resend=None if found.is_running else result.resend,
         rejects_path=result.paths.get("rejects_path", "") if result.rejected and not found.is_running else "",
+        to_correct=max(result.rejected - result.retryable, 0),
         may_add_rejects=found.is_running and bool(result.rejected),
         **common,
     )

@@ -132,8 +132,8 @@ class SnapshotReading:
     def can_continue(self, error: e.CrmError) -> bool:
         """Whether another attempt can continue behind the pages read so far.
 
-        An attempt that read no page says nothing against them if the CRM or the network fails. After any other error,
-        such as a 404, the listing may have become shorter.
+        An attempt that read no page says nothing against them if the CRM or the network failed. After any other error
+        the listing is read from its start.
 
         :param error: the end of the last attempt
         """
@@ -149,16 +149,20 @@ class SnapshotReading:
 
         :param stopped: called for each page; reading ends once it returns True
         :raises CrmError: if a page cannot be read
+        :raises CrmProtocolError: if no deal has a stage; a single one may have none
         """
         self._stalled = 0 if self.has_progressed else self._stalled + 1
         groups, self._begun_at = _GROUPS[self.kind], self._progress.pages
         for listed in client.list_pages(self.kind, progress=self._progress, at_once=0, with_moved=True):
             if stopped():
-                break
+                return self.found
             self._is_intact = False  # until all records of the page are known
             for record in listed.fresh:
                 self.found[id_of(record.get("id"), LISTINGS[self.kind])] = frozenset(groups(record))
             self._is_intact = True
+        if self.kind == "deals" and self.found and not any(self.found.values()):
+            self._is_intact = False
+            raise e.CrmProtocolError("no deal of the listing has a stageId", method="GET", path="/deals")
         return self.found
 
 
@@ -168,9 +172,7 @@ def _lists(contact: Record) -> Sequence[str]:
 
 def _stage(deal: Record) -> Sequence[str]:
     stage = deal.get("stageId")
-    if not isinstance(stage, str):
-        raise e.CrmProtocolError("a deal of the listing has no stageId", method="GET", path="/deals")
-    return [stage.lower()]
+    return [stage.lower()] if isinstance(stage, str) else []
 
 
 _GROUPS: Mapping[Kind, Callable[[Record], Sequence[str]]] = {"contacts": _lists, "deals": _stage}

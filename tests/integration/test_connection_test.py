@@ -29,6 +29,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "away": ({"error": "unavailable"}, ["SERVICE_UNAVAILABLE (503)", "try again later"]),
     "a refused key": ({"error": "FORBIDDEN"}, ["FORBIDDEN (403)", "check the API key"]),
     "a proxy's HTML page": ({"effect": "html", "status": 200}, ["HTTP_200", "HTML"]),
+    "another service": ({"effect": "garbage", "status": 200, "body": '{"status": "ok"}'}, ["no list of records"]),
     "a broken proxy": ({"effect": "html", "status": 502}, ["BAD_GATEWAY (502)", "HTML"]),
     "a redirect to a login page": ({"effect": "redirect"}, ["HTTP_302"]),
     "a broken connection": ({"effect": "drop"}, ["CONNECTION", "broke"]),

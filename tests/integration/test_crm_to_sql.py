@@ -148,6 +148,43 @@ def test_retry_after_a_database_error_reuses_the_pages(
     assert not has_work_directory or list(work.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", ["replace", "append", "merge"])
+def test_rows_that_another_try_has_staged_are_not_applied(
+    mode: str, transfer: Transfers, database: SqliteTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crm_provider.transfers.sql_table import SqlTable
+
+    apply, late = SqlTable.apply, ["of a try that Airflow has given up"]
+
+    def applied(self: SqlTable, *args: Any, **arguments: Any) -> None:
+        if late:
+            database.run(f"INSERT INTO {self._staging} (id) VALUES ('{late.pop()}')")
+        apply(self, *args, **arguments)
+
+    monkeypatch.setattr(SqlTable, "apply", applied)
+    task = transfer(table="people", mode=mode, create_table=True, columns=["id"])
+    assert task.states == ["up_for_retry", "success"]
+    assert "36 rows are staged, and 35 of them are of this one; the table is unchanged" in str(task.attempts[0].error)
+    assert database.rows("SELECT count(*), count(DISTINCT id) FROM people") == [(35, 35)]
+
+
+def test_staging_table_that_another_try_has_dropped_is_no_fault_of_a_value(
+    transfer: Transfers, database: SqliteTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crm_provider.transfers.sql_table import SqlTable
+
+    insert, drops = SqlTable._insert, ["DROP TABLE {}"]
+
+    def inserted(self: SqlTable, *args: Any) -> None:
+        database.run(*(drops.pop().format(self._staging) for _ in list(drops)))
+        insert(self, *args)
+
+    monkeypatch.setattr(SqlTable, "_insert", inserted)
+    task = transfer(table="people", mode="replace", create_table=True, columns=["id"])
+    assert task.states == ["up_for_retry", "success"]
+    assert "no such table: crm_staging_" in str(task.attempts[0].error)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

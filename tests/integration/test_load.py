@@ -697,11 +697,14 @@ def test_resend_of_a_mapped_load_by_the_name_without_an_index_is_no_success(run_
         load = CrmLoadContactsOperator.partial(task_id="load", rejects_path=path, max_rejects="100%").expand(
             source=[[{"email": "no address"}], [{"email": "nor this"}]]
         )
-        load >> CrmRetryRejectsOperator(task_id="resend", rejects=path, only="all", mapping=MAPPING)
-    resend = run_dag(dag)["resend"]
-    assert resend.state == "failed"
+        paths = "{{ ti.xcom_pull('load') | map(attribute='rejects_path') | list }}"
+        for name, rejects in (("resend", path), ("text", paths)):
+            load >> CrmRetryRejectsOperator(task_id=name, rejects=rejects, only="all", mapping=MAPPING)
+    run = run_dag(dag)
+    assert run["resend"].state == run["text"].state == "failed"
     pattern = tmp_path / "out" / "r.*.jsonl"
-    assert f"a mapped load has written 2 files of its own; give the pattern {pattern}" in str(resend.error)
+    assert f"a mapped load has written 2 files of its own; give the pattern {pattern}" in str(run["resend"].error)
+    assert "rejects: a list or several lines, as text, stand in place of a path" in str(run["text"].error)
 
 
 def test_each_instance_of_a_mapped_load_has_its_own_files(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:

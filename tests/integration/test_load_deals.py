@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,6 +162,27 @@ def test_load_deals_in_a_task_function(crm: Sandbox, run_dag: Callable[..., Any]
     assert counts(run_dag(dag)["move"].result) == {"updated": 2}
     with pytest.raises(TypeError, match="only_from_stages"):
         CrmHook().load_deals(rows, only_from_stage=NEW)
+
+
+def test_error_after_a_load_creates_no_deal_twice(crm: Sandbox, run_dag: Callable[..., Any], tmp_path: Path) -> None:
+    """A checkpoint in a file outlives the load, as it does in Airflow's task state store."""
+    rows = [{"mail": email, "stage": NEW, "name": email, "worth": "1"} for email in PEOPLE[3:]]
+    path = tmp_path / "checkpoint"
+    with DAG("crm_own_load_before_an_error", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+
+        @task
+        def create() -> dict[str, Any]:
+            is_first = not path.exists()
+            result = CrmHook().load_deals(rows, mapping=CREATE, mode="create", checkpoint_path=path)
+            if is_first:
+                raise RuntimeError("the next step")
+            return result
+
+        create()
+    done = run_dag(dag)["create"]
+    assert done.states == ["up_for_retry", "success"]
+    assert counts(done.result) == {"created": 2}
+    assert calls(crm)["POST /deals"] == 2
 
 
 def test_delete_contacts_ignores_the_case_of_addresses(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:

@@ -129,6 +129,26 @@ def test_each_hook_load_of_a_task_has_its_own_files(crm: Sandbox, run_dag: RunDa
     assert sorted(path.name for path in tmp_path.glob("*.csv")) == ["outcomes.0.csv", "outcomes.1.csv"]
 
 
+def test_on_error_decides_about_rows_that_are_not_valid(crm: Sandbox, tmp_path: Path) -> None:
+    hook, given, path = CrmHook(), [{"email": "nobody"}, {"email": "a@ex.co"}], tmp_path / "outcomes.jsonl"
+    skip: dict[str, Any] = {"on_error": {"CrmDataError": "skip"}, "outcomes_path": path}
+    for dry_run in (True, False):
+        result = hook.load_contacts(given, **skip, dry_run=dry_run, report_path=tmp_path / "report.md")
+        skipped = re.search(r"^\| skipped \| (\d)", (tmp_path / "report.md").read_text(), re.MULTILINE)
+        assert (skipped and skipped[1], result["rejected"], result.get("would_fail")) == (
+            "1",
+            0,
+            False if dry_run else None,
+        )
+    assert (result["skipped"], result["created"], result["errors"]) == (1, 1, {"INVALID_VALUE": 1})
+    first = json.loads(path.read_text().splitlines()[0])
+    assert (first["outcome"], first["error_type"]) == ("skipped", "INVALID_VALUE") and "no @" in first["message"]
+    crm.reset()
+    with pytest.raises(SourceError, match="1 of 2 rows cannot be sent; nothing was sent"):
+        hook.load_contacts(given, on_error={"INVALID_VALUE": "fail"})
+    assert not crm.journal()
+
+
 def test_script_resumes_from_its_checkpoint(crm: Sandbox, tmp_path: Path) -> None:
     outage(crm)
     settings: dict[str, Any] = {

@@ -173,6 +173,7 @@ def test_page_has_a_start_button_once_the_resend_dag_exists(users: Users, run_da
     path = rejected["load"].result["rejects_path"]
     text, dag_id = run_page(users, rejected), f"{rejected.dag_run.dag_id}__load__resend"
     assert "data-start" not in text and f'with DAG(\n    "{dag_id}",' in text
+    assert "Correct 2 rows in the file, then start this DAG" in text
     run_dag(resend_of(rejected), run_conf={"rejects": path})
     in_folder(dag_id)
     text = run_page(users, rejected)

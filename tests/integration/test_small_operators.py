@@ -178,6 +178,24 @@ def test_automation_is_not_started_again_after_a_worker_died(
         assert "an earlier try was interrupted during the call: nothing was sent now" in str(task.error)
 
 
+@pytest.mark.skipif(not HAS_STATE_STORE, reason="the task state store came with Airflow 3.3")
+def test_automation_is_not_started_again_if_airflow_did_not_record_the_success(
+    crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, left = CrmTriggerAutomationOperator.call, [1]
+
+    def unrecorded_once(self: CrmTriggerAutomationOperator, context: Any) -> Any:
+        result = call(self, context)
+        if left:
+            raise RuntimeError(f"the XCom was not accepted {left.pop()}")
+        return result
+
+    monkeypatch.setattr(CrmTriggerAutomationOperator, "call", unrecorded_once)
+    task = run_task(CrmTriggerAutomationOperator, on_error={"CONNECTION": "retry"}, **START)
+    assert (task.states, task.result) == (["up_for_retry", "success"], {"outcome": "started"})
+    assert len(crm.store.automations) == 1
+
+
 def test_interrupted_automation_does_not_affect_other_runs(crm: Sandbox, run_dag: RunDag) -> None:
     with DAG("automation_twice", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         CrmTriggerAutomationOperator(task_id="task", **START)

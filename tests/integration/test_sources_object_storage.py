@@ -107,3 +107,4 @@ def test_rows_are_not_checked_for_being_paths(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(templates, "AnyPath", Unchecked("AnyPath", (), {}))
     rows = [{"email": "ada@example.com"}]
     assert with_connection(rows) == rows
+    assert with_connection(str([{"url": "s3://key@bucket"}])) == str([{"url": "s3://key@bucket"}])

@@ -22,6 +22,8 @@ ROWS = [{"email": "ada@example.com"}, {"email": "grace@example.com"}]
         ([ROWS, ROWS, []], "3 pages of rows"),
         (["a.csv", {"email": "ada@example.com"}], "2 rows"),
         (str(ROWS), "text of rows"),
+        ("[('ada@example.com', 's3://x/y.csv')]\n", "text of rows"),
+        ("email\nada@example.com\n", "text of rows"),
         (pyarrow.Table.from_pylist(ROWS), "2 rows"),
         (pyarrow.Table.from_pylist(ROWS).to_reader(), "rows"),
     ],
@@ -34,7 +36,19 @@ def test_rows_are_hidden(given: Any, text: str) -> None:
     assert hide_rows(hidden) is hidden
 
 
-@pytest.mark.parametrize("given", ["in/*.csv", ["a.csv", "b.csv"], [ObjectStoragePath("file:///a")], [], None])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "in/*.csv",
+        "in/[ab].csv",
+        "{{ rows }}",
+        "/data/a.csv\n",
+        ["a.csv", "b.csv"],
+        [ObjectStoragePath("file:///a")],
+        [],
+        None,
+    ],
+)
 def test_paths_are_shown(given: Any) -> None:
     assert hide_rows(given) == given
     assert unmask(given) is given
@@ -52,6 +66,7 @@ def test_every_list_of_addresses_is_hidden() -> None:
     nouns = ("address", "addresses")
     assert str(hide_list(["ada@example.com"], *nouns)) == "1 address"
     assert str(hide_list({"ada@example.com", "bob@example.com"}, *nouns)) == "2 addresses"
+    assert str(hide_list("['ada@example.com']", *nouns)) == "text of addresses"
     assert hide_list("no.txt", *nouns) == "no.txt"
 
 

@@ -64,8 +64,8 @@ def caused(cause: BaseException) -> AirflowFailException:
         (DONE, None, "succeeded", ("1,200 rows: 1,000 created, 200 updated; 1,300 calls",)),
         (REJECTS, None, "succeeded with rejects", COUNTS),
         (
-            {"rows": 3, "left": 3, "unsure": 2, "calls": 5}, REFUSED, "failed",
-            ("FORBIDDEN (403)", CHECK_KEY, "Request id: r-1", "3 rows: 3 left, of which up to 2 may have been written"),
+            {"rows": 3, "deleted": 0, "left": 3, "unsure": 2, "calls": 5}, REFUSED, "failed",
+            ("FORBIDDEN (403)", CHECK_KEY, "Request id: r-1", "3 rows: 3 left, of which up to 2 may have been deleted"),
         ),
         (REJECTS, REFUSED, "failed", ("FORBIDDEN (403) on POST /contacts: no.", CHECK_KEY, "Request id: r-1", *COUNTS)),
         (None, caused(SourceError("there is no file /x")), "failed", ("there is no file /x",)),

@@ -37,6 +37,7 @@ SUMMARY = Summary(
     calls=1210,
     calls_saved=580,
     seconds=245.1,
+    retryable=4,
     budget_used=0.987,
     plan="learned",
     plan_why="of 10 sampled rows, 8 exist",
@@ -231,7 +232,7 @@ def test_page_of_a_run() -> None:
         ("Rejected rows", "/data/rejects.jsonl", "https://f/data/rejects.jsonl")
     ]
     assert shown.samples == SUMMARY.samples
-    assert (shown.resend, shown.rejects_path) == ("with DAG(...)", "/data/rejects.jsonl")
+    assert (shown.resend, shown.rejects_path, shown.to_correct) == ("with DAG(...)", "/data/rejects.jsonl", 20 - 4)
 
 
 def test_load_that_stopped_before_its_plan() -> None:

@@ -181,6 +181,13 @@ def test_reason_why_no_list_is_picked(asked: dict[str, Any], message: str) -> No
         assert (raised.value.method, raised.value.path) == ("GET", "/segments")
 
 
+def test_lists_without_names_do_not_show_that_one_is_missing() -> None:
+    with pytest.raises(e.CrmProtocolError, match="no segmentation list of the listing has a name; use list_id"):
+        pick_list(lambda: [{"id": LIST, "label": "VIP"}], name="VIP", list_id=None)
+    with pytest.raises(e.CrmSegmentationListNotFoundError):
+        pick_list(list, name="VIP", list_id=None)
+
+
 @pytest.mark.parametrize(
     ("asked", "called"),
     [

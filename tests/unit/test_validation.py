@@ -306,6 +306,9 @@ def test_numeric_phone_number_has_lost_its_plus() -> None:
         CrmInvalidValueError, match=r"attributes\['phone'\] must be text with a \+ .* but is of type int"
     ):
         validation.phone_is_text({"phone": 5531999999999})
+    for text in ("5.532E+12", "+5531999999999.0"):
+        with pytest.raises(CrmInvalidValueError, match="in the form of a float"):
+            validation.phone_is_text({"phone": text})
 
 
 def test_non_number_is_refused_as_a_number() -> None:

@@ -463,6 +463,20 @@ def test_deal_with_other_values_is_not_the_created_one() -> None:
     assert found["id"] == ID
 
 
+def test_listing_without_contacts_does_not_show_that_there_is_no_deal() -> None:
+    def found_in(*listed: dict[str, Any]) -> Any:
+        return bench(deals(*listed)).client.find_deal(CONTACT_ID, PIPELINE)
+
+    unnamed = {name: value for name, value in deal().items() if name != "contactId"}
+    with pytest.raises(e.CrmProtocolError, match="no deal of the listing has a contactId"):
+        found_in(unnamed)
+    with pytest.raises(e.CrmProtocolError, match="the response has no id"):
+        found_in({**deal(), "id": None})
+    assert found_in({**unnamed, "contactId": None}) is None
+    assert found_in(unnamed, {**deal(id_=OTHER), "contactId": ID}) is None
+    assert found_in() is None
+
+
 def test_moment_outside_of_all_calendars_is_unknown() -> None:
     clock = ServerClock()
     clock.note(NOON_HEADER, sent=0.0, received=0.0)

@@ -281,13 +281,15 @@ def test_snapshot_has_the_groups_of_each_record(kind: Kind, fields: dict[str, An
 
 
 @pytest.mark.parametrize("stage", [{}, {"stageId": None}, {"stageId": 7}])
-def test_deal_without_a_stage_ends_the_reading(stage: dict[str, Any]) -> None:
+def test_a_listing_of_deals_without_stages_is_an_error(stage: dict[str, Any]) -> None:
     reading = SnapshotReading("deals")
     with pytest.raises(e.CrmProtocolError) as raised:
-        reading.read(listing([{"id": "d-1", "stageId": "s-1"}, {"id": "d-2", **stage}]).client, never)
-    assert str(raised.value).startswith("PROTOCOL on GET /deals: a deal of the listing has no stageId.")
+        reading.read(listing([{"id": "d-1", **stage}, {"id": "d-2", **stage}]).client, never)
+    assert str(raised.value).startswith("PROTOCOL on GET /deals: no deal of the listing has a stageId.")
     assert not reading.has_progressed, "the next attempt would leave out the rest of the page"
     assert not reading.can_continue(error_of("SERVICE_UNAVAILABLE"))
+    some = listing([{"id": "d-1", "stageId": "s-1"}, {"id": "d-2", **stage}]).client
+    assert SnapshotReading("deals").read(some, never) == {"d-1": {"s-1"}, "d-2": set()}
 
 
 def test_stopped_reading_requests_no_more_pages() -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from crm_provider.client.deals import same_deal_value
+from crm_provider.client.deals import shown_values
+from crm_provider.client.pagination import id_of
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.mapping.deal_mapper import Deal
 from crm_provider.load.state.temp_tables import digest
@@ -38,11 +39,12 @@ class RemoteDeal:
         """From a record of the API.
 
         :param names: of the attributes that are kept
+        :raises CrmProtocolError: if it has no id
         """
         found = record.get("attributes")
         kept = {name: found[name] for name in names if name in found} if isinstance(found, Mapping) else {}
         return cls(
-            str(record.get("id")),
+            id_of(record.get("id"), "/deals"),
             contact_id=_lower(record.get("contactId")),
             pipeline_id=_lower(record.get("pipelineId")),
             stage_id=_lower(record.get("stageId")),
@@ -63,13 +65,7 @@ class RemoteDeal:
 
     def shows(self, attributes: Mapping[str, Any]) -> bool:
         """Whether the deal has all of these values."""
-        return all(n in self.attributes and same_deal_value(n, self.attributes[n], v) for n, v in attributes.items())
-
-    def contradicts(self, attributes: Mapping[str, Any]) -> bool:
-        """Whether the deal shows another value for one of these."""
-        return any(
-            n in self.attributes and not same_deal_value(n, self.attributes[n], v) for n, v in attributes.items()
-        )
+        return all(shown_values(self.attributes, attributes))
 
 
 def _lower(value: Any) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
+from crm_provider.client.deals import is_own_deal, shown_values, unknown_creator
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
 from crm_provider.load.mapping.deal_mapper import Deal
 from crm_provider.load.rows import EarlierCreation, Outcome
@@ -62,7 +63,8 @@ class DealSender:
             raise e.CrmInvalidValueError("a new deal needs a contact, a pipeline and a stage")
         made = in_flight.made
         if self._finds and (found := self._found(contact_id, deal.pipeline_id)) is not None:
-            if made is not None and _is_new(found, made) and not found.changes(deal, contact_id):
+            is_own = made is not None and not made.earlier_load and _is_new(found, made)
+            if is_own and not found.changes(deal, contact_id):
                 return SentRow(Outcome.CREATED, called=False, ids=_ids(found.id, contact_id))
             return self._change(found.id, deal, contact_id, found)
         if made is not None:
@@ -81,7 +83,8 @@ class DealSender:
     def _change(self, deal_id: str, deal: Deal, contact_id: str | None, remote: RemoteDeal | None) -> SentRow:
         ids = _ids(deal_id, contact_id)
         changes = _all(deal, contact_id) if remote is None else remote.changes(deal, contact_id)
-        if changes and self._stages and (remote is None or self._may_leave(remote, deal)):
+        is_unknown = remote is None and not changes  # with nothing to write, only reading shows that the deal exists
+        if is_unknown or (changes and self._stages and (remote is None or self._may_leave(remote, deal))):
             remote = RemoteDeal.of(self._client.get_deal(deal_id), self._names)  # as it is now
             changes = remote.changes(deal, contact_id)
         if not changes:
@@ -134,26 +137,20 @@ class DealSender:
     def _own(deal: Deal, candidates: list[RemoteDeal], made: EarlierCreation) -> RemoteDeal | None:
         """The deal that an earlier attempt created, None if it created none.
 
-        ``createdAt``, or else the attributes, distinguish it from a deal that existed before.
-
         :raises CrmContactAssociatedWithADealError: if there is such a deal, and nothing shows who created it
         """
-        undecided = False
+        is_undecided = False
         for remote in candidates:
-            is_dated = remote.created_at is not None and made.since is not None
-            if (is_dated and _is_older(remote, made)) or remote.contradicts(deal.attributes):
-                continue
-            in_stage = remote.stage_id in (None, (deal.stage_id or "").lower())
-            if is_dated or (in_stage and deal.attributes and remote.shows(deal.attributes)):
-                return remote
-            undecided = True
-        if undecided:
-            raise e.CrmContactAssociatedWithADealError(
-                "Contact already associated with a deal in this pipeline; the CRM does not show whether "
-                "an earlier attempt created it.",
-                method="POST",
-                path="/deals",
+            is_own = is_own_deal(
+                is_new=_is_new(remote, made),
+                has_moved=remote.stage_id not in (None, (deal.stage_id or "").lower()),
+                shown=shown_values(remote.attributes, deal.attributes),
             )
+            if is_own:
+                return remote
+            is_undecided |= is_own is None
+        if is_undecided:
+            raise unknown_creator()
         return None
 
 
@@ -161,14 +158,9 @@ def _ids(deal_id: object, contact_id: str | None) -> dict[str, object]:
     return {"deal_id": deal_id, **({} if contact_id is None else {"contact_id": contact_id})}
 
 
-def _is_older(remote: RemoteDeal, made: EarlierCreation) -> bool:
-    return remote.created_at is not None and made.since is not None and remote.created_at < made.since
-
-
-def _is_new(remote: RemoteDeal, made: EarlierCreation) -> bool:
-    """Whether a deal is surely younger than this load."""
-    is_dated = remote.created_at is not None and made.since is not None
-    return is_dated and not made.earlier_load and not _is_older(remote, made)
+def _is_new(remote: RemoteDeal, made: EarlierCreation) -> bool | None:
+    """Whether a deal was created after the first attempt; None if that is not known."""
+    return None if remote.created_at is None or made.since is None else remote.created_at >= made.since
 
 
 def _all(deal: Deal, contact_id: str | None) -> dict[str, Any]:

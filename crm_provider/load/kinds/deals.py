@@ -69,6 +69,10 @@ class DealOptions(LoadOptions):
         return [*super().decisive, sorted(self.stages())]
 
     @property
+    def must_know_own(self) -> bool:
+        return self.mode == "create"
+
+    @property
     def effect(self) -> dict[str, Any]:
         return {"mode": self.mode, "only_from_stages": sorted(self.stages())}
 

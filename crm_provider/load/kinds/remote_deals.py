@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import cast
 
 from crm_provider import errors as e
+from crm_provider.client.deals import no_contacts, shows_contact
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
@@ -37,6 +38,7 @@ class RemoteDeals(RemoteRecords):
         self.cache, self.contacts = DealCache(), ContactCache(shared=True)
         self._compared: list[tuple[bool, bool]] = []
         self._reads_deals = self._reads_contacts = False
+        self._shows_contacts: set[bool] = set()
         self._names = frozenset(self._staged.attribute_names)
         self._fingerprints = setup.fingerprints
         self.needs_start = bool(self._deal_rows.unnamed)
@@ -134,9 +136,15 @@ class RemoteDeals(RemoteRecords):
     # -- what was read ---------------------------------------------------------------------------------------
 
     def read_all(self, tick: Tick) -> None:
-        """Read all deals, and all contacts if that is cheaper than a call for each address."""
+        """Read all deals, and all contacts if that is cheaper than a call for each address.
+
+        :raises CrmProtocolError: if a row needs the deal of a contact, and the listing does not show whose a deal is
+        """
         if self._reads_deals:
-            self.cache.complete = self._read("deals", self._keep, tick, strict=self._deal_rows.must_read is not None)
+            must_be_whole = bool(self._deal_rows.unnamed) or self._deal_rows.must_read is not None
+            self.cache.complete = self._read("deals", self._keep, tick, strict=must_be_whole)
+            if self._deal_rows.unnamed and self._shows_contacts == {False}:
+                raise no_contacts()
         if self._reads_contacts:
             self.contacts.complete = self._read("contacts", self._keep_contact, tick)
         if any(deal.deal_id for deal in self._deals()):
@@ -151,15 +159,16 @@ class RemoteDeals(RemoteRecords):
         found = {deal.key: id_ for deal in self._unnamed() if (id_ := self._id_in_rows(deal)) is not None}
         if not found:
             return
+        deals = counted(len(found), "deal is", "deals are")
         log.warning(
             "%s in rows with their deal_id and in rows with their contact and pipeline: duplicates=%r decides which "
             "row is sent.",
-            _deals_are(len(found)), self._options.duplicates,
+            deals, self._options.duplicates,
         )  # fmt: skip
         if self._options.duplicates == "reject" and self._options.on_invalid == "stop":
             raise SourceError(
-                f"{_deals_are(len(found))} in several rows, by deal_id and by contact and pipeline; nothing was "
-                "written (on_invalid='stop')"
+                f"{deals} in several rows, by deal_id and by contact and pipeline; nothing was written "
+                "(on_invalid='stop')"
             )
         self._forget({*found, *found.values()})
         for key, deal_id in found.items():
@@ -228,6 +237,7 @@ class RemoteDeals(RemoteRecords):
         return None  # the threads that send look it up: it may need a call to know which deal it is
 
     def _keep(self, record: Listed) -> None:
+        self._shows_contacts.add(shows_contact(record))
         self.cache.put(RemoteDeal.of(record, self._names))
 
     def _keep_contact(self, record: Listed) -> None:
@@ -278,10 +288,6 @@ class RemoteDeals(RemoteRecords):
 
     def naive_calls(self, counts: Mapping[Outcome, int], refused: int) -> int:
         return sum(counts.get(each, 0) for each in (Outcome.CREATED, Outcome.UPDATED, Outcome.UNCHANGED)) + refused
-
-
-def _deals_are(number: int) -> str:
-    return f"{counted(number, 'deal')} {'is' if number == 1 else 'are'}"
 
 
 def _deal(record: Record) -> Deal:

@@ -36,6 +36,7 @@ class RemoteDeletions(RemoteRecords):
         super().__init__(setup)
         self._options = setup.options
         self._lock = threading.Lock()
+        self._shows_emails: set[bool] = set()
         self._deleted_before = self._deleted = _count(setup.kept.get(DELETED))
         self._database = TempDatabase("CREATE TABLE found (person BLOB, email TEXT, PRIMARY KEY (person, email))")
 
@@ -61,11 +62,14 @@ class RemoteDeletions(RemoteRecords):
         """Read all contacts, and keep those that are to be deleted.
 
         :raises SourceError: if there are more than ``max_deletes``
-        :raises CrmProtocolError: if the listing contradicts itself or shrinks each time: a contact could be missed
+        :raises CrmProtocolError: if the listing contradicts itself, shrinks each time, or shows no address: a contact
+            could be missed
         """
         for _ in range(MOST_READS):
             totals: list[int] = []
             self._read("contacts", self._keep, tick, strict=True, totals=totals)
+            if self._shows_emails == {False}:
+                raise e.CrmProtocolError("no contact of the listing has an email", method="GET", path="/contacts")
             if all(before <= after for before, after in itertools.pairwise(totals)):
                 return self._check_most(self._found)
             log.warning("Contacts were deleted while the listing was read, so others may have moved; reading it again.")
@@ -78,6 +82,7 @@ class RemoteDeletions(RemoteRecords):
 
     def _keep(self, record: Listed) -> None:
         email = record.get("email")
+        self._shows_emails.add(isinstance(email, str) and bool(email))
         if isinstance(email, str) and email and self._staged.sends(key_of(email)):
             self._database.execute("INSERT OR IGNORE INTO found VALUES (?, ?)", (digest(key_of(email)), email))
 

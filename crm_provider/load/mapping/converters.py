@@ -13,6 +13,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NoReturn, TypeAlias
 
+from crm_provider.client.validation import FLOAT_AS_TEXT
 from crm_provider.values.addresses import NotOneAddress, one_address
 from crm_provider.values.json_values import MAX_DIGITS, ConversionError, finite, json_safe, whole_number
 
@@ -130,9 +131,6 @@ def auto(value: Any) -> Any:
     return value.strip() if isinstance(value, str) else json_safe(value)
 
 
-_FLOAT_AS_TEXT = re.compile(r"\d+(?:[.,]\d+)?[eE]\+?\d+|\d{5,}[.,]0{1,2}", re.ASCII)
-"""A long number as spreadsheets (``5.51E+12``) and pandas (``5511999998888.0``) write it into CSV."""
-
 _E164 = re.compile(r"\+\d+", re.ASCII)
 
 
@@ -142,14 +140,18 @@ def is_e164(text: str) -> bool:
 
 
 def only_text(value: Any) -> str:
-    """A text without the space around it. A phone number that is, or was, a number has lost its ``+`` or its digits.
+    """A text without the space around it, and without the apostrophe by which a spreadsheet keeps ``+55`` a text.
+
+    A phone number that is, or was, a number has lost its ``+`` or its digits.
 
     :raises ConversionError: for any other value, and for a text that a program has made of a float
     """
     if not isinstance(value, str):
         raise ConversionError("no text", "give it as text, or give the field the type 'phone' or 'text'")
     written = value.strip()
-    if _FLOAT_AS_TEXT.fullmatch(written):
+    if written.startswith("'+"):
+        written = written[1:]
+    if FLOAT_AS_TEXT.fullmatch(written):
         raise ConversionError("a phone number in the form of a float", "write its column as text in the source")
     return written
 

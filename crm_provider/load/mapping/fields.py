@@ -319,6 +319,8 @@ def read_column(
     column: str, convert: Conversion, fallback: Callable[[Any], Any], *, optional: bool = False
 ) -> Callable[[Mapping[str, Any]], Any]:
     is_path, keeps_text = "." in column, convert is converters.auto
+    other = "leave out the row" if fallback is _no_email else "make the field optional in the mapping"
+    fix = f"add it to the row, or {other}"
 
     def read(row: Mapping[str, Any]) -> Any:
         given = row.get(column, _MISSING)
@@ -337,7 +339,7 @@ def read_column(
         if given is _MISSING:
             if optional:
                 return fallback(None)
-            raise ConversionError("column missing", "add it to the row, or make the field optional in the mapping")
+            raise ConversionError("column missing", fix)
         if isinstance(given, UnreadableValue):
             raise ConversionError("a value that Python cannot hold", "correct it, or cast it to text in the query")
         return fallback(given) if is_empty(given) else _without_error_values(convert(given))

@@ -54,7 +54,7 @@ class RowOutcome:
         return {
             "outcome": self.outcome.value,
             "error_type": self.error_type,
-            "message": None if self.message is None else without_row(self.message, self.values),
+            "message": None if self.message is None else without_row(self.message, self.values, type_=self.error_type),
             "request_id": self.request_id,
             "contact_id": _id_text(self.ids.get("contact_id")),
             "deal_id": _id_text(self.ids.get("deal_id")),

@@ -32,12 +32,24 @@ def _sample(reject: Reject, place: str) -> dict[str, Any]:
         "row": reject.number if reject.original is None else reject.original,
         "place": _cut(place),
         "type": reject.type,
-        "message": _cut(without_row(message, reject.values)),
+        "message": _cut(without_row(message, reject.values, type_=reject.type)),
     }
 
 
-def without_row(message: str, values: Mapping[str, Any]) -> str:
-    """A message without the values of its row."""
+OWN_TYPES = frozenset({None, "INVALID_VALUE", "DUPLICATE_ROW"})
+"""Types of problems that a load finds itself."""
+
+
+def without_row(message: str, values: Mapping[str, Any], *, type_: str | None) -> str:
+    """A message without the values of its row.
+
+    The load's own messages have none. Their words may be values of the row all the same, such as ``email``: they stay,
+    except in the message of a source about a row that it could not read.
+
+    :param type_: of the problem; None if there is none
+    """
+    if type_ in OWN_TYPES and "cannot be read" not in message:
+        return message
     return without_values(message, _texts(values), in_parts=False)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.files import EXTRA, LARGEST_ROW, LINE, Record, SourceTable, place
+from crm_provider.load.sources.files import EXTRA, LARGEST_ROW, LINE, Record, SourceTable, place, rejects_refused
 from crm_provider.load.sources.options import FileOptions, HeaderLine, unique_names
 from crm_provider.load.sources.text_files import TextLines, open_lines
 from crm_provider.values.counted import counted
@@ -54,7 +54,7 @@ class CsvFiles:
     def open(self, path: AnyPath) -> Iterator[SourceTable]:
         """Open a file and read its header; its rows are read later.
 
-        :raises SourceError: if it has no header
+        :raises SourceError: if it has no header, or that of a rejects file
         """
         with open_lines(path, encoding=self._options.encoding, newline="") as lines:
             text = _LineReader(lines)
@@ -66,6 +66,8 @@ class CsvFiles:
                 self._check_delimiter(text)
             records = _RecordReader(text, **_dialect(delimiter, self._options.quotechar))
             columns = self._options.header or records.header()
+            if {"_row", "_original_row", "_retryable"} <= set(columns):
+                raise rejects_refused(path)
             yield SourceTable(columns, records.of(columns))
 
     def _check_delimiter(self, text: _LineReader) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,8 @@ class SourceTable:
 def expand_pattern(path: Any, given: object = None) -> list[AnyPath]:
     """The files of a path or pattern, in the order of their names.
 
-    An existing file whose name has wildcards is used literally. ``**`` stands for any number of folders.
+    An existing file whose name has wildcards is used literally. ``**`` stands for any number of folders. As in a shell,
+    a wildcard does not match a leading dot: such files are copies and drafts of other programs.
 
     :param path: a path object
     :param given: how the user wrote it, for the message
@@ -55,12 +56,21 @@ def expand_pattern(path: Any, given: object = None) -> list[AnyPath]:
     if first is None or path.exists():
         return [path]
     base = path.parents[len(parts) - first - 1]
-    found = [file for file in base.glob("/".join(parts[first:])) if not file.is_dir()]
+    start, with_hidden = len(base.parts), _is_hidden(parts[first:])
+    found = [
+        file
+        for file in base.glob("/".join(parts[first:]))
+        if not file.is_dir() and (with_hidden or not _is_hidden(file.parts[start:]))
+    ]
     if not found:
         raise NoSuchFile(
             f"no file matches {_shown(given or path)}; correct the pattern, or check whether the files have arrived"
         )
     return sorted(found, key=str)
+
+
+def _is_hidden(parts: Sequence[str]) -> bool:
+    return any(part.startswith(".") for part in parts)
 
 
 @contextmanager
@@ -111,6 +121,14 @@ def is_folder(path: Any) -> bool:
 def folder_refused(path: object) -> SourceError:
     """The error for a folder in place of a file."""
     return SourceError(f"{path} is a folder; give a pattern of the files in it, such as {str(path).rstrip('/')}/*.csv")
+
+
+def rejects_refused(path: object) -> SourceError:
+    """The error for a rejects file in place of a source: its rows are older than those of the source beside it."""
+    return SourceError(
+        f"{path} is a rejects file of a load; send its rows with CrmRetryRejectsOperator, or narrow the pattern that "
+        "matches it"
+    )
 
 
 def refuse_addresses(path: object) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.files import LINE, Record, SourceTable, place
+from crm_provider.load.sources.files import LINE, Record, SourceTable, place, rejects_refused
 from crm_provider.load.sources.text_files import TextLines, open_lines
 
 LARGEST_EXPONENT = 400
@@ -21,7 +21,7 @@ LARGEST_EXPONENT = 400
 def open_jsonl(path: AnyPath, *, encoding: str = "utf-8") -> Iterator[SourceTable]:
     """Open a file of JSON lines.
 
-    :raises SourceError: while reading, if it is one JSON text over many lines, or not text
+    :raises SourceError: while reading, if it is one JSON text over many lines, a rejects file, or not text
     """
     with open_lines(path, encoding=encoding, newline="\n") as lines:
         yield SourceTable(None, _records(lines))
@@ -34,7 +34,7 @@ def _records(lines: TextLines) -> Iterator[Record]:
         if not text.strip():
             continue
         if not begun:
-            _refuse_one_text(lines, text)
+            _refuse_other_files(lines, text)
             begun = True
         try:
             yield _object(text), None, lines.number
@@ -67,12 +67,14 @@ def _object(text: str) -> dict[str, Any]:
     return found
 
 
-def _refuse_one_text(lines: TextLines, text: str) -> None:
+def _refuse_other_files(lines: TextLines, text: str) -> None:
     if text.lstrip().startswith("[") or text.strip() == "{":
         raise SourceError(
             f"{place(lines.path, lines.number)} begins a JSON text of many lines, which would have to be read "
             "whole; write JSON lines instead, one object a line (jq -c '.[]')"
         )
+    if text.startswith('{"row":') and '"suggested_action":' in text and '"retryable":' in text:
+        raise rejects_refused(lines.path)
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

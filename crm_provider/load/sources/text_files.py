@@ -72,12 +72,26 @@ class TextLines:
         self._text = text
 
     def __iter__(self) -> Iterator[str]:
+        """The lines.
+
+        :raises SourceError: if one cannot be used, or all that are not ASCII are UTF-8 although another encoding was
+            given: their accents would be garbled
+        """
+        encoding, accents = self._text.encoding, False
+        may_be_utf8 = not codecs.lookup(encoding).name.startswith("utf")
         with _unpacking(self.path, self):
             for line in iter(partial(self._text.readline, LONGEST_LINE), ""):
                 self.number += 1
                 if _MARK in line or len(line) == LONGEST_LINE or ("\0" in line and self._shows_no_text(line)):
                     raise self._wrong(line)
+                if may_be_utf8 and not line.isascii():
+                    accents, may_be_utf8 = True, _is_utf8(line, encoding)
                 yield line
+        if accents and may_be_utf8:
+            raise SourceError(
+                f"{self.path} is UTF-8, and would be garbled as {encoding}; remove encoding from source_options, or "
+                "save the file in that encoding"
+            )
 
     def _shows_no_text(self, line: str) -> bool:
         """Whether NULs show a wrong encoding (in the first line) or a damaged file. A few may be part of a value."""
@@ -152,6 +166,15 @@ def _refuse_other_kinds(path: AnyPath, head: bytes) -> None:
         found = "a web page or XML; export the table as CSV (a login page in place of a file looks like this, too)"
     if found is not None:
         raise SourceError(f"{path} is {found}")
+
+
+def _is_utf8(line: str, encoding: str) -> bool:
+    """Whether the bytes of a line are UTF-8, too. Text in another encoding hardly ever is, unless it is ASCII."""
+    try:
+        line.encode(encoding).decode()
+    except UnicodeError:
+        return False
+    return True
 
 
 class _Raw(io.RawIOBase):

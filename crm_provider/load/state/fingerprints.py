@@ -63,8 +63,8 @@ class Fingerprints:
     Used by one thread, and by one run at a time: on a local disk a second run is refused until :meth:`close`. On an
     object store there is no lock: runs that share a state file must not overlap (``max_active_runs=1``).
 
-    Forget a record before its first call and remember it after its success: a kill between the two then leaves no
-    fingerprint of values that the CRM may no longer have (on an object store: from :meth:`sync` on).
+    Forget the records to send and :meth:`sync` before the first call, and remember each after its success: then no
+    failure in between leaves a fingerprint of values that the CRM may no longer have.
 
     :param path: of the state file; packed with gzip for the suffix ``.gz``
     :param secret: see :func:`secret_for`

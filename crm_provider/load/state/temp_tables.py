@@ -108,8 +108,9 @@ class RowStatus(IntEnum):
     """Invalid, and another row for the same record is valid: once corrected, this row must not replace that one."""
 
 
-UNSENDABLE = (RowStatus.INVALID, RowStatus.AMBIGUOUS, RowStatus.STALE)
-"""Rows that are rejected without a call."""
+INVALID = (RowStatus.INVALID, RowStatus.STALE)
+UNSENDABLE = (*INVALID, RowStatus.AMBIGUOUS)
+"""Rows that are rejected without a call; those that are not valid may be skipped instead."""
 
 _NUMBERS = {status: int(status) for status in RowStatus}
 """SQLite stores a member of an enumeration three times as slowly as its number."""
@@ -123,7 +124,6 @@ _LOSERS: Mapping[Duplicates, tuple[str, RowStatus]] = {
     "reject": ("1", RowStatus.AMBIGUOUS),
 }
 """Which of several rows for one record are not sent, and their status."""
-
 
 _PREFERRED: Mapping[Duplicates, str] = {
     "last": "staged.number > invalid.number", "first": "staged.number < invalid.number", "reject": "1"
@@ -365,13 +365,15 @@ class StagedRows:
         numbers = self._query("SELECT number FROM staged WHERE status = ? AND number > ?", (int(RowStatus.SEND), after))
         return sum(number not in without for (number,) in numbers)
 
-    def rows(self, *, after: int = 0, without: Collection[int] = ()) -> Iterator[StagedRow]:
+    def rows(self, *, after: int = 0, without: Collection[int] = (), only: int | None = None) -> Iterator[StagedRow]:
         """The rows in their order.
 
         :param after: only rows with a greater number
         :param without: numbers of rows to leave out
+        :param only: only rows with this status
         """
-        return self._found("SELECT number, status FROM staged WHERE number > ? ORDER BY number", (after,), without)
+        query = "SELECT number, status FROM staged WHERE number > ? AND status = coalesce(?, status) ORDER BY number"
+        return self._found(query, (after, only), without)
 
     def mixed(self, seed: int, *, after: int = 0, without: Collection[int] = ()) -> Iterator[StagedRow]:
         """The rows to be sent in a pseudo-random order, which is the same for the same seed."""

@@ -44,7 +44,7 @@ class FakeDeals:
         self.trouble: e.CrmError | None = None
         self.error = e.CrmError("none yet")
         self.created: dict[str, Any] = {}
-        self.odd = False
+        self.odd = self.omitted = False
 
     def add(self, id_: str = DEAL, *, stage: str | None = FIRST, **fields: Any) -> FakeDeals:
         self.deals[id_] = {
@@ -80,7 +80,7 @@ class FakeDeals:
     def list_pages(self, listing: str, *, at_once: int, with_moved: bool) -> Iterator[Any]:
         self._call(f"pages of {listing}")
         found = self.deals.values() if listing == "deals" else [{"id": i, "email": m} for m, i in self.contacts.items()]
-        yield SimpleNamespace(fresh=[*found, {"id": 7, "email": 7}])
+        yield SimpleNamespace(fresh=[*found, *([] if self.omitted else [{"id": 7, "email": 7, "contactId": None}])])
         if self.odd:
             raise e.CrmProtocolError("the listing ends early")
 
@@ -153,7 +153,7 @@ NEW = Deal(None, FIRST, PIPELINE, CONTACT, attributes={"pb_name": "Big"})
             ["update attributes stage_id", "get"],
         ),
         (FIRST, Deal(DEAL, contact_email="ada@x.org"), False, (), "updated", ["contact", "update contact_id", "get"]),
-        (FIRST, Deal(DEAL), False, (), "unchanged", []),
+        (FIRST, Deal(DEAL), False, (), "unchanged", ["get"]),
         # the deal was read
         (LAST, MOVE, True, (), "unchanged", []),
         (LAST.upper(), MOVE, True, (), "unchanged", []),
@@ -207,6 +207,7 @@ def test_deal_that_moved_after_it_was_read_is_left_alone() -> None:
         (FakeDeals(), Deal(None, FIRST, PIPELINE, None, "ada@x.org"), {}, "created", ["contact", "create"]),
         (FakeDeals(), Deal(None, FIRST, PIPELINE, None, "bob@x.org"), {}, "CONTACT_NOT_FOUND", ["contact"]),
         (FakeDeals(), Deal(None, FIRST, PIPELINE), {}, "INVALID_VALUE", []),
+        (FakeDeals(), Deal(DEAL), {}, "DEAL_NOT_FOUND", ["get"]),  # not "unchanged", as there is nothing to write
         # upsert
         (FakeDeals(), NEW, {"finds": True}, "created", ["create"]),
         (FakeDeals().add(), NEW, {"finds": True, "known": True}, "updated", ["update attributes", "get"]),
@@ -278,11 +279,12 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
         ({"attributes": {"pb_name": "Big"}, "createdAt": SINCE}, EarlierCreation(None), "created"),
         # a deal of another creator
         ({"createdAt": BEFORE, "attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "create"),
-        ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, EarlierCreation(BEGAN), "create"),
         ({"attributes": {"pb_name": "Other"}, "stage": LAST}, EarlierCreation(BEGAN), "create"),
         # no way to know the creator
         ({}, EarlierCreation(BEGAN), CONFLICT),
         ({"createdAt": SINCE}, EarlierCreation(None), CONFLICT),
+        ({"attributes": {"pb_name": "Other"}}, EarlierCreation(BEGAN), CONFLICT),
+        ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, EarlierCreation(BEGAN), CONFLICT),  # may be renamed
         ({"attributes": {"pb_name": "Big"}, "stage": LAST}, EarlierCreation(BEGAN), CONFLICT),  # may have moved since
     ],
 )
@@ -376,9 +378,8 @@ def test_creation_with_unknown_result_is_remembered() -> None:
 )
 def test_equal_values_of_different_forms(name: str, found: Any, wanted: Any, equal: bool) -> None:
     assert same_deal_value(name, found, wanted) is equal
-    remote = RemoteDeal(DEAL, attributes={name: found})
-    assert (remote.shows({name: wanted}), remote.contradicts({name: wanted})) == (equal, not equal)
-    assert not RemoteDeal(DEAL).contradicts({name: wanted})
+    assert RemoteDeal(DEAL, attributes={name: found}).shows({name: wanted}) is equal
+    assert not RemoteDeal(DEAL).shows({name: wanted})
 
 
 def test_cache_keeps_digits_and_can_be_emptied() -> None:
@@ -496,6 +497,34 @@ def test_load_options_reach_the_sender(given: dict[str, Any], outcome: str, call
     remote.close()
 
 
+NO_CONTACTS = "no deal of the listing has a contactId"
+
+
+@pytest.mark.parametrize(
+    ("shown", "problem"),
+    [
+        ({"id": DEAL}, NO_CONTACTS),
+        ({"id": DEAL, "contactId": {"id": CONTACT}}, NO_CONTACTS),
+        ({"dealId": DEAL, "contactId": CONTACT}, "the response has no id"),
+    ],
+)
+@pytest.mark.parametrize("given", [{"mode": "upsert"}, {"mode": "create", "plan": "compare"}])
+def test_no_deal_is_created_if_the_listing_does_not_show_which_deals_there_are(
+    given: dict[str, Any], shown: dict[str, Any], problem: str
+) -> None:
+    crm = FakeDeals()
+    crm.deals, crm.omitted = {DEAL: {"pipelineId": PIPELINE, **shown}}, True
+    remote = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, **given)
+    remote.make_plan(may_compare=True)
+    with pytest.raises(e.CrmProtocolError, match=problem):
+        remote.read_all(lambda count, records: None)
+    remote.close()
+    by_id = remote_of(crm, [{"d": DEAL, "s": LAST}], {"deal_id": "d", "stage_id": "s"}, mode="update", plan="compare")
+    by_id.make_plan(may_compare=True)
+    by_id.read_all(lambda count, records: None)  # the rows have the ids of their deals
+    by_id.close()
+
+
 def test_creation_without_a_response_is_remembered_with_the_start_of_the_load() -> None:
     crm = FakeDeals()
     remote = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, mode="create")
@@ -567,11 +596,12 @@ def test_inconsistent_listing_is_enough_to_compare_but_not_to_create() -> None:
     assert not move.cache.complete
     assert move.cache.get(DEAL) is not None
     move.close()
-    upsert = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, mode="upsert")
-    upsert.make_plan(may_compare=True)
-    with pytest.raises(e.CrmProtocolError, match="ends early"):
-        upsert.read_all(lambda count, records: None)
-    upsert.close()
+    for given in ({"mode": "upsert"}, {"mode": "create", "plan": "compare"}):
+        new = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, **given)
+        new.make_plan(may_compare=True)
+        with pytest.raises(e.CrmProtocolError, match="ends early"):
+            new.read_all(lambda count, records: None)
+        new.close()
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,14 @@ def test_inconsistent_listing_ends_the_run_before_any_deletion() -> None:
     assert crm.emails == SPELLINGS
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_listing_without_addresses_ends_the_run(dry_run: bool) -> None:
+    crm = FakePeople()  # its contacts show none
+    with pytest.raises(LoadStopped, match="no contact of the listing has an email") as stopped:
+        erase(crm, "ada@x.org", dry_run=dry_run)
+    assert (stopped.value.error.method, stopped.value.error.path) == ("GET", "/contacts")
+
+
 def test_row_without_an_address_is_rejected_and_two_rows_are_one_person() -> None:
     crm = FakePeople(*SPELLINGS)
     assert counts(erase(crm, "ada@x.org", "ADA@x.org", "nobody")) == {"deleted": 1, "skipped": 1, "rejected": 1}

@@ -104,7 +104,6 @@ class Loop(Scene):
                 workers=self.air,  # type: ignore[arg-type]
                 handler=self.handler,
                 remote_of=lambda record: None,
-                fingerprints=None,
                 progress=progress,
                 cancel_token=self.cancel_token,
                 ping=self._ping,

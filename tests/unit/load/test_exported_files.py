@@ -466,6 +466,9 @@ def test_missing_path_is_a_missing_column() -> None:
     assert problems(open_source([row]), {"email": "a.email", "x": "b.x"}) == [
         "1 row: x (column 'b.x'): column missing; add it to the row, or make the field optional in the mapping"
     ]
+    assert problems(open_source([{"mail": "a@ex.co"}, row]), {"email": "mail"}) == [
+        "1 row: email (column 'mail'): column missing; add it to the row, or leave out the row"
+    ]
     assert "the source has no column 'z.x'" in refused([row], {"email": "a.email", "x": "z.x"})
 
 

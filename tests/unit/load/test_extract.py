@@ -383,11 +383,14 @@ def test_restart_gives_up_eventually(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_listing_that_ends_before_its_total_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_missing", [False, True], ids=["empty page", "404"])
+def test_listing_that_ends_before_its_total_is_an_error(is_missing: bool, tmp_path: Path) -> None:
     reads: list[int] = []
 
     def fetch(number: int) -> Page:
         reads.append(number)
+        if number and is_missing:
+            raise e.CrmNotFoundError("no such page")
         return Page(records(0, 10) if number == 0 else [], 30)
 
     client = FakeClient(records(0, 30))
@@ -410,7 +413,7 @@ def test_listing_that_ends_early_because_it_changes_is_read_again(
     done = extract(client, tmp_path / "contacts.jsonl").run()
     assert (done["records"], done["pages"], done["calls"]) == (109, 11, 12 + 11)
     assert sorted(ids_in(tmp_path / "contacts.jsonl")) == sorted(record["id"] for record in held)
-    assert "ends early: page 11 is empty after 99 of 100 records" in caplog.text
+    assert "ends early, after 99 of 100 records: page 11 has none" in caplog.text
 
 
 def test_listing_that_ends_early_at_every_reading_is_an_error(tmp_path: Path) -> None:

@@ -183,14 +183,17 @@ def test_rows_in_flight_are_counted(it: Setting, monkeypatch: pytest.MonkeyPatch
 def test_state_file_that_cannot_be_closed_hides_no_error(
     it: Setting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    it.crm.trouble = lambda call, email: REFUSED
     fingerprints = it.load().fingerprints
     assert fingerprints is not None
 
     def lost() -> None:
         raise CannotWrite("loaded.state.journal", "Input/output error")
 
-    monkeypatch.setattr(fingerprints._journal, "sync", lost)
+    def refuse(call: str, email: str) -> e.CrmError:
+        monkeypatch.setattr(fingerprints._journal, "sync", lost)
+        return REFUSED
+
+    it.crm.trouble = refuse
     with pytest.raises(LoadStopped):
         it.run(fingerprints=fingerprints)
     assert "loaded.state.journal cannot be written: Input/output error" in caplog.text

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import uuid
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+from upath import UPath
 
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action, Work
@@ -48,7 +50,7 @@ class Setting:
         self.options = {"plan": "learned", **options} if options.get("mode", "upsert") == "upsert" else options
         self.on_error: dict[str, str] = {}
         self.epoch, self.cancel_token = 0, CancelToken()
-        self.state: Path | None = None
+        self.state: Any = None
         self.more: dict[str, Any] = {}
 
     @property
@@ -106,7 +108,7 @@ LOST = e.CrmTimeoutError("no response", outcome_known=False)
         ({"add": UNKNOWN_LIST}, {}, 3),
         ({"create": REFUSED}, {}, 0),
         ({"create": LOST, "ping": LOST}, {}, 3),
-        ({"create": e.CrmTooManyRequestsError("wait", status=429)}, {"errors_in_a_row": 1}, 0),
+        ({"create": e.CrmTooManyRequestsError("wait", status=429)}, {"errors_in_a_row": 7}, 0),
         ({}, {}, 3),
     ],
 )
@@ -437,6 +439,29 @@ def test_fingerprint_of_a_rejected_row_is_forgotten(setting: Any, tmp_path: Path
     assert outcomes(it.run()) == {"unchanged": 2, "updated": 1}
 
 
+def test_lost_pod_leaves_no_fingerprint_of_a_record_that_it_has_changed(setting: Any) -> None:
+    """Of a state file on an object store only those parts are left that were written before the pod was killed."""
+    it = setting(people(2))
+    it.state = UPath(f"memory://state-{uuid.uuid4().hex}/state")
+    it.run()
+    it.source.given[0]["name"], it.epoch = "changed", 1
+    left: dict[str, bytes] = {}
+
+    def kill(call: str, email: str) -> None:
+        left.update({path.name: path.read_bytes() for path in it.state.parent.iterdir()})
+
+    it.crm.trouble = kill
+    it.run()
+    for path in list(it.state.parent.iterdir()):
+        path.unlink()
+    for name, content in left.items():
+        (it.state.parent / name).write_bytes(content)
+    it.source.given[0]["name"], it.epoch = "P1", 2
+    it.crm.trouble = lambda call, email: None
+    assert outcomes(it.run()) == {"updated": 1, "unchanged": 1}
+    assert it.crm.contacts["p1@x.org"]["attributes"]["name"] == "P1"
+
+
 def test_fingerprints_are_synced_every_few_seconds(setting: Any, tmp_path: Path) -> None:
     """Rows that need no call: only the main thread advances the clock."""
     it, clock = setting([{"email": "nobody"}] * 8), FakeClock()
@@ -454,7 +479,7 @@ def test_fingerprints_are_synced_every_few_seconds(setting: Any, tmp_path: Path)
 
     started = clock.now
     it.run(rejects=Slow(it.rejects_path), fingerprints=Synced(tmp_path / "state", b"secret"), clock=clock)
-    assert [moment - started for moment in synced] == [REMOTE_EVERY, 2 * REMOTE_EVERY]
+    assert [moment - started for moment in synced] == [0, REMOTE_EVERY, 2 * REMOTE_EVERY]
 
 
 def test_summary_is_small_and_json(setting: Any) -> None:
@@ -469,7 +494,9 @@ def test_summary_is_small_and_json(setting: Any) -> None:
 LIST = "11111111-1111-4111-8111-111111111111"
 
 
-def test_cleared_load_lists_what_it_created_before_it_was_cleared(setting: Any) -> None:
+@pytest.mark.parametrize("is_cleared", [True, False])
+def test_load_that_starts_again_lists_what_it_has_created(is_cleared: bool, setting: Any) -> None:
+    """It was cleared, or its source has changed."""
     it = setting(people(1), mode="create", list_ids=(LIST,))
     it.crm.start_of_writes = lambda: datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
     it.crm.trouble = lambda call, email: e.CrmForbiddenError("no", status=403) if call == "add" else None
@@ -477,7 +504,8 @@ def test_cleared_load_lists_what_it_created_before_it_was_cleared(setting: Any) 
         it.run()
     it.crm.contacts["p1@x.org"]["createdAt"] = "2026-03-01T12:00:05.000Z"
     it.crm.trouble = lambda call, email: None
-    assert outcomes(it.run(epoch=1)) == {"updated": 1}
+    it.source.given += [] if is_cleared else people(2)[1:]
+    assert outcomes(it.run(epoch=int(is_cleared))) == {"updated": 1, **({} if is_cleared else {"created": 1})}
     assert it.crm.contacts["p1@x.org"]["segmentedListsIds"] == [LIST]
 
 

@@ -34,7 +34,7 @@ class Kept(NoCheckpoints):
 def progress_of(before: Checkpoint | None, **given: Any) -> LoadProgress:
     parts: dict[str, Any] = {"checkpoints": Kept(), "stats": RequestStats(), "clock": FakeClock(), **given}
     return LoadProgress(
-        before, rows=5, fingerprint="f", epoch=3, rejects=None, fingerprints=None, outcomes=None, rate=5.0,
+        before, rows=5, fingerprint="f", epoch=3, files=(), fingerprints=None, rate=5.0,
  **parts,
     )  # fmt: skip
 
@@ -119,11 +119,11 @@ def test_remaining_calls_and_seconds(notes: dict[str, Any], calls: int, left: tu
     [
         (WITH_NOTES, {"began": NOON, "made": [1, 3, "x"], "cleared": True}),
         (replace(BEFORE, notes={"began": NOON}), {"began": NOON, "cleared": True}),
-        (replace(WITH_NOTES, fingerprint="other"), None),
+        (replace(WITH_NOTES, fingerprint="other"), {"began": NOON, "cleared": True}),
         (replace(WITH_NOTES, version=0), None),
         (replace(BEFORE, notes={"made": [3]}), None),
     ],
 )
-def test_notes_kept_by_a_cleared_task(before: Checkpoint, kept: dict[str, Any] | None) -> None:
+def test_notes_kept_by_a_task_that_starts_again(before: Checkpoint, kept: dict[str, Any] | None) -> None:
     expected = None if kept is None else Checkpoint(epoch=4, fingerprint="f", notes=kept)
     assert cleared(before, 4, "f") == expected

@@ -99,6 +99,7 @@ def test_a_phone_number_that_is_no_text_has_lost_its_plus(mapping: Any, given: A
 
 def test_a_phone_number_as_text_and_one_with_a_type_are_sent() -> None:
     assert attributes({"phone": "tel"}, {"tel": " +5531999999999 "}) == {"phone": "+5531999999999"}
+    assert attributes({"phone": "tel"}, {"tel": "'+5531999999999"}) == {"phone": "+5531999999999"}
     assert attributes({"phone": "tel"}, {"tel": None}) == {}
     line = {"column": "tel", "type": "phone", "region": "BR"}
     assert attributes({"phone": line}, {"tel": 5531999999999}) == {"phone": "+5531999999999"}
@@ -111,7 +112,7 @@ def test_a_phone_number_as_text_and_one_with_a_type_are_sent() -> None:
         assert attributes({"phone": "tel"}, {"tel": local}) == {"phone": local}
 
 
-@pytest.mark.parametrize("given", ["5.532E+12", "5,532e12", " 5531999999999.0", "5531999999999,00"])
+@pytest.mark.parametrize("given", ["5.532E+12", "5,532e12", " 5531999999999.0", "+5531999999999.0", "5531999999999,00"])
 @pytest.mark.parametrize("mapping", [None, {"email": "email", "phone": "phone"}])
 def test_a_phone_number_that_a_spreadsheet_or_pandas_has_made_a_float_is_not_sent(mapping: Any, given: str) -> None:
     (problem,) = problems(Mapper(mapping), {"email": "a@x.co", "phone": given})

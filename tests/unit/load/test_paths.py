@@ -52,7 +52,15 @@ def test_store_paths_are_unchanged(bucket: UPath) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [("s3://bucket/x", "ObjectStoragePath"), ("", "empty"), (" ", "empty"), (7, "of type int")]
+    ("given", "said"),
+    [
+        ("s3://bucket/x", "ObjectStoragePath"),
+        ("", "empty"),
+        (" ", "empty"),
+        (7, "of type int"),
+        ("['/data/a.csv', None]", "render_template_as_native_obj"),
+        ("email\nann@example.com\n", "several lines"),
+    ],
 )
 def test_invalid_path_is_refused(given: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -39,6 +39,19 @@ def test_sample_of_rejected_rows(values: Any, message: str, original: int | None
     assert sample == {"row": expected[0], "place": PLACE, "type": "INVALID_INPUT", "message": expected[1]}
 
 
+@pytest.mark.parametrize(
+    ("type_", "message", "shown"),
+    [
+        ("INVALID_VALUE", "phone: not a phone number", "phone: not a phone number"),
+        ("DUPLICATE_ROW", "Several rows have this phone", "Several rows have this phone"),
+        ("INVALID_VALUE", "cannot be read; no phone", "cannot be read; no [value]"),
+    ],
+)
+def test_words_of_the_loads_own_messages_stay(type_: str, message: str, shown: str) -> None:
+    (sample,) = samples_of([Reject(7, {"channel": "phone"}, type_, message)], lambda number: "")
+    assert sample["message"] == shown
+
+
 def test_source_without_locations() -> None:
     (sample,) = samples_of([Reject(7, {}, "INVALID_INPUT", "A: b")], lambda number: "")
     assert (sample["place"], sample["message"]) == ("", "A: b")

@@ -25,6 +25,7 @@ from crm_provider.files.row_lines import RowsLost
 from crm_provider.load.rejects.file import NoRejects, RejectedRows, RejectsFile
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.rows import EarlierCreation, SourceError
+from crm_provider.load.sources.source import open_source
 
 FORMATS = ["jsonl", "csv"]
 
@@ -502,3 +503,12 @@ def test_rows_of_a_deletion_are_not_loaded_as_contacts(suffix: str, tmp_path: Pa
     assert [row.values for row in RejectedRows(path, kind="deletions").rows()] == [{"email": "ann@ex.co"}]
     with pytest.raises(SourceError, match=r"a load of deletions, and not of contacts; give kind='deletions'$"):
         list(RejectedRows(path, kind="contacts").rows())
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_rejects_file_is_no_source_of_another_load(suffix: str, tmp_path: Path) -> None:
+    """A pattern may match it: its rows are older than those of the source, and sorted after them."""
+    path = tmp_path / f"r{suffix}"
+    written(path, reject(1, email="a@b.com"))
+    with pytest.raises(SourceError, match="is a rejects file of a load; send its rows with CrmRetryRejectsOperator"):
+        list(open_source(tmp_path / f"*{suffix}").rows())

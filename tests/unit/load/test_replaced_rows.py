@@ -346,7 +346,9 @@ def test_log_and_report_say_which_rows_have_another_row(
     assert list(found.notes) == notes
     assert [text for text in map(one_line, caplog.messages) if "same record" in text] == notes
     assert "old" not in caplog.text.lower().replace("left out", "")
-    assert sum(found.as_found().values()) == len(rows)
+    assert sum(found.as_found().values()) == sum(found.as_found(skips_invalid=True).values()) == len(rows)
+    kept = check(open_source(list(rows)), Mapper(MAPPING), ContactOptions(duplicates=duplicates, skips_invalid=True))
+    assert list(kept.notes) == [note for note in notes if "a resend" not in note], "they are not in the rejects file"
 
 
 def test_load_that_sends_nothing_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -117,6 +117,8 @@ def test_stopped_load_and_dry_run_say_so() -> None:
     assert "| left | 90 | 90.0% | not sent yet |" in lines(Summary(rows=100, counts={Outcome.CREATED: 10}, left=90))
     unsure = lines(Summary(rows=100, counts={Outcome.CREATED: 10}, left=90, unsure=2))
     assert "| left | 90 | 90.0% | not done yet; up to 2 may have been written |" in unsure
+    deletions = Summary(rows=100, left=90, unsure=2, outcomes=DeleteOptions.outcomes)
+    assert "| left | 90 | 90.0% | not done yet; up to 2 may have been deleted |" in lines(deletions)
     checked = {"to send": 3, "cannot be sent": 1}
     dry = lines(Summary(rows=4, left=4, dry_run=True, checked=checked))
     assert "## Rows (dry run: nothing was written)" in dry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
-from crm_provider.load.options import ContactOptions, Mode
+from crm_provider.load.kinds.deletions import DeleteOptions
+from crm_provider.load.options import ContactOptions, LoadOptions, Mode
 from crm_provider.load.outcomes.formats import RowOutcome
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.row_results import SENDS_OF_A_ROW, WRITE_UNCERTAIN, RowResultHandler
+from crm_provider.load.row_results import SENDS_OF_A_ROW, RowResultHandler
 from crm_provider.load.rows import Contact, EarlierCreation, Outcome, Row
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult, SentRow
@@ -51,7 +53,7 @@ class Scene:
             policy=ErrorPolicy(on_error or {}, work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", mode)),
             rejects=self.notes if keeps else None,  # type: ignore[arg-type]
             fingerprints=self.notes if keeps else None,  # type: ignore[arg-type]
-            matters=lambda number: number < 3,
+            is_for_invalid=lambda number: number < 3,
         )
 
     def launch(self, number: int) -> InFlightRow:
@@ -288,10 +290,16 @@ def test_failed_probe_call_ends_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "says"), [(True, "no response in time."), (False, f"no response in time. {WRITE_UNCERTAIN}")]
+    ("options", "known", "says"),
+    [
+        (ContactOptions(), True, "no response in time."),
+        (ContactOptions(), False, "no response in time. Whether it was written is not known."),
+        (DeleteOptions(), False, "no response in time. Whether it was deleted is not known."),
+    ],
 )
-def test_rejects_file_says_if_a_write_may_have_happened(known: bool, says: str) -> None:
+def test_rejects_file_says_if_a_write_may_have_happened(options: LoadOptions, known: bool, says: str) -> None:
     it = Scene()
+    it.handler._options = options
     it.send(1, e.CrmTimeoutError("no response in time.", outcome_known=known))
     it.handler.reject_held()
     assert it.notes.rejects[0].message == says
@@ -359,9 +367,9 @@ class OutcomeNotes:
         self.outcomes.append(outcome)
 
 
-def noting(on_error: dict[str, str] | None = None, *, mode: Mode = "upsert") -> tuple[Scene, list[RowOutcome]]:
+def noting(on_error: dict[str, str] | None = None, **options: Any) -> tuple[Scene, list[RowOutcome]]:
     """A scene with an outcomes file, and what is written to it."""
-    it, notes = Scene(on_error, mode=mode), OutcomeNotes()
+    it, notes = Scene(on_error, **options), OutcomeNotes()
     it.handler._outcomes = notes  # type: ignore[assignment]
     return it, notes.outcomes
 
@@ -405,8 +413,10 @@ def test_outcome_of_a_failed_row_has_its_error_and_what_was_written(
 
 def test_outcome_of_an_existing_contact_says_why_it_is_unchanged() -> None:
     it, noted = noting(mode="create")
-    it.send(1, e.CrmContactAlreadyExistsError("Contact already exists.", status=409, request_id="req-3"))
-    assert noted == [noted_first(Outcome.UNCHANGED, message="Contact already exists.", request_id="req-3")]
+    it.send(1, e.CrmContactAlreadyExistsError("Contact p1@x.org exists.", status=409, request_id="req-3"))
+    assert noted == [noted_first(Outcome.UNCHANGED, message="Contact [value] exists.", request_id="req-3")]
+    facts = noted_first(Outcome.SKIPPED, message="No p1@x.org.").facts(datetime.now(timezone.utc))
+    assert facts["message"] == "No p1@x.org.", "a text of the load itself"
 
 
 @pytest.mark.parametrize(
@@ -427,6 +437,14 @@ def test_invalid_row_has_no_ids_in_its_outcome() -> None:
     it, noted = noting()
     it.handler.without_call(StagedRow(Row(1, P1), RowStatus.INVALID, problem="no email address"))
     assert noted == [noted_first(Outcome.REJECTED, error_type="INVALID_VALUE", message="no email address")]
+
+
+@pytest.mark.parametrize("status", [RowStatus.INVALID, RowStatus.STALE])
+def test_invalid_row_is_skipped_if_on_error_says_so(status: RowStatus) -> None:
+    it, noted = noting(skips_invalid=True)
+    it.handler.without_call(StagedRow(Row(1, P1), status, problem="no email address"))
+    assert noted == [noted_first(Outcome.SKIPPED, error_type="INVALID_VALUE", message="no email address")]
+    assert it.row_counts.errors == {"INVALID_VALUE": 1}
 
 
 def test_reject_names_its_kind_and_the_record_that_may_exist() -> None:
@@ -457,4 +475,4 @@ def test_only_full_stops_are_removed_before_the_doubt_about_a_write() -> None:
     it = Scene()
     it.send(1, e.CrmTimeoutError("no response to X.", outcome_known=False))
     it.handler.reject_held()
-    assert it.notes.rejects[0].message == f"no response to X. {WRITE_UNCERTAIN}"
+    assert it.notes.rejects[0].message == "no response to X. Whether it was written is not known."

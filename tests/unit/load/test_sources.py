@@ -144,15 +144,18 @@ PATTERNS = {
     "**/leads-*.csv": ["1", "2", "10", "20", "30"],
     "sub/**/leads-30.csv": ["30"],
     "s*/deep/*.csv": ["30"],
+    ".copies/*-40.csv": ["40"],
+    "**/.leads-*.csv": ["50"],
 }
 
 
 def make_tree(root: Any) -> None:
-    for folder, numbers in (("", (1, 2, 10)), ("sub", (20,)), ("sub/deep", (30,))):
+    for folder, numbers in (("", (1, 2, 10)), ("sub", (20,)), ("sub/deep", (30,)), (".copies", (40,))):
         for number in numbers:
             path = root / folder / f"leads-{number}.csv" if folder else root / f"leads-{number}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"email\n{number}\n", encoding="utf-8")
+    (root / "sub" / ".leads-50.csv").write_text("email\n50\n", encoding="utf-8")
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -102,6 +102,16 @@ def refused(path: Path, **options: Any) -> str:
     return str(caught.value)
 
 
+def test_utf8_file_is_not_garbled_by_another_encoding(tmp_path: Path) -> None:
+    garbled, path = "secret@x.io,José\n".encode(), tmp_path / "leads.csv"
+    path.write_bytes(b"email,name\na@x.io,Ann\n" + garbled * 2)
+    says = "is UTF-8, and would be garbled as latin-1; remove encoding from source_options"
+    assert says in refused(path, encoding="latin-1")
+    path.write_bytes(b"email,name\n" + garbled + "b@x.io,Zoë\n".encode("latin-1") + garbled)
+    names = [row.values["name"] for row in open_source(path, options={"encoding": "latin-1"}).rows()]
+    assert names == ["JosÃ©", "Zoë", "JosÃ©"], "the file is not UTF-8"
+
+
 @pytest.mark.parametrize("rows_before", [1, 5000], ids=["near", "far"])
 @pytest.mark.parametrize(
     ("encoding", "bad", "message"),
