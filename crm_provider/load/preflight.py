@@ -15,7 +15,7 @@ from crm_provider.load.options import TAKEN_ROW, LoadOptions
 from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError, more_kinds, rows_text
 from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
-from crm_provider.load.state.temp_tables import INVALID, UNSENDABLE, RowStatus, StagedRows, record_mark, without_views
+from crm_provider.load.state.temp_tables import BETWEEN, INVALID, UNSENDABLE, RowStatus, StagedRows, record_mark
 from crm_provider.load.workers import Cancelled, CancelToken
 from crm_provider.values.redaction import WIDTH, for_log, wrapped
 from crm_provider.values.suggest import did_you_mean
@@ -136,7 +136,7 @@ def _staged(
     problems, words, columns = _Problems(), NullWords(), getattr(mapper, "columns", None)
     digest = InputDigest(_options_text(mapper, options) + (repr(tuple(keys)).encode() if keys else b""))
     for given in _rows_of(source, cancel_token):
-        row = digest.add(given)
+        row, text = digest.add(given)
         try:
             record = mapper(row)
         except InvalidRow as invalid:
@@ -151,11 +151,11 @@ def _staged(
             shown = {name: value for name in keys if (value := key_value(row.values, name, fields)) is not None}
             staged.add(Row(row.number, shown), RowStatus.SUPPRESSED)
         elif row.replaced and row.replaced == record_mark(record.key):
-            staged.add(row, RowStatus.REPLACED, place=place)
+            staged.add(row, RowStatus.REPLACED, text=text, place=place)
         else:
             is_same = unchanged is not None and unchanged(record)
             status = RowStatus.SAME if is_same else RowStatus.SEND
-            staged.add(row, status, record, place=place)
+            staged.add(row, status, record, text=text, place=place)
     staged.mark_duplicates(options.duplicates)
     if (warning := words.warning()) is not None:
         log.warning("%s", for_log(warning))
@@ -257,9 +257,6 @@ def _rows_of(source: Source, cancel_token: CancelToken | None) -> Iterator[Row]:
         yield row
 
 
-_BETWEEN = "\x1f"
-"""Separates the texts of a row: the ASCII character for this purpose."""
-
 _HASHED_AT_ONCE = 1 << 14
 """Characters of texts that are hashed together."""
 
@@ -281,24 +278,24 @@ class InputDigest:
         """Of rows that are not hashed yet."""
         self._size = 0
 
-    def add(self, row: Row) -> Row:
+    def add(self, row: Row) -> tuple[Row, str | None]:
         """Add a row.
 
-        :return: the row as it is to be used, see :func:`without_views`
+        :return: the row as it is to be used, see :func:`without_views`, and its values as one text; None if they are
+            not only texts, or a text has a separator
         """
-        values = row.values
+        values, text = row.values, None
         if (names := tuple(values)) != self._names:
             self._flush()
             self._names = names
             self._update(f"columns {names!r}")
         try:
-            text = _BETWEEN.join(values.values())
+            text = BETWEEN.join(values.values())
         except TypeError:  # not only texts
-            row, text = without_views(row), ""
-            is_text = False
+            row = without_views(row)
         else:
-            is_text = row.problem is None and not row.replaced and text.count(_BETWEEN) == len(names) - 1
-        if is_text:
+            text = text if text.count(BETWEEN) == len(names) - 1 else None
+        if text is not None and row.problem is None and not row.replaced:
             self._texts.append(text)
             self._size += len(text)
             if self._size > _HASHED_AT_ONCE:
@@ -306,7 +303,7 @@ class InputDigest:
         else:
             self._flush()
             self._update(repr((row.problem, *row.values.values(), *([row.replaced] if row.replaced else []))))
-        return row
+        return row, text
 
     def as_text(self) -> str:
         """The fingerprint of the rows so far."""
@@ -316,10 +313,21 @@ class InputDigest:
     def _flush(self) -> None:
         texts, self._texts, self._size = self._texts, [], 0
         if texts:
-            self._update(f"{len(texts)} rows: {_BETWEEN.join(texts)}{_BETWEEN}")
+            self._update(f"{len(texts)} rows: {BETWEEN.join(texts)}{BETWEEN}")
 
     def _update(self, text: str) -> None:
         self._hash.update(text.encode("utf-8", "surrogatepass"))
+
+
+_VIEWS = frozenset((memoryview, bytearray))
+
+
+def without_views(row: Row) -> Row:
+    """A row with bytes in place of views of a driver's memory (psycopg returns them), which cannot be stored."""
+    if _VIEWS.isdisjoint(map(type, row.values.values())):
+        return row
+    plain = {n: bytes(v) if isinstance(v, (memoryview, bytearray)) else v for n, v in row.values.items()}
+    return row._replace(values=plain)
 
 
 class _Problems:

@@ -231,12 +231,19 @@ MANY = [f"{n:08d}-5555-4555-8555-555555555555" for n in range(7)]
 
 # the call, the error, and the remark, which names ids only
 MISSING: list[tuple[Invoke, str, str | None]] = [
-    (lambda c: c.move_deal(DEAL, stage_id=STAGE), "STAGE_NOT_FOUND", f"The call named stageId {STAGE}"),
+    (
+        lambda c: c.move_deal(DEAL, stage_id=STAGE), "STAGE_NOT_FOUND",
+        f"The call named stageId {STAGE}; the stage may belong to another pipeline than the deal's",
+    ),
     (
         lambda c: c.create_deal(**CREATE_DEAL), "STAGE_NOT_FOUND",
-        f"The call named stageId {STAGE} and pipelineId {PIPELINE}",
+        f"The call named stageId {STAGE} and pipelineId {PIPELINE}; the stage may belong to another pipeline than the "
+        "deal's",
     ),
-    (lambda c: c.create_deal(**CREATE_DEAL), "PIPELINE_NOT_FOUND", f"The call named pipelineId {PIPELINE}"),
+    (
+        lambda c: c.create_deal(**CREATE_DEAL), "PIPELINE_NOT_FOUND",
+        f"The call named pipelineId {PIPELINE}; it may be of another account",
+    ),
     (lambda c: c.create_deal(**CREATE_DEAL), "CONTACT_NOT_FOUND", f"The call named contactId {CONTACT}"),
     (
         lambda c: c.add_contact_to_lists(EMAIL, MANY), "SEGMENTATION_LIST_NOT_FOUND",

@@ -16,11 +16,11 @@ from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
 from crm_provider.load.kinds.deal_plan import DealRows, choose_for_deals
 from crm_provider.load.kinds.deal_sender import DealSender
-from crm_provider.load.kinds.remote import READ_AHEAD, RemoteRecords, Tick, TrySetup
+from crm_provider.load.kinds.remote import READ_AHEAD, ContactCache, RemoteRecords, Tick, TrySetup
 from crm_provider.load.mapping.deal_mapper import Deal, DealMapper
 from crm_provider.load.planner import MIN_ROWS, SAMPLE_MOST, Plan, Sample, pages_of
 from crm_provider.load.rows import Outcome, Record, SourceError, key_of
-from crm_provider.load.state.temp_tables import ContactCache, RowStatus, StagedRow
+from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, SentRow, in_order
 from crm_provider.values.counted import counted
 

@@ -224,6 +224,7 @@ class _RecordReader:
         """Of the lines since the last record that had them."""
         self._quote: str | None = dialect["quotechar"]
         self._hidden_quote = _quote_behind_space(dialect["delimiter"], self._quote)
+        self._skipped = text.number
         self._reader = csv.reader(self._watched(), **dialect)
 
     def header(self) -> HeaderLine:
@@ -237,12 +238,13 @@ class _RecordReader:
         raise SourceError(f"{self._text.path} is empty, without a header line; write one, even if there are no rows")
 
     def of(self, columns: tuple[str, ...]) -> Iterator[Record]:
-        expected, recent, source = len(columns), self._recent, self._text
+        expected, recent, reader, first = len(columns), self._recent, self._reader, self._skipped + 1
         for fields in self._all():
             if isinstance(fields, str):
                 yield {LINE: "".join(recent).rstrip("\r\n")}, fields, self._first_line
             elif len(fields) == expected:
-                yield dict(zip(columns, fields)), None, source.number - len(recent) + 1  # noqa: B905 - strict= takes time
+                line = first + reader.line_num - len(recent)
+                yield dict(zip(columns, fields)), None, line  # noqa: B905 - strict= takes time
             else:
                 yield self._ragged(columns, fields)
 
