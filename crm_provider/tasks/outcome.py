@@ -237,7 +237,7 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context, 
         if (until := reschedule_date(error, context)) is not None:
             log_end(logging.WARNING, f"slot freed until {moment(until)}; the try is kept")
             raise AirflowRescheduleException(until)
-        remark, level = _retry_remark(left), logging.WARNING if left else logging.ERROR
+        remark, level = _retry_remark(left, task), logging.WARNING if left else logging.ERROR
         log_end(level, f"this try failed. {remark}")
         _remark(error, remark)
         raise error
@@ -384,8 +384,10 @@ def reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
     return now + timedelta(seconds=delay)
 
 
-def _retry_remark(left: int) -> str:
-    return counted(left, "retry left", "retries left") if left else "No retries left (set retries=)"
+def _retry_remark(left: int, task: Any) -> str:
+    if left:
+        return counted(left, "retry left", "retries left")
+    return "No retries left" if getattr(task, "retries", 0) else "No retries left (set retries=)"
 
 
 def _remark(error: e.CrmError, text: str) -> None:
