@@ -237,8 +237,10 @@ MISSING: list[tuple[Invoke, str, str | None]] = [
     ),
     (
         lambda c: c.create_deal(**CREATE_DEAL), "STAGE_NOT_FOUND",
-        f"The call named stageId {STAGE} and pipelineId {PIPELINE}; the stage may belong to another pipeline than the "
-        "deal's",
+        (
+            f"The call named stageId {STAGE} and pipelineId {PIPELINE}; the stage may belong to another pipeline than "
+            "the deal's"
+        ),
     ),
     (
         lambda c: c.create_deal(**CREATE_DEAL), "PIPELINE_NOT_FOUND",
