@@ -229,16 +229,17 @@ def test_error_is_raised_unchanged(name: str, type_: str) -> None:
 
 MANY = [f"{n:08d}-5555-4555-8555-555555555555" for n in range(7)]
 
+OTHER_PIPELINE = "; the stage may belong to another pipeline than the deal's"
+
 # the call, the error, and the remark, which names ids only
 MISSING: list[tuple[Invoke, str, str | None]] = [
     (
         lambda c: c.move_deal(DEAL, stage_id=STAGE), "STAGE_NOT_FOUND",
-        f"The call named stageId {STAGE}; the stage may belong to another pipeline than the deal's",
+        f"The call named stageId {STAGE}{OTHER_PIPELINE}",
     ),
     (
         lambda c: c.create_deal(**CREATE_DEAL), "STAGE_NOT_FOUND",
-        f"The call named stageId {STAGE} and pipelineId {PIPELINE}; the stage may belong to another pipeline than the "
-        "deal's",
+        f"The call named stageId {STAGE} and pipelineId {PIPELINE}{OTHER_PIPELINE}",
     ),
     (
         lambda c: c.create_deal(**CREATE_DEAL), "PIPELINE_NOT_FOUND",
