@@ -20,6 +20,7 @@ from crm_provider.load.options import NO_PLAN, PLAN_WORDS, ContactOptions, LoadO
 from crm_provider.load.rows import (
     CHECKED,
     MEANING,
+    NEVER,
     WRITTEN,
     Outcome,
     as_they_are,
@@ -406,7 +407,8 @@ def _short(text: str) -> str:
 
 
 def _outcomes(summary: Summary, meanings: Mapping[Outcome, str]) -> Iterator[Sequence[object]]:
-    counts = {each.value: (summary[each], meanings.get(each, MEANING[each])) for each in summary.outcomes}
+    possible = [each for each in summary.outcomes if meanings.get(each) != NEVER]
+    counts = {each.value: (summary[each], meanings.get(each, MEANING[each])) for each in possible}
     if summary.checked:
         counts = {name: (count, CHECKED[name]) for name, count in summary.checked.items()}
     elif summary.left:
