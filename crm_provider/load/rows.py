@@ -110,6 +110,10 @@ class Row(NamedTuple):  # a dataclass takes three times the time, for each row o
     replaced: str = ""
 
 
+new_tuple = tuple.__new__
+"""Makes a named tuple of all its values in half of the time of its class: for each row of a source."""
+
+
 class Record(Protocol):
     """A row in the CRM's terms, ready to be sent, as the engine of a load needs it."""
 

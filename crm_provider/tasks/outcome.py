@@ -18,6 +18,7 @@ frames of Airflow and of the DAG's author. The record holds no values of rows.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ContextDecorator
@@ -159,6 +160,11 @@ class _CrmErrors(ContextDecorator, AbstractContextManager[None]):
     def __init__(self, policy: ErrorPolicy) -> None:
         self._policy = policy
 
+    def __call__(self, function: Any) -> Any:
+        if inspect.iscoroutinefunction(function):  # the block would end before the coroutine runs
+            raise TypeError("crm_errors() cannot decorate an async function; write 'with crm_errors():' in it")
+        return super().__call__(function)
+
     @short_traceback(*ENDS)
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -231,7 +237,7 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context, 
         if (until := reschedule_date(error, context)) is not None:
             log_end(logging.WARNING, f"slot freed until {moment(until)}; the try is kept")
             raise AirflowRescheduleException(until)
-        remark, level = _retry_remark(left), logging.WARNING if left else logging.ERROR
+        remark, level = _retry_remark(left, task), logging.WARNING if left else logging.ERROR
         log_end(level, f"this try failed. {remark}")
         _remark(error, remark)
         raise error
@@ -306,8 +312,7 @@ def fail_without_retry(
     :param why: why it is not retried; by default because a retry would fail in the same way
     """
     because = f": {why}" if why else ", because a retry would fail in the same way"
-    ended = ("Task", f"failed; not retried{because}")
-    log.error("%s", record(happened or message, [*facts, ended]))
+    log.error("%s", record(happened or message, [*facts, ("Task", f"failed; not retried{because}")]))
     raise AirflowFailException(message) from cause
 
 
@@ -379,8 +384,10 @@ def reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
     return now + timedelta(seconds=delay)
 
 
-def _retry_remark(left: int) -> str:
-    return counted(left, "retry left", "retries left") if left else "No retries left (set retries=)"
+def _retry_remark(left: int, task: Any) -> str:
+    if left:
+        return counted(left, "retry left", "retries left")
+    return "No retries left" if getattr(task, "retries", 0) else "No retries left (set retries=)"
 
 
 def _remark(error: e.CrmError, text: str) -> None:

@@ -70,7 +70,7 @@ def ended(
 ) -> tuple[BaseException, TaskInstance]:
     """The exception that ends the task, and its task instance."""
     ti = ti or TaskInstance()
-    task = SimpleNamespace(retry_policy=retry_policy) if retry_policy else SimpleNamespace()
+    task = SimpleNamespace(retries=ti.max_tries, **({"retry_policy": retry_policy} if retry_policy else {}))
     with pytest.raises(BaseException) as caught:  # noqa: PT011 -- Airflow's exceptions have no common base
         outcome.raise_for_decision(error, BY_DEFAULT[action], {"ti": ti, "task": task})
     return caught.value, ti
@@ -99,8 +99,8 @@ def test_skip() -> None:
     [
         ((1, 3), "3 retries left"),
         ((3, 3), "1 retry left"),
-        ((4, 3), "No retries left (set retries=)"),
-        ((5, 3), "No retries left (set retries=)"),
+        ((4, 3), "No retries left"),
+        ((5, 3), "No retries left"),
         ((1, 0), "No retries left (set retries=)"),
         ((1, None), "No retries left (set retries=)"),
     ],
@@ -485,3 +485,20 @@ def test_invalid_on_error_line_is_reported_before_the_first_call(monkeypatch: py
     own_task(monkeypatch, {})
     with pytest.raises(ValueError, match="is invalid"), outcome.crm_errors({"CrmProtocolError": "skip"}):
         pytest.fail("never reached")
+
+
+def test_decorated_function_ends_like_the_block_and_an_async_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    own_task(monkeypatch, {})
+    decorate: Any = outcome.crm_errors({"DEAL_NOT_FOUND": "skip"})
+
+    @decorate
+    def plain() -> None:
+        raise not_found()
+
+    async def coroutine() -> None:
+        """Would run after the block."""
+
+    with pytest.raises(AirflowSkipException):
+        plain()
+    with pytest.raises(TypeError, match=r"write 'with crm_errors\(\):' in it"):
+        decorate(coroutine)

@@ -229,6 +229,7 @@ class _RecordReader:
         """Of the lines since the last record that had them."""
         self._quote: str | None = dialect["quotechar"]
         self._hidden_quote = _quote_behind_space(dialect["delimiter"], self._quote)
+        self._skipped = text.number
         self._reader = csv.reader(self._watched(), **dialect)
 
     def header(self) -> HeaderLine:
@@ -242,18 +243,20 @@ class _RecordReader:
         raise SourceError(f"{self._text.path} is empty, without a header line; write one, even if there are no rows")
 
     def of(self, columns: tuple[str, ...]) -> Iterator[Record]:
-        expected, recent, source, cleared = len(columns), self._recent, self._text, 0
+        expected, recent, reader, first = len(columns), self._recent, self._reader, self._skipped + 1
+        cleared = 0
         for fields in self._all():
             if isinstance(fields, str):
                 yield {LINE: "".join(recent).rstrip("\r\n")}, fields, self._first_line
             elif not "!" <= fields[0] < "\x7f" and is_cleared(fields):  # the first cell alone decides about most rows
                 cleared += 1
             elif len(fields) == expected:
-                yield dict(zip(columns, fields)), None, source.number - len(recent) + 1  # noqa: B905 - strict= takes time
+                line = first + reader.line_num - len(recent)
+                yield dict(zip(columns, fields)), None, line  # noqa: B905 - strict= takes time
             else:
                 yield self._ragged(columns, fields)
         if cleared:
-            log.info("%s: left out %s without a value in any cell", source.path, counted(cleared, "row"))
+            log.info("%s: left out %s without a value in any cell", self._text.path, counted(cleared, "row"))
 
     def _all(self) -> Iterator[list[str] | str]:
         """The fields of each record; the reason for a record that cannot be parsed."""
