@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 from crm_provider.load.mapping.columns import NullWords, has_column, key_value
@@ -107,11 +108,11 @@ def check(
     :raises Cancelled: if the load was cancelled
     """
     _check_columns(source, mapper)
-    fields = getattr(mapper, "field_columns", {}) if keys else {}
-    _check_keys(source, keys, fields)
-    staged = StagedRows()
+    _check_keys(source, keys, _key_columns(mapper, keys))
+    place, staged = getattr(source, "place", lambda number: ""), StagedRows()
     try:
-        preflight = _staged(source, mapper, options, staged, suppressed, unchanged, cancel_token, keys, fields)
+        rows, decide = _rows_of(source, cancel_token), partial(_status, suppressed, unchanged)
+        preflight = _stage(rows, mapper, options, staged, decide=decide, keys=keys, place=place)
         _log_findings(source.name, preflight, options, getattr(mapper, "sends", ""))
         if options.on_invalid == "stop" and not options.dry_run and preflight.unsendable:
             _refuse(preflight, options)
@@ -121,21 +122,40 @@ def check(
     return preflight
 
 
-def _staged(
-    source: Source,
+def _status(
+    suppressed: Callable[[str], bool] | None, unchanged: Callable[[Record], bool] | None, row: Row, record: Record
+) -> RowStatus:
+    """What happens to a valid row, apart from the other rows of the source."""
+    if suppressed is not None and record.email is not None and suppressed(record.email):
+        return RowStatus.SUPPRESSED
+    if row.replaced and row.replaced == record_mark(record.key):
+        return RowStatus.REPLACED
+    return RowStatus.SAME if unchanged is not None and unchanged(record) else RowStatus.SEND
+
+
+def _key_columns(mapper: RowMapper, keys: Sequence[str]) -> Mapping[str, str]:
+    """The columns of the fields of the mapping, if outcomes are to show keys."""
+    return getattr(mapper, "field_columns", {}) if keys else {}
+
+
+def _stage(
+    rows: Iterable[Row],
     mapper: RowMapper,
     options: LoadOptions,
     staged: StagedRows,
-    suppressed: Callable[[str], bool] | None,
-    unchanged: Callable[[Record], bool] | None,
-    cancel_token: CancelToken | None,
+    *,
+    decide: Callable[[Row, Record], RowStatus],
     keys: Sequence[str],
-    fields: Mapping[str, str],
+    place: Callable[[int], str],
 ) -> Preflight:
-    place: Callable[[int], str] = getattr(source, "place", lambda number: "")
+    """Map and stage all rows.
+
+    :param decide: what happens to a valid row
+    :param place: number of a row -> file, line and row, for messages
+    """
     problems, words, columns = _Problems(), NullWords(), getattr(mapper, "columns", None)
-    digest = InputDigest(_options_text(mapper, options) + (repr(tuple(keys)).encode() if keys else b""))
-    for given in _rows_of(source, cancel_token):
+    digest, fields = InputDigest(_options_text(mapper, options, keys)), _key_columns(mapper, keys)
+    for given in rows:
         row, text = digest.add(given)
         try:
             record = mapper(row)
@@ -147,15 +167,13 @@ def _staged(
             words.note(record.attributes, record.attributes)
         else:
             words.note(row.values, columns)
-        if suppressed is not None and record.email is not None and suppressed(record.email):
+        status = decide(row, record)
+        if status is RowStatus.SUPPRESSED:
             shown = {name: value for name in keys if (value := key_value(row.values, name, fields)) is not None}
-            staged.add(Row(row.number, shown), RowStatus.SUPPRESSED)
-        elif row.replaced and row.replaced == record_mark(record.key):
-            staged.add(row, RowStatus.REPLACED, text=text, place=place)
+            staged.add(Row(row.number, shown), status)
         else:
-            is_same = unchanged is not None and unchanged(record)
-            status = RowStatus.SAME if is_same else RowStatus.SEND
-            staged.add(row, status, record, text=text, place=place)
+            # a replaced row takes no part in the choice among the rows for one record
+            staged.add(row, status, None if status is RowStatus.REPLACED else record, text=text, place=place)
     staged.mark_duplicates(options.duplicates)
     if (warning := words.warning()) is not None:
         log.warning("%s", for_log(warning))
@@ -358,6 +376,6 @@ class _Problems:
         return str(replace(example, fix=f"for example: {example.fix}") if key in self._vary else example)
 
 
-def _options_text(mapper: RowMapper, options: LoadOptions) -> bytes:
+def _options_text(mapper: RowMapper, options: LoadOptions, keys: Sequence[str]) -> bytes:
     data = [mapper.as_data(), *options.decisive]
-    return json.dumps(data, sort_keys=True, default=str).encode()
+    return json.dumps(data, sort_keys=True, default=str).encode() + (repr(tuple(keys)).encode() if keys else b"")

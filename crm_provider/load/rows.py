@@ -64,6 +64,9 @@ MEANING: Mapping[Outcome, str] = {
 }
 """What each outcome means, for people."""
 
+NEVER = ""
+"""Meaning of an outcome that a load of this kind never has."""
+
 CHECKED: Mapping[str, str] = {
     "to send": "valid",
     "unchanged": "the same row was loaded before",

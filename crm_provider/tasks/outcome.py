@@ -379,15 +379,12 @@ def reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
     now = datetime.now(timezone.utc)
     first = context["ti"].get_first_reschedule_date(context)
     waited = max((now - first).total_seconds(), 0.0) if first is not None else 0.0  # the clock may have been set back
-    if waited + delay > MAX_TOTAL_WAIT:
-        return None
-    return now + timedelta(seconds=delay)
+    return None if waited + delay > MAX_TOTAL_WAIT else now + timedelta(seconds=delay)
 
 
 def _retry_remark(left: int, task: Any) -> str:
-    if left:
-        return counted(left, "retry left", "retries left")
-    return "No retries left" if getattr(task, "retries", 0) else "No retries left (set retries=)"
+    none = "No retries left" if getattr(task, "retries", 0) else "No retries left (set retries=)"
+    return counted(left, "retry left", "retries left") if left else none
 
 
 def _remark(error: e.CrmError, text: str) -> None:

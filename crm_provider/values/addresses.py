@@ -168,7 +168,7 @@ def without_wrapping(text: str) -> str:
 def _read(text: str) -> _Address:
     bare = without_wrapping(text)
     if not bare:
-        raise NotOneAddress("is empty", "give an email address, or leave out the row")
+        raise NotOneAddress("is empty", "give an email address")
     return _validated(bare)
 
 

@@ -151,6 +151,7 @@ def contestants() -> list[Contestant]:
             start_up=45.0,
             churn=True,
             apart=apart,
+            must=not apart,
         )
         for clocks, apart in (("right", 0.0), (f"{CLOCKS_APART:g} s apart", CLOCKS_APART))
     ]
@@ -564,7 +565,7 @@ def bulk(given: dict[str, Any], threads: int) -> list[Call]:
         def __init__(self, *args: Any) -> None:
             super().__init__(*args, wall=lambda: time.time() + skew)
 
-    limiter.LeaseStore = WrongClock  # type: ignore[misc]
+    limiter.LeaseStore = WrongClock  # type: ignore[assignment,misc]
     return ours(given, threads, "bulk")
 
 

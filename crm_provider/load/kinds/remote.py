@@ -170,11 +170,11 @@ class RemoteRecords(abc.ABC):
         except e.CrmProtocolError as odd:
             if strict:
                 raise
-            log.warning("Read %d %s; the rest of the listing is not used: %s", count, listing, odd)
+            log.warning("Read the listing of %s only up to %d: %s", listing, count, odd)
             return False
         if totals:
             totals.append(count)
-        log.info("Read all %d %s of the CRM.", count, listing)
+        log.info("Read all %s of the CRM: %d.", listing, count)
         return True
 
     def _check_cancelled(self) -> None:

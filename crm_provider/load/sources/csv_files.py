@@ -6,7 +6,7 @@ import csv
 import logging
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -111,6 +111,11 @@ def most_consistent_delimiter(sample: list[str], *, quotechar: str = '"', header
         return first > 1 or bool(header), consistent, -abs(first - header) if header else first
 
     return max((mark for mark in DELIMITERS if mark != quotechar), key=score)
+
+
+def is_cleared(cells: Iterable[str]) -> bool:
+    """Whether no cell of a record has anything: spreadsheets leave such rows where a user has cleared them."""
+    return not "".join(cells).strip()
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
@@ -239,14 +244,19 @@ class _RecordReader:
 
     def of(self, columns: tuple[str, ...]) -> Iterator[Record]:
         expected, recent, reader, first = len(columns), self._recent, self._reader, self._skipped + 1
+        cleared = 0
         for fields in self._all():
             if isinstance(fields, str):
                 yield {LINE: "".join(recent).rstrip("\r\n")}, fields, self._first_line
+            elif not "!" <= fields[0] < "\x7f" and is_cleared(fields):  # the first cell alone decides about most rows
+                cleared += 1
             elif len(fields) == expected:
                 line = first + reader.line_num - len(recent)
                 yield dict(zip(columns, fields)), None, line  # noqa: B905 - strict= takes time
             else:
                 yield self._ragged(columns, fields)
+        if cleared:
+            log.info("%s: left out %s without a value in any cell", self._text.path, counted(cleared, "row"))
 
     def _all(self) -> Iterator[list[str] | str]:
         """The fields of each record; the reason for a record that cannot be parsed."""
