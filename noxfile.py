@@ -199,7 +199,10 @@ def packages(session: Session) -> None:
 SMOKE: tuple[tuple[str, ...], ...] = (
     ("-m", "crm_provider", "policy", "--for", "CrmMoveDealStageOperator"),
     ("-c", "from importlib.metadata import entry_points as e; [p.load() for p in e(group='apache_airflow_provider')]"),
-    ("-c", "import crm_provider.operators.load, crm_provider.sensors.lists, crm_provider.hooks.crm"),
+    (
+        "-c",
+        "import crm_provider.operators.load, crm_provider.sensors.lists, crm_provider.hooks.crm, airflow_provider_crm",
+    ),
 )
 
 

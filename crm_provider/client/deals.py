@@ -204,7 +204,7 @@ class DealCalls(ListingCalls):
             method="DELETE",
             route="/deals/{deal_id}",
             path_params=_deal(deal_id),
-            success_errors=(e.CrmNotFoundError,),
+            success_errors=(e.CrmDealNotFoundError,),
             allow_any_body=True,
         )
         unless_refused(self._send(call), call)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import TracebackType
@@ -306,7 +307,7 @@ class ReadAhead:
 
     def _start(self, number: int) -> Future[Page]:
         if number not in self._requested:
-            self._requested[number] = self._threads.submit(self._read, number)
+            self._requested[number] = self._threads.submit(copy_context().run, self._read, number)
         return self._requested[number]
 
 

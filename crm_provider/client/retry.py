@@ -302,11 +302,10 @@ class Calls:
 def _remark(error: e.CrmError, call: Call, settings: Settings) -> str | None:
     """What the response does not say: the connection, the ids of the records that may be missing, or the fields."""
     if isinstance(error, ABOUT_THE_CONNECTION) and not isinstance(error, e.CrmConfigurationError):
-        is_the_key = isinstance(error, (e.CrmForbiddenError, e.CrmUnauthorizedError))
-        return _connection(settings.conn_id, None if is_the_key else settings.shown_url)
+        return _connection(settings.conn_id, settings.shown_url)
     if isinstance(error, e.CrmNotFoundError):
         ids = call.ids_in_body(*NAMED_BY.get(type(error), ()))
-        return f"The call named {' and '.join(ids)}" if ids else None
+        return f"The call named {' and '.join(ids)}{LIKELY_CAUSE.get(type(error), '')}" if ids else None
     names = call.field_names if isinstance(error, (e.CrmDataError, e.CrmInvalidParamsError)) else ()
     if error.status is None or not names:
         return None
@@ -315,7 +314,7 @@ def _remark(error: e.CrmError, call: Call, settings: Settings) -> str | None:
 
 
 def _connection(conn_id: str | None, base_url: str | None) -> str | None:
-    """Which connection was used. Each part may be unknown, or not worth a mention."""
+    """Which connection was used. Each part may be unknown."""
     if base_url is not None:
         whose = f"of Airflow's connection {conn_id!r} " if conn_id else ""
         return f"The base URL {whose}is {base_url}"
@@ -332,3 +331,9 @@ NAMED_BY: Mapping[type[e.CrmError], tuple[str, ...]] = {
     e.CrmSegmentationListNotFoundError: ("segmentedListsIds",),
 }
 """The fields of a call whose ids may be those of the missing record."""
+
+LIKELY_CAUSE: Mapping[type[e.CrmError], str] = {
+    e.CrmPipelineNotFoundError: "; it may be of another account",
+    e.CrmStageNotFoundError: "; the stage may belong to another pipeline than the deal's",
+}
+"""What the ids of a call do not show."""

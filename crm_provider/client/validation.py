@@ -116,9 +116,15 @@ def phone_is_text(attributes: Any) -> None:
             "in a template too: '+{{ ... }}'"
         )
     if isinstance(phone, str) and FLOAT_AS_TEXT.fullmatch(phone.strip()):
-        raise CrmInvalidValueError(
-            "attributes['phone'] is a phone number in the form of a float; give its digits as text"
-        )
+        kind, fix = float_as_text(phone)
+        raise CrmInvalidValueError(f"attributes['phone'] is {kind}; {fix}")
+
+
+def float_as_text(written: str) -> tuple[str, str]:
+    """What has happened to a phone number that matches :data:`FLOAT_AS_TEXT`, and what to do about it."""
+    if {"e", "E"} & set(written):
+        return "a phone number that a spreadsheet has shortened", "format its column as text, and fill it in again"
+    return "a phone number in the form of a float", "write its column as text in the source"
 
 
 def json_value(value: Any, field: str) -> Any:

@@ -341,7 +341,7 @@ class _NamedFile(io.FileIO):
 
 def _of_text(text: str) -> AnyPath:
     if not text.strip():
-        raise ValueError("a path is empty; name a file")
+        raise ValueError("a path is empty: a template renders an empty value like this; name a file")
     if is_content(text):
         raise ValueError(
             "a list or several lines, as text, stand in place of a path; if a template turned a list into text, give "

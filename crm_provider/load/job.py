@@ -141,15 +141,16 @@ class LoadTry:
         self._mark_replaced()
 
     def _forget_before_sending(self) -> None:
-        """Forget what an earlier load has sent for the records of this one, before their first call.
+        """Forget what an earlier load has sent for the records that this one changes, before their first call.
 
-        A lost disk or power cut then leaves no fingerprint of values that the CRM may no longer have.
+        A lost disk or power cut then leaves no fingerprint of values that the CRM may no longer have. With full_refresh
+        most values are the same as before: their fingerprints stay valid even if the load is stopped.
         """
         if (fingerprints := self.job.fingerprints) is None:
             return
         done = self.counts.done
         rows = self.preflight.staged.rows(after=done.upto, without=frozenset(done.above), only=RowStatus.SEND)
-        for record in (row.record for row in rows if row.record is not None):
+        for record in (row.record for row in rows if row.record and not fingerprints.unchanged(row.record)):
             fingerprints.forget(record)
         fingerprints.sync()
 

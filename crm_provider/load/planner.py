@@ -172,8 +172,7 @@ def choose(
     if wanted == "compare":
         count = total()
         cost = most_calls(mode, rows, lists, compares=True) + pages_of(count or 0) + 1
-        why = f"requested by plan; the CRM reports {_count(count)}, read ten per call; it may take fewer calls"
-        return Plan("compare", cost, why), Sample()
+        return Plan("compare", cost, f"requested by plan; {read_first(count, 'contact')}"), Sample()
     if wanted != "auto":
         return Plan(wanted, most, "requested by plan; it may take fewer calls"), Sample()
     return _cheapest(mode, rows, total, sample, lists=lists)
@@ -193,9 +192,8 @@ def _cheapest(
         calls = most_calls("create", rows, lists) + 1
         return Plan(order, calls, "the CRM has no contacts yet, so every row is new"), Sample()
     if pages_of(count) >= math.ceil(calls_without_reading(mode, rows, 0.5, lists=lists)):
-        why = (
-            f"reading {_count(count)} takes {pages_of(count):,} calls, more than it could save; it may take fewer calls"
-        )
+        reading = f"reading {counted(count, 'contact')} takes {pages_of(count):,} calls"
+        why = f"{reading}, more than it could save; it may take fewer calls"
         return Plan(order, most + 1, why), Sample()
     costs = partial(_costs, mode, rows, count, lists)
     size = min(max(int(rows * SAMPLE_SHARE), SAMPLE_LEAST), SAMPLE_MOST)
@@ -218,8 +216,8 @@ def _by_sample(mode: Mode, total: int, sample: Sample, costs: Callable[[Sample],
     spent = sample.rows + 1
     without_reading, with_reading = costs(sample)
     why = (
-        f"{facts_of(sample)}: about {with_reading:,.0f} calls if the CRM's {_count(total)} are read first, and "
-        f"{without_reading:,.0f} if not"
+        f"{facts_of(sample)}: about {with_reading:,.0f} calls if the CRM's {counted(total, 'contact')} are read first, "
+        f"and {without_reading:,.0f} if not"
     )
     if with_reading < without_reading:
         return Plan("compare", math.ceil(with_reading) + spent, why)
@@ -231,5 +229,11 @@ def facts_of(sample: Sample) -> str:
     return f"of {counted(sample.rows, 'sampled row')}, {sample.existing} exist and {sample.same} are equal"
 
 
-def _count(total: int | None) -> str:
-    return "an unknown number of contacts" if total is None else counted(total, "contact")
+def read_first(total: int | None, noun: str) -> str:
+    """What the calls of the plan ``compare`` mean, for people.
+
+    :param total: records that the CRM reports, None if it does not say
+    """
+    if total is None:
+        return f"the CRM does not say how many {noun}s it has; reading them, ten per call, takes more calls than these"
+    return f"the CRM reports {counted(total, noun)}, read ten per call; it may take fewer calls"

@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 from crm_provider.load.mapping.columns import NullWords, has_column, key_value
@@ -15,7 +16,7 @@ from crm_provider.load.options import TAKEN_ROW, LoadOptions
 from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError, more_kinds, rows_text
 from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
-from crm_provider.load.state.temp_tables import INVALID, UNSENDABLE, RowStatus, StagedRows, record_mark, without_views
+from crm_provider.load.state.temp_tables import BETWEEN, INVALID, UNSENDABLE, RowStatus, StagedRows, record_mark
 from crm_provider.load.workers import Cancelled, CancelToken
 from crm_provider.values.redaction import WIDTH, for_log, wrapped
 from crm_provider.values.suggest import did_you_mean
@@ -107,11 +108,11 @@ def check(
     :raises Cancelled: if the load was cancelled
     """
     _check_columns(source, mapper)
-    fields = getattr(mapper, "field_columns", {}) if keys else {}
-    _check_keys(source, keys, fields)
-    staged = StagedRows()
+    _check_keys(source, keys, _key_columns(mapper, keys))
+    place, staged = getattr(source, "place", lambda number: ""), StagedRows()
     try:
-        preflight = _staged(source, mapper, options, staged, suppressed, unchanged, cancel_token, keys, fields)
+        rows, decide = _rows_of(source, cancel_token), partial(_status, suppressed, unchanged)
+        preflight = _stage(rows, mapper, options, staged, decide=decide, keys=keys, place=place)
         _log_findings(source.name, preflight, options, getattr(mapper, "sends", ""))
         if options.on_invalid == "stop" and not options.dry_run and preflight.unsendable:
             _refuse(preflight, options)
@@ -121,22 +122,41 @@ def check(
     return preflight
 
 
-def _staged(
-    source: Source,
+def _status(
+    suppressed: Callable[[str], bool] | None, unchanged: Callable[[Record], bool] | None, row: Row, record: Record
+) -> RowStatus:
+    """What happens to a valid row, apart from the other rows of the source."""
+    if suppressed is not None and record.email is not None and suppressed(record.email):
+        return RowStatus.SUPPRESSED
+    if row.replaced and row.replaced == record_mark(record.key):
+        return RowStatus.REPLACED
+    return RowStatus.SAME if unchanged is not None and unchanged(record) else RowStatus.SEND
+
+
+def _key_columns(mapper: RowMapper, keys: Sequence[str]) -> Mapping[str, str]:
+    """The columns of the fields of the mapping, if outcomes are to show keys."""
+    return getattr(mapper, "field_columns", {}) if keys else {}
+
+
+def _stage(
+    rows: Iterable[Row],
     mapper: RowMapper,
     options: LoadOptions,
     staged: StagedRows,
-    suppressed: Callable[[str], bool] | None,
-    unchanged: Callable[[Record], bool] | None,
-    cancel_token: CancelToken | None,
+    *,
+    decide: Callable[[Row, Record], RowStatus],
     keys: Sequence[str],
-    fields: Mapping[str, str],
+    place: Callable[[int], str],
 ) -> Preflight:
-    place: Callable[[int], str] = getattr(source, "place", lambda number: "")
+    """Map and stage all rows.
+
+    :param decide: what happens to a valid row
+    :param place: number of a row -> file, line and row, for messages
+    """
     problems, words, columns = _Problems(), NullWords(), getattr(mapper, "columns", None)
-    digest = InputDigest(_options_text(mapper, options) + (repr(tuple(keys)).encode() if keys else b""))
-    for given in _rows_of(source, cancel_token):
-        row = digest.add(given)
+    digest, fields = InputDigest(_options_text(mapper, options, keys)), _key_columns(mapper, keys)
+    for given in rows:
+        row, text = digest.add(given)
         try:
             record = mapper(row)
         except InvalidRow as invalid:
@@ -147,15 +167,13 @@ def _staged(
             words.note(record.attributes, record.attributes)
         else:
             words.note(row.values, columns)
-        if suppressed is not None and record.email is not None and suppressed(record.email):
+        status = decide(row, record)
+        if status is RowStatus.SUPPRESSED:
             shown = {name: value for name in keys if (value := key_value(row.values, name, fields)) is not None}
-            staged.add(Row(row.number, shown), RowStatus.SUPPRESSED)
-        elif row.replaced and row.replaced == record_mark(record.key):
-            staged.add(row, RowStatus.REPLACED, place=place)
+            staged.add(Row(row.number, shown), status)
         else:
-            is_same = unchanged is not None and unchanged(record)
-            status = RowStatus.SAME if is_same else RowStatus.SEND
-            staged.add(row, status, record, place=place)
+            # a replaced row takes no part in the choice among the rows for one record
+            staged.add(row, status, None if status is RowStatus.REPLACED else record, text=text, place=place)
     staged.mark_duplicates(options.duplicates)
     if (warning := words.warning()) is not None:
         log.warning("%s", for_log(warning))
@@ -257,9 +275,6 @@ def _rows_of(source: Source, cancel_token: CancelToken | None) -> Iterator[Row]:
         yield row
 
 
-_BETWEEN = "\x1f"
-"""Separates the texts of a row: the ASCII character for this purpose."""
-
 _HASHED_AT_ONCE = 1 << 14
 """Characters of texts that are hashed together."""
 
@@ -281,24 +296,24 @@ class InputDigest:
         """Of rows that are not hashed yet."""
         self._size = 0
 
-    def add(self, row: Row) -> Row:
+    def add(self, row: Row) -> tuple[Row, str | None]:
         """Add a row.
 
-        :return: the row as it is to be used, see :func:`without_views`
+        :return: the row as it is to be used, see :func:`without_views`, and its values as one text; None if they are
+            not only texts, or a text has a separator
         """
-        values = row.values
+        values, text = row.values, None
         if (names := tuple(values)) != self._names:
             self._flush()
             self._names = names
             self._update(f"columns {names!r}")
         try:
-            text = _BETWEEN.join(values.values())
+            text = BETWEEN.join(values.values())
         except TypeError:  # not only texts
-            row, text = without_views(row), ""
-            is_text = False
+            row = without_views(row)
         else:
-            is_text = row.problem is None and not row.replaced and text.count(_BETWEEN) == len(names) - 1
-        if is_text:
+            text = text if text.count(BETWEEN) == len(names) - 1 else None
+        if text is not None and row.problem is None and not row.replaced:
             self._texts.append(text)
             self._size += len(text)
             if self._size > _HASHED_AT_ONCE:
@@ -306,7 +321,7 @@ class InputDigest:
         else:
             self._flush()
             self._update(repr((row.problem, *row.values.values(), *([row.replaced] if row.replaced else []))))
-        return row
+        return row, text
 
     def as_text(self) -> str:
         """The fingerprint of the rows so far."""
@@ -316,10 +331,21 @@ class InputDigest:
     def _flush(self) -> None:
         texts, self._texts, self._size = self._texts, [], 0
         if texts:
-            self._update(f"{len(texts)} rows: {_BETWEEN.join(texts)}{_BETWEEN}")
+            self._update(f"{len(texts)} rows: {BETWEEN.join(texts)}{BETWEEN}")
 
     def _update(self, text: str) -> None:
         self._hash.update(text.encode("utf-8", "surrogatepass"))
+
+
+_VIEWS = frozenset((memoryview, bytearray))
+
+
+def without_views(row: Row) -> Row:
+    """A row with bytes in place of views of a driver's memory (psycopg returns them), which cannot be stored."""
+    if _VIEWS.isdisjoint(map(type, row.values.values())):
+        return row
+    plain = {n: bytes(v) if isinstance(v, (memoryview, bytearray)) else v for n, v in row.values.items()}
+    return row._replace(values=plain)
 
 
 class _Problems:
@@ -350,6 +376,6 @@ class _Problems:
         return str(replace(example, fix=f"for example: {example.fix}") if key in self._vary else example)
 
 
-def _options_text(mapper: RowMapper, options: LoadOptions) -> bytes:
+def _options_text(mapper: RowMapper, options: LoadOptions, keys: Sequence[str]) -> bytes:
     data = [mapper.as_data(), *options.decisive]
-    return json.dumps(data, sort_keys=True, default=str).encode()
+    return json.dumps(data, sort_keys=True, default=str).encode() + (repr(tuple(keys)).encode() if keys else b"")

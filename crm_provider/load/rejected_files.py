@@ -6,9 +6,9 @@ import glob
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
-from crm_provider.files.paths import AnyPath
+from crm_provider.files.paths import AnyPath, is_local
 from crm_provider.load.rejects.file import NoRejects, RejectedRows
-from crm_provider.load.rows import NoSuchFile, Row
+from crm_provider.load.rows import NoSuchFile, Row, SourceError
 from crm_provider.load.sources.files import expand_pattern
 from crm_provider.values.counted import counted
 
@@ -66,14 +66,33 @@ class RejectedFiles:
 
 
 def find_rejects(paths: Iterable[AnyPath]) -> list[AnyPath]:
-    """The files that paths and patterns mean, each once; a pattern may match none."""
+    """The files that paths and patterns mean, each once; a pattern may match none.
+
+    :raises SourceError: if a local folder is missing
+    """
     found: list[AnyPath] = []
     for path in paths:
+        _check_folder(path)
         try:
             found += expand_pattern(path)
         except NoSuchFile:
             continue
     return list({str(path): path for path in found}.values())
+
+
+def _check_folder(path: AnyPath) -> None:
+    """Check that this host has the folder of a path, as a load creates it before its first call.
+
+    :raises SourceError: if it is missing, so that a missing file does not prove that no row was rejected
+    """
+    if not is_local(path):
+        return
+    folder = next(parent for parent in path.parents if not {*"*?["} & set(str(parent)))
+    if not folder.is_dir():
+        raise SourceError(
+            f"rejects: this worker has no folder {folder}: correct the path if it has a typo, or put the file on a "
+            "disk that all workers share (a load creates the folder of its rejects file)"
+        )
 
 
 def mapped_instead(paths: Iterable[AnyPath]) -> str:

@@ -20,6 +20,7 @@ from crm_provider.load.options import NO_PLAN, PLAN_WORDS, ContactOptions, LoadO
 from crm_provider.load.rows import (
     CHECKED,
     MEANING,
+    NEVER,
     WRITTEN,
     Outcome,
     as_they_are,
@@ -345,7 +346,8 @@ def finish_summary(load: FinishedLoad, summary: Summary, *, ending: str, report_
         "state": None if load.fingerprints is None else load.fingerprints.path,
     }
     texts = {name: None if found is None else str(found) for name, found in paths.items()}
-    return replace(summary, paths=texts, ending=_short(ending))
+    short = ending if len(ending) <= MAX_ENDING_CHARACTERS else f"{ending[:MAX_ENDING_CHARACTERS]}..."
+    return replace(summary, paths=texts, ending=short)
 
 
 def rejects_of(load: FinishedLoad) -> AnyPath | None:
@@ -398,15 +400,11 @@ def _resend(path: AnyPath | None, summary: Summary) -> str | None:
     return f"They are in `{path}`, as they were given, each with its reason. {_how_to_resend(summary)}{dag}"
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_ENDING_CHARACTERS else f"{text[:MAX_ENDING_CHARACTERS]}..."
-
-
 # -- the tables -----------------------------------------------------------------------------------------------
 
 
 def _outcomes(summary: Summary, meanings: Mapping[Outcome, str]) -> Iterator[Sequence[object]]:
-    counts = {each.value: (summary[each], meanings.get(each, MEANING[each])) for each in summary.outcomes}
+    counts = {o.value: (summary[o], text) for o in summary.outcomes if (text := meanings.get(o, MEANING[o])) != NEVER}
     if summary.checked:
         counts = {name: (count, CHECKED[name]) for name, count in summary.checked.items()}
     elif summary.left:

@@ -85,7 +85,10 @@ def decide_run(error: e.CrmError, policy: ErrorPolicy) -> Decision:
     decision = policy.decide(error)
     if decision.action in (Action.RETRY, Action.FAIL):
         return decision
-    return Decision.by_rule(Action.RETRY if is_retryable(error) else Action.FAIL, "a call for the whole load")
+    return Decision.by_rule(Action.RETRY if is_retryable(error) else Action.FAIL, OF_NO_ROW)
+
+
+OF_NO_ROW = "the rule for calls that belong to no single row, such as reading all contacts"
 
 
 def is_retryable(error: e.CrmError) -> bool:

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -132,7 +133,7 @@ def in_order(call: Callable[[_Item], _Result], items: Iterable[_Item], at_once: 
     waiting: deque[concurrent.futures.Future[_Result]] = deque()
     try:
         for item in items:
-            waiting.append(threads.submit(call, item))
+            waiting.append(threads.submit(copy_context().run, call, item))
             if len(waiting) == at_once:
                 yield waiting.popleft().result()
         while waiting:
@@ -162,8 +163,8 @@ class WorkerPool:
         return width_for(self._rate, self._stats.latency)
 
     def submit(self, row: InFlightRow) -> None:
-        """Send a row in a thread."""
-        future = self._executor.submit(self._send, row)
+        """Send a row in a thread, with the caller's context: Airflow's log takes the ids of the task from it."""
+        future = self._executor.submit(copy_context().run, self._send, row)
         self.in_flight[future] = row
         future.add_done_callback(lambda _: self._ended.put(None))
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from crm_provider.files.private import open_own_folder, open_regular
 from crm_provider.rate_limit.schedule import RECORD_SIZE, Grant, Lane, Pace, Schedule, StoreUnusable, Ticket, number_for
 
-LOCK_PATIENCE = 0.5
-"""Seconds that a caller waits for the lock. It is held for microseconds; only a stopped process holds it longer."""
+LOCK_PATIENCE = 3.0
+"""Seconds that a caller waits for the lock. It is held for microseconds, or while a disk or a processor has too much to
+do; only a stopped process holds it longer. Without the lock, each process uses the whole rate for seconds."""
 
 LOCK_RETRY = 0.0005
 

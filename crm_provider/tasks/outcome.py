@@ -18,6 +18,7 @@ frames of Airflow and of the DAG's author. The record holds no values of rows.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ContextDecorator
@@ -158,6 +159,11 @@ def crm_errors(on_error: OnError | None = None) -> AbstractContextManager[None]:
 class _CrmErrors(ContextDecorator, AbstractContextManager[None]):
     def __init__(self, policy: ErrorPolicy) -> None:
         self._policy = policy
+
+    def __call__(self, function: Any) -> Any:
+        if inspect.iscoroutinefunction(function):  # the block would end before the coroutine runs
+            raise TypeError("crm_errors() cannot decorate an async function; write 'with crm_errors():' in it")
+        return super().__call__(function)
 
     @short_traceback(*ENDS)
     def __exit__(
@@ -306,8 +312,7 @@ def fail_without_retry(
     :param why: why it is not retried; by default because a retry would fail in the same way
     """
     because = f": {why}" if why else ", because a retry would fail in the same way"
-    ended = ("Task", f"failed; not retried{because}")
-    log.error("%s", record(happened or message, [*facts, ended]))
+    log.error("%s", record(happened or message, [*facts, ("Task", f"failed; not retried{because}")]))
     raise AirflowFailException(message) from cause
 
 
@@ -374,15 +379,12 @@ def reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
     now = datetime.now(timezone.utc)
     first = context["ti"].get_first_reschedule_date(context)
     waited = max((now - first).total_seconds(), 0.0) if first is not None else 0.0  # the clock may have been set back
-    if waited + delay > MAX_TOTAL_WAIT:
-        return None
-    return now + timedelta(seconds=delay)
+    return None if waited + delay > MAX_TOTAL_WAIT else now + timedelta(seconds=delay)
 
 
 def _retry_remark(left: int, task: Any) -> str:
-    if left:
-        return counted(left, "retry left", "retries left")
-    return "No retries left" if getattr(task, "retries", 0) else "No retries left (set retries=)"
+    none = "No retries left" if getattr(task, "retries", 0) else "No retries left (set retries=)"
+    return counted(left, "retry left", "retries left") if left else none
 
 
 def _remark(error: e.CrmError, text: str) -> None:

@@ -26,10 +26,10 @@ MAX_LENGTH = 254
 _MAX_TEXT = 2000
 """Characters of an address with a long display name. Longer texts are refused unread."""
 
-_LABEL = r"(?!..--)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_LABEL = r"(?!..--|[^.]{64})[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
 _PLAIN = re.compile(
-    rf"(?!['`])[{_ATEXT}]+(?:\.[{_ATEXT}]+)*@(?:{_LABEL}\.)+(?=.*[A-Za-z]\Z){_LABEL}"  # IGNORECASE takes twice the time
+    rf"(?!['`])[{_ATEXT}]+(?:\.[{_ATEXT}]+)*@{_LABEL}(?:\.{_LABEL})+(?<=[A-Za-z])"  # IGNORECASE takes twice the time
 )
 """An ASCII address of any length without anything around it."""
 
@@ -168,7 +168,7 @@ def without_wrapping(text: str) -> str:
 def _read(text: str) -> _Address:
     bare = without_wrapping(text)
     if not bare:
-        raise NotOneAddress("is empty", "give an email address, or leave out the row")
+        raise NotOneAddress("is empty", "give an email address")
     return _validated(bare)
 
 

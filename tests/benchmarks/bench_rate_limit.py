@@ -11,13 +11,13 @@ With ``--write`` the table replaces what is between ``<!-- measured: pacing -->`
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 import os
 import platform
 import random
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,14 +25,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "shared"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from redis_server import RedisServer
+
+from tests.unit.rate_limit_hosts import Machine, changing, fairness_by_time
 
 if TYPE_CHECKING:
     from crm_provider.sandbox import Sandbox
@@ -65,6 +68,9 @@ AIRFLOW_LATENCY = 0.02
 CLOCKS_APART = 2.0
 """Seconds between the most different clocks of hosts."""
 
+LIFE = 120.0
+"""Mean seconds of a host that is replaced when it ends."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
@@ -77,7 +83,8 @@ class Contestant:
     :param share: part of the limit that each process is given
     :param must: whether it is held to the bar
     :param settled: seconds until the hosts know each other, before the measurement
-    :param churn: whether hosts join and die while it is measured
+    :param churn: whether each host is replaced when it ends, by itself or killed
+    :param apart: seconds between the most different clocks of hosts
     :param rate: calls per second that the CRM allows
     :param burst: calls that the CRM allows at once
     """
@@ -92,6 +99,7 @@ class Contestant:
     must: bool = False
     start_up: float = 0.0
     churn: bool = False
+    apart: float = CLOCKS_APART
     rate: float = RATE
     burst: int = BURST
 
@@ -133,15 +141,20 @@ def contestants() -> list[Contestant]:
         )
         for count in (1, 2, 4, 8)
     ]
-    churn = Contestant(
-        name="ours, 8 hosts with Airflow, 3 of which join and die",
-        kind="bulk",
-        processes=8,
-        threads=2,
-        store="airflow",
-        start_up=45.0,
-        churn=True,
-    )
+    churn = [
+        Contestant(
+            name=f"ours, 8 hosts with Airflow that join, leave and are killed, clocks {clocks}",
+            kind="bulk",
+            processes=8,
+            threads=2,
+            store="airflow",
+            start_up=45.0,
+            churn=True,
+            apart=apart,
+            must=not apart,
+        )
+        for clocks, apart in (("right", 0.0), (f"{CLOCKS_APART:g} s apart", CLOCKS_APART))
+    ]
     alone = [
         Contestant(name="ours, 4 hosts, no share", kind="ours", processes=4, threads=4, store="process"),
         Contestant(
@@ -164,7 +177,7 @@ def contestants() -> list[Contestant]:
         for count in (1, 2, 4, 8)
         for latency in (0.05, 0.2)
     ]
-    return [*rivals, *ours, *hosts, *airflow, churn, *alone, *mixed, *fast]
+    return [*rivals, *ours, *hosts, *airflow, *churn, *alone, *mixed, *fast]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +198,7 @@ class Figures:
         if not self.contestant.must:
             return []
         bar = BAR_AIRFLOW if self.contestant.store == "airflow" else BAR
-        unlike = self.urgent is not None or self.contestant.churn  # of unlike workers fairness says nothing
-        fair = self.fairness >= bar["fairness"] or unlike
+        fair = self.fairness >= bar["fairness"] or self.urgent is not None  # of unlike workers fairness says nothing
         return [
             *([f"{self.share:.1%} of the limit used"] if self.share < bar["share"] else []),
             *([f"{self.refused:.2%} refused"] if self.refused > bar["refused"] else []),
@@ -274,30 +286,47 @@ def measure(wave: list[Contestant], seconds: float, redis_url: str | None, home:
         for contestant, crm in zip(wave, crms, strict=True):
             crm.add_fault(effect="latency", latency=contestant.latency)
             store = redis_url if contestant.store == "redis" else contestant.store
-            for number in range(contestant.processes):
-                child = start(contestant, number, crm, store, home)
+            for number in range(len(lives(contestant, seconds)) if contestant.churn else contestant.processes):
+                child = start(contestant, number, crm, store, home, seconds)
                 stack.callback(child.process.kill)
                 children.append(child)
         for child in children:
             child.reported()
         for child in children:
             print("go", file=child.stdin, flush=True)
+        went = time.monotonic()
         time.sleep(max(WARM_UP, *(contestant.start_up for contestant in wave)))
         begin = time.monotonic()
         time.sleep(seconds)
         end = time.monotonic()
         for child in children:
-            print("stop", file=child.stdin, flush=True)
+            with suppress(BrokenPipeError):  # it was killed, or has ended
+                print("stop", file=child.stdin, flush=True)
         reported = [child.reported() for child in children]
         figures = []
         for contestant, crm in zip(wave, crms, strict=True):
             seen = [entry.status for entry in crm.journal() if begin <= entry.at < end]
             own = [report for child, report in zip(children, reported, strict=True) if child.contestant is contestant]
-            figures.append(judge(contestant, seen, own, begin, end))
+            found = judge(contestant, seen, own, begin, end)
+            if contestant.churn:
+                calls = calls_of(own, begin, end)
+                fairness = fairness_by_time(lives(contestant, seconds), calls, begin - went, end - went)
+                found = replace(found, fairness=fairness)
+            figures.append(found)
     return figures
 
 
-def start(contestant: Contestant, number: int, crm: Sandbox, store: str | None, home: Path) -> Child:
+def lives(contestant: Contestant, seconds: float) -> list[Machine]:
+    """The hosts of a contestant that come and go: the same ones each time."""
+    return changing(LIFE, contestant.start_up + seconds, seed=0, skew=contestant.apart / 2)
+
+
+def calls_of(reports: list[dict[str, Any]], begin: float, end: float) -> list[int]:
+    """The calls of each process."""
+    return [sum(begin <= done < end for worker in report["workers"] for done, *_ in worker) for report in reports]
+
+
+def start(contestant: Contestant, number: int, crm: Sandbox, store: str | None, home: Path, seconds: float) -> Child:
     """Start a process of a contestant; it waits for the word."""
     given = {
         **asdict(contestant),
@@ -306,11 +335,13 @@ def start(contestant: Contestant, number: int, crm: Sandbox, store: str | None, 
         "key": crm.api_key,
         "store": store,
         "home": str(home),
+        "life": asdict(lives(contestant, seconds)[number]) if contestant.churn else {},
     }
+    given["life"].pop("lane", None)
     command = [sys.executable, __file__, "--child", json.dumps(given)]
     env = {**os.environ, "TMPDIR": str(home), "NO_PROXY": "127.0.0.1"}
     if contestant.store == "airflow":  # a host of its own
-        own = home / f"host-{contestant.churn}-{contestant.processes}-{number}"
+        own = home / f"host-{contestant.churn}-{contestant.apart:g}-{contestant.processes}-{number}"
         own.mkdir()
         env["TMPDIR"] = str(own)
     process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -369,28 +400,33 @@ def work(*, kind: str, threads: int, latency: float, **given: Any) -> None:
             if rest:
                 stopped.wait(random.uniform(0.5, 1.5) * rest)
 
-    begins, ends = life(given["number"]) if given["churn"] else (0.0, math.inf)
+    def report() -> None:
+        stopped.set()
+        print(json.dumps({"workers": reports}), flush=True)
+
+    life = given["life"]
     workers = [threading.Thread(target=repeat, args=(number,), daemon=True) for number in range(threads)]
     if kind == "load":
         workers = [threading.Thread(target=load_of(given, reports[0]), daemon=True)]
     print(json.dumps("ready"), flush=True)
     sys.stdin.readline()
     for worker in workers:
-        threading.Timer(begins, worker.start).start()
-    if ends < math.inf:  # nothing is tidied up, so this is as good as a kill
-        threading.Timer(ends, stopped.set).start()
+        threading.Timer(life.get("begins", 0.0), worker.start).start()
+    if life:
+        threading.Timer(life["dies"], end_of_host, [given, report]).start()
     sys.stdin.readline()
-    stopped.set()
-    print(json.dumps({"workers": reports}), flush=True)
+    report()
     os._exit(0)  # it does not wait for callers that still wait
 
 
-def life(number: int) -> tuple[float, float]:
-    """When a host of those that join and die joins, and when it dies: five stay, three come for 45 seconds."""
-    if number < 5:
-        return 0.0, math.inf
-    begins = 20.0 * (number - 5) + 10.0
-    return begins, begins + 45.0
+def end_of_host(given: dict[str, Any], report: Callable[[], None]) -> None:
+    """A host that another one replaces ends by itself, or is killed."""
+    from crm_provider.rate_limit.limiter import end_calls
+
+    if given["life"]["finishes"]:
+        end_calls(given["limiter"])
+    report()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 Call = tuple[str, Callable[[], bool], float]
@@ -437,7 +473,8 @@ def ours(given: dict[str, Any], threads: int, lane: str = "single") -> list[Call
         requests_per_second=given["rate"] * given["share"],
         burst=given["burst"],
     )
-    client = CrmClient(settings, transport=Transport(settings, limiter=limiter_for(settings, lane=Lane(lane))))
+    given["limiter"] = limiter_for(settings, lane=Lane(lane))
+    client = CrmClient(settings, transport=Transport(settings, limiter=given["limiter"]))
 
     def call() -> bool:
         try:
@@ -521,9 +558,14 @@ def bulk(given: dict[str, Any], threads: int) -> list[Call]:
     from crm_provider.rate_limit import limiter
     from crm_provider.rate_limit.leases import LeaseStore
 
-    skew = CLOCKS_APART * (given["number"] % 3 - 1) / 2
+    skew = given["life"].get("skew", given["apart"] * (given["number"] % 3 - 1) / 2)
     limiter.share_through(lambda name: FileText(Path(given["home"], name)))  # its name is made of the CRM's address
-    limiter.LeaseStore = functools.partial(LeaseStore, wall=lambda: time.time() + skew)  # type: ignore[assignment,misc]
+
+    class WrongClock(LeaseStore):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, wall=lambda: time.time() + skew)
+
+    limiter.LeaseStore = WrongClock  # type: ignore[assignment,misc]
     return ours(given, threads, "bulk")
 
 

@@ -668,12 +668,17 @@ def test_retry_rejects_sends_the_rejected_rows(crm: Sandbox, run_dag: RunDag, tm
         )  # fmt: skip
         none = CrmRetryRejectsOperator(task_id="none", rejects=path_from("retryable"), mapping=MAPPING)
         gone = CrmRetryRejectsOperator(task_id="gone", rejects=str(tmp_path / "no.csv"), mapping=MAPPING)
-        load >> soon >> rest >> [none, gone]
+        typo = CrmRetryRejectsOperator(task_id="typo", rejects=str(tmp_path / "no" / "no.csv"), mapping=MAPPING)
+        load >> soon >> rest >> [none, gone, typo]
     run = run_dag(dag)
     assert {name: run[name].state for name in run.tasks} == {
         "load": "failed", "retryable": "success", "all": "success", "none": "skipped", "gone": "skipped",
+        "typo": "failed",
     }  # fmt: skip
     reasons = [run[name].xcoms["crm_reason"]["message"] for name in ("none", "gone")]  # for the page
+    assert f"rejects: this worker has no folder {tmp_path / 'no'}: correct the path" in " ".join(
+        run["typo"].log.split()
+    )
     missing = f"Nothing to send: there is no rejects file {tmp_path / 'no.csv'}, or it is empty."
     assert reasons == ["Nothing to send: the earlier load has no rejects file.", missing]
     assert counts(run["load"].result) == {"created": 4, "rejected": 2}

@@ -73,6 +73,8 @@ def test_entry_point_returns_the_provider_info() -> None:
         if entry.dist is not None and entry.dist.name == INFO["package-name"]
     ]
     assert found.load()() == INFO
+    by_name = importlib.import_module(found.dist.name.replace("-", "_"))  # how Airflow looks for example DAGs
+    assert not any((Path(folder) / "example_dags").exists() for folder in by_name.__path__)
 
 
 def test_provider_info_imports_nothing() -> None:

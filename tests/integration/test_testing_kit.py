@@ -121,6 +121,8 @@ def test_faults_are_removed_after_the_run(upsert: DAG, crm_quick: Sandbox) -> No
     assert run["upsert"].states == ["up_for_retry", "success"]
     assert run["upsert"].waits == (pytest.approx(3600, abs=60),)
     assert [status.fault.name for status in crm_quick.faults()] == ["mine"]
+    crm_quick.reset()
+    assert (crm_quick.faults(), crm_quick.settings.rate) == ([], None)  # calls are not paced, with no limit
 
 
 @pytest.mark.parametrize(

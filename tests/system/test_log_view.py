@@ -84,7 +84,7 @@ EXPECTED = {
     "upsert": (  # the picture in the README
         "FORBIDDEN (403) on POST /contacts",
         "What to do:  Check the API key",
-        "This is Airflow's connection 'crm_refused'.",
+        "The base URL of Airflow's connection 'crm_refused' is",
         "Task:        failed; not retried",
         "Decided by:  default[CrmAccessError]",
         "Policy:",

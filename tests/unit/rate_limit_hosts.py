@@ -40,6 +40,14 @@ def changing(life: float, until: float, seed: int, *, skew: float = 0.0, rest: f
     return machines
 
 
+def fairness_by_time(machines: Sequence[Machine], calls: Sequence[int], begin: float, end: float) -> float:
+    """Jain's index of the calls per second that each host made, weighted by its time."""
+    times = [min(machine.dies, end) - max(machine.begins, begin) for machine in machines]
+    found = [(count / time, time) for count, time in zip(calls, times, strict=True) if time > 0]
+    squares = sum(rate**2 * time for rate, time in found)
+    return sum(calls) ** 2 / (sum(time for _, time in found) * squares)
+
+
 @dataclass
 class Text:
     """The shared text. A write that began before another one ended may be lost, as in a database.
@@ -182,11 +190,8 @@ class Hosts:
         return bad / max(bad + sum(begin <= at < end for at, _ in self.sent), 1)
 
     def fairness(self, begin: float, end: float) -> float:
-        """Jain's index of the calls per second that each host made, weighted by its time."""
-        times = [min(machine.dies, end) - max(machine.begins, begin) for machine in self.machines]
-        found = [(calls / time, time) for calls, time in zip(self.by_host(begin, end), times, strict=True) if time > 0]
-        whole, calls = sum(time for _, time in found), sum(rate * time for rate, time in found)
-        return calls**2 / (whole * sum(rate**2 * time for rate, time in found))
+        """By their time, see :func:`fairness_by_time`."""
+        return fairness_by_time(self.machines, self.by_host(begin, end), begin, end)
 
     def by_host(self, begin: float, end: float) -> list[int]:
         found = Counter(number for at, number in self.sent if begin <= at < end)

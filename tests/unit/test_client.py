@@ -231,12 +231,19 @@ MANY = [f"{n:08d}-5555-4555-8555-555555555555" for n in range(7)]
 
 # the call, the error, and the remark, which names ids only
 MISSING: list[tuple[Invoke, str, str | None]] = [
-    (lambda c: c.move_deal(DEAL, stage_id=STAGE), "STAGE_NOT_FOUND", f"The call named stageId {STAGE}"),
+    (
+        lambda c: c.move_deal(DEAL, stage_id=STAGE), "STAGE_NOT_FOUND",
+        f"The call named stageId {STAGE}; the stage may belong to another pipeline than the deal's",
+    ),
     (
         lambda c: c.create_deal(**CREATE_DEAL), "STAGE_NOT_FOUND",
-        f"The call named stageId {STAGE} and pipelineId {PIPELINE}",
+        (f"The call named stageId {STAGE} and pipelineId {PIPELINE}; "
+         "the stage may belong to another pipeline than the deal's"),
     ),
-    (lambda c: c.create_deal(**CREATE_DEAL), "PIPELINE_NOT_FOUND", f"The call named pipelineId {PIPELINE}"),
+    (
+        lambda c: c.create_deal(**CREATE_DEAL), "PIPELINE_NOT_FOUND",
+        f"The call named pipelineId {PIPELINE}; it may be of another account",
+    ),
     (lambda c: c.create_deal(**CREATE_DEAL), "CONTACT_NOT_FOUND", f"The call named contactId {CONTACT}"),
     (
         lambda c: c.add_contact_to_lists(EMAIL, MANY), "SEGMENTATION_LIST_NOT_FOUND",
@@ -723,6 +730,12 @@ def test_lost_write_is_verified(name: str) -> None:
 )  # fmt: skip
 def test_same_response_without_a_lost_attempt_is_an_error(invoke: Invoke, type_: str) -> None:
     assert failed(bench(error(type_)), invoke).type == type_
+
+
+@pytest.mark.parametrize("invoke", [lambda c: c.delete_contact(EMAIL), lambda c: c.delete_deal(DEAL)])
+def test_a_proxys_404_does_not_show_that_a_lost_deletion_happened(invoke: Invoke) -> None:
+    raised = failed(bench(lost, Reply(404, b"<html>nginx</html>")), invoke)
+    assert (raised.type, raised.outcome_known) == ("HTTP_404", False)
 
 
 @pytest.mark.parametrize(

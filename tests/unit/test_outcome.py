@@ -485,3 +485,20 @@ def test_invalid_on_error_line_is_reported_before_the_first_call(monkeypatch: py
     own_task(monkeypatch, {})
     with pytest.raises(ValueError, match="is invalid"), outcome.crm_errors({"CrmProtocolError": "skip"}):
         pytest.fail("never reached")
+
+
+def test_decorated_function_ends_like_the_block_and_an_async_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    own_task(monkeypatch, {})
+    decorate: Any = outcome.crm_errors({"DEAL_NOT_FOUND": "skip"})
+
+    @decorate
+    def plain() -> None:
+        raise not_found()
+
+    async def coroutine() -> None:
+        """Would run after the block."""
+
+    with pytest.raises(AirflowSkipException):
+        plain()
+    with pytest.raises(TypeError, match=r"write 'with crm_errors\(\):' in it"):
+        decorate(coroutine)

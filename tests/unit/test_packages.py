@@ -59,7 +59,7 @@ def files_of(folder: Path) -> set[str]:
 
 def test_wheel_contains_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert inside == files_of(ROOT / "crm_provider")
+    assert inside == files_of(ROOT / "crm_provider") | {"airflow_provider_crm/__init__.py"}
     assert {"crm_provider/py.typed", "crm_provider/rate_limit/schedule.lua"} <= inside
 
 
@@ -79,7 +79,7 @@ def test_sdist_contains_everything_to_build_test_and_document(sdist: set[str]) -
         "Makefile",
         "constraints.txt",
     } | {"noxfile.py"}
-    for folder in ("crm_provider", "example_dags", "tests", "docs", "scripts", "constraints"):
+    for folder in ("crm_provider", "airflow_provider_crm", "example_dags", "tests", "docs", "scripts", "constraints"):
         wanted |= files_of(ROOT / folder)
     assert wanted - sdist == set()
     assert {name.partition("/")[0] for name in sdist} <= {name.partition("/")[0] for name in wanted} | {

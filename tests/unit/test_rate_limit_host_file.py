@@ -16,7 +16,6 @@ import pytest
 
 from crm_provider.rate_limit import host_file
 from crm_provider.rate_limit.host_file import (
-    LOCK_PATIENCE,
     LOCK_RETRY,
     UNUSED,
     HostFileStore,
@@ -119,7 +118,7 @@ class Holder:
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        self.now += LOCK_PATIENCE / 4
+        self.now += 0.75
         if len(self.slept) >= self._waits:
             self._file.close()
 
@@ -137,6 +136,7 @@ def hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], tup
 
 
 def test_lock_is_waited_for(hold: Callable[[float], tuple[HostFileStore, Holder]]) -> None:
+    """A disk with too much to do may keep it for two seconds."""
     store, holder = hold(3)
     assert ask(store)[:2] == (GrantStatus.GRANTED, pytest.approx(PACE.spacing))
     assert holder.slept == [LOCK_RETRY] * 3
@@ -146,7 +146,7 @@ def test_wait_for_a_lock_is_limited(hold: Callable[[float], tuple[HostFileStore,
     store, holder = hold(1e9)
     with pytest.raises(StoreUnusable, match=r"kept in .*state \(a stopped process holds the lock\)$"):
         ask(store)
-    assert len(holder.slept) == 5, "four quarters of the patience do not exceed it"
+    assert len(holder.slept) == 5, "four times 0.75 s do not exceed it"
     holder._file.close()
 
 

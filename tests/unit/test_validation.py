@@ -204,6 +204,7 @@ def test_invalid_text_is_refused(value: Any, problem: str) -> None:
         ),
         (validation.uuids, 5, "x[0] is of type int, not a UUID"),
         (validation.uuid, "None", "x is the text 'None', not a UUID: a template renders a missing value like this"),
+        (validation.email, "", "x is empty; give an email address"),
         (validation.email, ["a@ex.co"], "x must be text but is of type list; give one email address"),
         (validation.email, {"email": "a@ex.co"}, "x must be text but is of type dict; give one email address"),
     ],
@@ -306,8 +307,8 @@ def test_numeric_phone_number_has_lost_its_plus() -> None:
         CrmInvalidValueError, match=r"attributes\['phone'\] must be text with a \+ .* but is of type int"
     ):
         validation.phone_is_text({"phone": 5531999999999})
-    for text in ("5.532E+12", "+5531999999999.0"):
-        with pytest.raises(CrmInvalidValueError, match="in the form of a float"):
+    for text, happened in (("5.532E+12", "spreadsheet has shortened"), ("+5531999999999.0", "in the form of a float")):
+        with pytest.raises(CrmInvalidValueError, match=happened):
             validation.phone_is_text({"phone": text})
 
 

@@ -33,6 +33,7 @@ from crm_provider.load.planner import (
     Sample,
     facts_of,
     pages_of,
+    read_first,
 )
 from crm_provider.values.counted import counted
 
@@ -100,16 +101,15 @@ def choose_for_deals(
 
 def _compare(rows: DealRows, total: int | None, why: str) -> Plan:
     calls = rows.most + pages_of(total or 0) + 1
-    return Plan("compare", calls, f"{why}; the CRM reports {_deals(total)}, read ten per call; it may take fewer calls")
+    return Plan("compare", calls, f"{why}; {read_first(total, 'deal')}")
 
 
 def _cheapest_for_deals(rows: DealRows, total: int | None, sample: Callable[[int], Sample]) -> Plan:
     if total is None:
         return Plan(rows.mode, rows.most + 1, "the CRM does not say how many deals it has; it may take fewer calls")
     if pages_of(total) >= rows.count:
-        why = (
-            f"reading {_deals(total)} takes {pages_of(total):,} calls, more than it could save; it may take fewer calls"
-        )
+        reading = f"reading {counted(total, 'deal')} takes {pages_of(total):,} calls"
+        why = f"{reading}, more than it could save; it may take fewer calls"
         return Plan(rows.mode, rows.most + 1, why)
     size = min(max(int(rows.count * SAMPLE_SHARE), SAMPLE_LEAST), SAMPLE_MOST)
     found = Sample()
@@ -119,7 +119,7 @@ def _cheapest_for_deals(rows: DealRows, total: int | None, sample: Callable[[int
         found = sample(min(SAMPLE_STEP, size - looked))
     without_reading, with_reading = _both(rows, total, found)
     why = (
-        f"{facts_of(found)}: about {with_reading:,.0f} calls if the CRM's {_deals(total)} are read first, and "
+        f"{facts_of(found)}: about {with_reading:,.0f} calls if the CRM's {counted(total, 'deal')} are read first, and "
         f"{without_reading:,.0f} if not"
     )
     spent = found.rows + 1
@@ -131,7 +131,3 @@ def _cheapest_for_deals(rows: DealRows, total: int | None, sample: Callable[[int
 def _both(rows: DealRows, total: int, sample: Sample) -> tuple[float, float]:
     h, u = sample.share_existing, sample.share_same
     return rows.without_reading(h, u), rows.with_compare(total, h, u)
-
-
-def _deals(total: int | None) -> str:
-    return "an unknown number of deals" if total is None else counted(total, "deal")

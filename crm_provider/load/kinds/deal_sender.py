@@ -6,7 +6,7 @@ killed try), it is looked for before another one is created.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +28,7 @@ class DealSender:
     :param names: attributes that the load writes
     :param contact_id: the id of the contact with an address; raises ``CONTACT_NOT_FOUND``
     :param finds: whether a deal is looked for by its contact and pipeline before it is created
+    :param given: contact and pipeline of the deals that other rows give to a contact, in lower case
     :param refuses: whether the deals read so far may show that a contact cannot have another deal
     :param stages: ids of the stages, in lower case, that a deal may leave; empty for all
     :param began: when the load began, by the CRM's clock
@@ -41,13 +42,14 @@ class DealSender:
         names: frozenset[str],
         contact_id: Callable[[str], str],
         finds: bool,
+        given: Collection[tuple[str, str]] = (),
         refuses: bool = False,
         stages: frozenset[str] = frozenset(),
         began: datetime | None = None,
     ) -> None:
         self._client, self._cache, self._names = client, cache, names
         self._contact_id, self._finds, self._refuses = contact_id, finds, refuses
-        self._stages, self._began = stages, began
+        self._stages, self._began, self._given = stages, began, given
 
     def send(self, in_flight: InFlightRow, deal: Deal) -> SentRow:
         """Send one row.
@@ -72,6 +74,10 @@ class DealSender:
             if own is not None:
                 outcome = Outcome.UNCHANGED if made.earlier_load else Outcome.CREATED
                 return SentRow(outcome, called=False, ids=_ids(own.id, contact_id))
+        if (contact_id.lower(), deal.pipeline_id.lower()) in self._given:
+            raise e.CrmInvalidValueError(
+                "another row gives the contact a deal in this pipeline; name the deal by its deal_id"
+            )
         if self._refuses and self._cache.of(contact_id, deal.pipeline_id):
             raise e.CrmContactAssociatedWithADealError(
                 "Contact already associated with a deal.", method="POST", path="/deals"
@@ -97,8 +103,8 @@ class DealSender:
     def _may_leave(self, remote: RemoteDeal, deal: Deal) -> bool:
         """Whether a deal may be changed: it is in one of the stages, or already in the row's stage."""
         if remote.stage_id is None:
-            raise e.CrmProtocolError(
-                "the CRM does not show the stage of a deal, which only_from_stages needs", method="GET", path="/deals"
+            raise e.CrmInvalidValueError(
+                "the CRM does not show the stage of the deal, which only_from_stages needs; give it one in the CRM"
             )
         return remote.stage_id in self._stages or remote.stage_id == (deal.stage_id or "").lower()
 

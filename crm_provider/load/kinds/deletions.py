@@ -15,7 +15,7 @@ from crm_provider.client import validation
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.rows import WRITTEN, Outcome, SourceError
+from crm_provider.load.rows import NEVER, WRITTEN, Outcome, SourceError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,10 @@ class DeleteOptions(LoadOptions):
     modes: ClassVar[tuple[str, ...]] = ("delete",)
     plans: ClassVar[tuple[str, ...]] = ("auto",)
     outcomes: ClassVar[tuple[Outcome, ...]] = (*WRITTEN, Outcome.DELETED)
-    meanings: ClassVar[Mapping[Outcome, str]] = {Outcome.UNCHANGED: "the CRM has no such contact (any more)"}
+    meanings: ClassVar[Mapping[Outcome, str]] = {
+        Outcome.UNCHANGED: "the CRM has no such contact (any more)",
+        **dict.fromkeys((Outcome.CREATED, Outcome.UPDATED, Outcome.SUPPRESSED), NEVER),
+    }
     plan_words: ClassVar[Mapping[str, str]] = {
         "compare": "Read all contacts of the CRM first, then delete those whose address matches a row.",
         "delete": "Delete the contact with each address, as it is given.",
@@ -70,7 +73,8 @@ class DeleteMapper(Mapper):
 
     @property
     def sends(self) -> str:
-        return "email"
+        """Nothing: the address only names the contact."""
+        return ""
 
 
 DELETIONS = Kind(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import abc
 import itertools
+import json
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,13 +16,16 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import Listing
 from crm_provider.client.pagination import Record as Listed
+from crm_provider.client.remote_contact import ABSENT, RemoteContact
+from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import Preflight, RowMapper
 from crm_provider.load.rows import Outcome, Record
 from crm_provider.load.state.checkpoint import DoneRows
 from crm_provider.load.state.fingerprints import Fingerprints
-from crm_provider.load.state.temp_tables import RowStatus
+from crm_provider.load.state.temp_tables import RowStatus, digest
 from crm_provider.load.workers import Cancelled, CancelToken, InFlightRow, SentRow
+from crm_provider.values.addresses import person_key
 
 log = logging.getLogger(__name__)
 
@@ -165,13 +170,68 @@ class RemoteRecords(abc.ABC):
         except e.CrmProtocolError as odd:
             if strict:
                 raise
-            log.warning("Read %d %s; the rest of the listing is not used: %s", count, listing, odd)
+            log.warning("Read the listing of %s only up to %d: %s", listing, count, odd)
             return False
         if totals:
             totals.append(count)
-        log.info("Read all %d %s of the CRM.", count, listing)
+        log.info("Read all %s of the CRM: %d.", listing, count)
         return True
 
     def _check_cancelled(self) -> None:
         if self._cancel_token.is_set:
             raise Cancelled
+
+
+class ContactCache:
+    """Contacts that were read, in a temporary database that no other process can open and that ends with this one.
+
+    Used by one thread, unless it is shared.
+    """
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self._shared = shared
+        self._lock = threading.Lock()
+        self._database: TempDatabase | None = None
+        self.complete = False
+        """Whether every contact of the CRM was read, so that one that is missing here is probably new."""
+
+    def __len__(self) -> int:
+        return 0 if self._database is None else self._database.execute("SELECT count(*) FROM contacts").fetchone()[0]
+
+    def put(self, email: str, remote: RemoteContact) -> None:
+        """Keep a contact as it was read."""
+        if self._database is None:
+            self._database = TempDatabase(
+                "CREATE TABLE contacts (email BLOB PRIMARY KEY, person BLOB, data TEXT); "
+                "CREATE INDEX by_person ON contacts (person)",
+                shared=self._shared,
+            )
+        created_at = None if remote.created_at is None else remote.created_at.isoformat()
+        found = [remote.email, dict(remote.attributes), sorted(remote.lists), remote.unwanted, created_at, remote.id]
+        data = json.dumps(found)
+        self._database.execute(
+            "INSERT OR REPLACE INTO contacts VALUES (?, ?, ?)", (digest(email), digest(person_key(email)), data)
+        )
+
+    def get(self, email: str) -> RemoteContact | None:
+        """The contact with this address, None if it was not read.
+
+        A contact with the same spelling takes precedence over one with another spelling of the address.
+        """
+        row = None
+        if self._database is not None:
+            with self._lock:
+                row = self._database.execute(
+                    "SELECT data FROM contacts WHERE person = ? ORDER BY email = ? DESC LIMIT 1",
+                    (digest(person_key(email)), digest(email)),
+                ).fetchone()
+        if row is None:
+            return ABSENT if self.complete else None
+        found, attributes, lists, unwanted, created_at, id_ = json.loads(row[0])
+        created = None if created_at is None else datetime.fromisoformat(created_at)
+        return RemoteContact(found, attributes, frozenset(lists), unwanted, created, id_)
+
+    def close(self) -> None:
+        """Drop the table."""
+        if self._database is not None:
+            self._database.close()

@@ -16,11 +16,10 @@ from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.upsert import ContactWriter, LearnedOrder, WriteResult, may_be_absent
 from crm_provider.client.upsert import Mode as WriteMode
-from crm_provider.load.kinds.remote import RemoteRecords, Tick, TrySetup
+from crm_provider.load.kinds.remote import ContactCache, RemoteRecords, Tick, TrySetup
 from crm_provider.load.options import ContactOptions, Mode, PlanName
 from crm_provider.load.planner import SAMPLE_MOST, ListCosts, Plan, Sample, choose
 from crm_provider.load.rows import Contact, EarlierCreation, Outcome, Record
-from crm_provider.load.state.temp_tables import ContactCache
 from crm_provider.load.workers import InFlightRow, SentRow
 
 UNWANTED = "The CRM shows the contact as unsubscribed or blacklisted: it was not added to the lists."

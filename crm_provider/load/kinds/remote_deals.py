@@ -16,11 +16,11 @@ from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
 from crm_provider.load.kinds.deal_plan import DealRows, choose_for_deals
 from crm_provider.load.kinds.deal_sender import DealSender
-from crm_provider.load.kinds.remote import READ_AHEAD, RemoteRecords, Tick, TrySetup
+from crm_provider.load.kinds.remote import READ_AHEAD, ContactCache, RemoteRecords, Tick, TrySetup
 from crm_provider.load.mapping.deal_mapper import Deal, DealMapper
 from crm_provider.load.planner import MIN_ROWS, SAMPLE_MOST, Plan, Sample, pages_of
 from crm_provider.load.rows import Outcome, Record, SourceError, key_of
-from crm_provider.load.state.temp_tables import ContactCache, RowStatus, StagedRow
+from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, SentRow, in_order
 from crm_provider.values.counted import counted
 
@@ -39,6 +39,7 @@ class RemoteDeals(RemoteRecords):
         self._compared: list[tuple[bool, bool]] = []
         self._reads_deals = self._reads_contacts = False
         self._shows_contacts: set[bool] = set()
+        self._given: frozenset[tuple[str, str]] = frozenset()
         self._names = frozenset(self._staged.attribute_names)
         self._fingerprints = setup.fingerprints
         self.needs_start = bool(self._deal_rows.unnamed)
@@ -149,6 +150,7 @@ class RemoteDeals(RemoteRecords):
             self.contacts.complete = self._read("contacts", self._keep_contact, tick)
         if any(deal.deal_id for deal in self._deals()):
             self._settle_same_deals(tick)
+            self._given = frozenset(self._given_pairs())
 
     def _settle_same_deals(self, tick: Tick) -> None:
         """Treat a row with a deal's id and a row with its contact and pipeline as rows of one deal.
@@ -194,10 +196,26 @@ class RemoteDeals(RemoteRecords):
         deals = self._deals() if self.rows > self._deal_rows.unnamed else self._deals_to_send()
         return (deal for deal in deals if deal.deal_id is None)
 
+    def _named(self) -> Iterator[Deal]:
+        """Deals with an id that are sent, if there are others without one."""
+        deals = self._deals_to_send() if self._deal_rows.unnamed else iter(())
+        return (deal for deal in deals if deal.deal_id is not None)
+
+    def _given_pairs(self) -> Iterator[tuple[str, str]]:
+        """The contact and the pipeline of each deal that a row gives to another contact."""
+        for deal in self._named():
+            remote, contact_id = self.cache.get(str(deal.deal_id)), self._contact_of(deal)
+            if remote is not None and remote.pipeline_id is not None and contact_id not in (None, remote.contact_id):
+                yield str(contact_id), remote.pipeline_id
+
+    def _contact_of(self, deal: Deal) -> str | None:
+        """The id of a row's contact in lower case, if it has one that is known."""
+        known = deal.contact_id if deal.contact_email is None else self._known_contact(deal.contact_email)
+        return None if known is None else known.lower()
+
     def _id_in_rows(self, deal: Deal) -> str | None:
         """The id of the deal of a contact in a pipeline, if a row has this id; in lower case."""
-        email, pipeline_id = deal.contact_email, deal.pipeline_id
-        contact_id = deal.contact_id if email is None else self._known_contact(email)
+        contact_id, pipeline_id = self._contact_of(deal), deal.pipeline_id
         found = [] if contact_id is None or pipeline_id is None else self.cache.of(contact_id, pipeline_id)
         id_ = found[0].id.lower() if len(found) == 1 else None
         return id_ if id_ is not None and self._staged.has(id_) else None
@@ -221,7 +239,7 @@ class RemoteDeals(RemoteRecords):
 
         :param asked: keys of those that are being looked up; a new one is added
         """
-        for deal in self._unnamed():
+        for deal in itertools.chain(self._unnamed(), self._named()):
             email = deal.contact_email
             if email is not None and key_of(email) not in asked and self.contacts.get(email) is None:
                 asked.add(key_of(email))
@@ -263,6 +281,7 @@ class RemoteDeals(RemoteRecords):
             names=self._names,
             contact_id=self._contact_id,
             finds=options.mode == "upsert",
+            given=self._given,
             refuses=options.mode == "create" and options.plan == "compare" and self._reads_deals,
             stages=options.stages(),
             began=self.began,

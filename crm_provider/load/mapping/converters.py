@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NoReturn, TypeAlias
 
-from crm_provider.client.validation import FLOAT_AS_TEXT
+from crm_provider.client.validation import FLOAT_AS_TEXT, float_as_text
 from crm_provider.values.addresses import NotOneAddress, one_address
 from crm_provider.values.json_values import MAX_DIGITS, ConversionError, finite, json_safe, whole_number
 
@@ -58,6 +58,10 @@ def is_empty(value: Any) -> bool:
 _EXACT_FLOAT = 2**53  # beyond it neighbouring whole numbers share one float
 
 
+OTHER_MARKS = "correct it in the source, or say how it is written with decimal and thousands"
+OTHER_CHARACTERS = "remove what is not part of the number in the source, such as a currency sign, a unit or letters"
+
+
 def number(*, decimal: str = ".", thousands: str = "") -> Conversion:
     """A number as text with exactly the given digits and a point before the fraction, never through a float.
 
@@ -72,7 +76,7 @@ def number(*, decimal: str = ".", thousands: str = "") -> Conversion:
     whole = rf"\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+|\d+" if thousands else r"\d+"
     fraction = rf"{re.escape(decimal)}\d+"
     form = re.compile(rf"[+-]?(?:(?:{whole})(?:{fraction})?|{fraction})", re.ASCII)
-    fix = "correct it in the source, or say how it is written with decimal and thousands"
+    marks = {*"0123456789+-.,' \u00a0\u202f", decimal, thousands}
 
     def convert(value: Any) -> str:
         if not isinstance(value, str):
@@ -81,7 +85,7 @@ def number(*, decimal: str = ".", thousands: str = "") -> Conversion:
         if thousands == " ":
             written = written.replace("\u00a0", " ").replace("\u202f", " ")  # the spaces that spreadsheets put there
         if len(written) > MAX_DIGITS or not form.fullmatch(written):
-            raise ConversionError("not a number", fix)
+            raise ConversionError("not a number", OTHER_CHARACTERS if set(written) - marks else OTHER_MARKS)
         if thousands:
             written = written.replace(thousands, "")
         return written.replace(decimal, ".").removeprefix("+")
@@ -152,7 +156,7 @@ def only_text(value: Any) -> str:
     if written.startswith("'+"):
         written = written[1:]
     if FLOAT_AS_TEXT.fullmatch(written):
-        raise ConversionError("a phone number in the form of a float", "write its column as text in the source")
+        raise ConversionError(*float_as_text(written))
     return written
 
 

@@ -39,7 +39,7 @@ from crm_provider.load.mapping.fields import (
     nested_field,
     target_of,
 )
-from crm_provider.load.rows import Contact, InvalidRow, Problem, Record, Row, SourceError, key_of
+from crm_provider.load.rows import Contact, InvalidRow, Problem, Record, Row, SourceError, key_of, new_tuple
 from crm_provider.load.sources.options import HeaderLine, is_nameless, look_like_values, shared_name
 from crm_provider.values.json_values import ConversionError
 from crm_provider.values.suggest import nearest, unknown
@@ -76,7 +76,8 @@ class RecordMapper(abc.ABC, Generic[R]):
         self._defaults = defaults
         self._plan = None if mapping is None else Steps(self._compiled(mapping))
         self._plans: dict[tuple[Any, ...], Steps] = {}
-        self._last: tuple[tuple[Any, ...] | None, Steps | None] = (None, None)
+        self._last_columns: tuple[Any, ...] = ()
+        self._last_plan: Steps | None = None
         """Without a mapping: the columns of the last row, if none of them is nested, and their plan."""
         self._logged: set[str] = set()
         self._seen: dict[Target, None] = {}
@@ -170,7 +171,9 @@ class RecordMapper(abc.ABC, Generic[R]):
         """
         if row.problem is not None:
             raise InvalidRow(Problem("", "", "cannot be read", row.problem))
-        given, plan = (row.values, self._plan) if self._plan is not None else self._without_mapping(row.values)
+        given, plan = row.values, self._plan or self._last_plan
+        if plan is None or (self._plan is None and tuple(given) != self._last_columns):
+            given, plan = self._without_mapping(given)
         problems, signs, get = list(plan.problems), FORMULA_SIGNS, given.get
         found: tuple[dict[str, Any], ...] = ({}, {}, {}, {})
         for place, name, column, is_same, read, field in plan.steps:
@@ -192,11 +195,9 @@ class RecordMapper(abc.ABC, Generic[R]):
 
     def _without_mapping(self, given: Mapping[str, Any]) -> tuple[Mapping[str, Any], Steps]:
         """The values of a row, those of nested columns as columns of their own, and the plan for them."""
-        names, (columns, plan) = tuple(given), self._last
-        if plan is None or names != columns:
-            given = _opened(given)
-            plan = self._plan_for(tuple(given))
-            self._last = (names, plan) if NESTED.keys().isdisjoint(names) else (None, None)
+        names, given = tuple(given), _opened(given)
+        plan = self._plan_for(tuple(given))
+        self._last_columns, self._last_plan = names, plan if NESTED.keys().isdisjoint(names) else None
         return given, plan
 
     def _plan_for(self, columns: tuple[Any, ...]) -> Steps:
@@ -262,7 +263,7 @@ class Mapper(RecordMapper[Contact]):
 
     def _record(self, found: tuple[dict[str, Any], ...], row: Row) -> Contact:
         address, attributes, origin, _ = found  # by Section
-        return Contact(address[EMAIL], attributes, origin or None)
+        return new_tuple(Contact, (address[EMAIL], attributes, origin or None))
 
     def _key(self, found: tuple[dict[str, Any], ...], wrong: Collection[str]) -> str | None:
         email = found[Section.EMAIL].get(EMAIL)

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from crm_provider.files.journal import Journal
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import EarlierCreation, SourceError
-from crm_provider.load.sources.csv_files import most_consistent_delimiter
+from crm_provider.load.sources.csv_files import is_cleared, most_consistent_delimiter
 from crm_provider.values.json_values import json_text, json_value
 from crm_provider.values.json_values import lenient_json as plain
 from crm_provider.values.server_clock import utc_time
@@ -339,6 +339,10 @@ def lines_and_journal(path: AnyPath) -> tuple[RejectLines, Journal]:
     return lines, Journal(path, quoted=lines.quoted)
 
 
+_ANY_DELIMITER = re.compile('[,;|"]')
+"""Also the quotes that some programs write around empty cells."""
+
+
 class RejectReader:
     """Reads the lines of a rejects file in order, and names the line in its errors."""
 
@@ -361,7 +365,7 @@ class RejectReader:
                 self._header = line
             if line == self._header:
                 return None
-            return self._lines.parse(line) if line.strip(" \t\r\n,;|") else None
+            return None if is_cleared(_ANY_DELIMITER.split(line)) else self._lines.parse(line)
         except ValueError as wrong:
             if self.number == 1 and isinstance(wrong, ForeignFile):
                 raise SourceError(f"{self._name} is not a rejects file; give the load's rejects_path") from None

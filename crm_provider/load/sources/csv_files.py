@@ -6,7 +6,7 @@ import csv
 import logging
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -111,6 +111,11 @@ def most_consistent_delimiter(sample: list[str], *, quotechar: str = '"', header
         return first > 1 or bool(header), consistent, -abs(first - header) if header else first
 
     return max((mark for mark in DELIMITERS if mark != quotechar), key=score)
+
+
+def is_cleared(cells: Iterable[str]) -> bool:
+    """Whether no cell of a record has anything: spreadsheets leave such rows where a user has cleared them."""
+    return not "".join(cells).strip()
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
@@ -224,6 +229,7 @@ class _RecordReader:
         """Of the lines since the last record that had them."""
         self._quote: str | None = dialect["quotechar"]
         self._hidden_quote = _quote_behind_space(dialect["delimiter"], self._quote)
+        self._skipped = text.number
         self._reader = csv.reader(self._watched(), **dialect)
 
     def header(self) -> HeaderLine:
@@ -237,14 +243,20 @@ class _RecordReader:
         raise SourceError(f"{self._text.path} is empty, without a header line; write one, even if there are no rows")
 
     def of(self, columns: tuple[str, ...]) -> Iterator[Record]:
-        expected, recent, source = len(columns), self._recent, self._text
+        expected, recent, reader, first = len(columns), self._recent, self._reader, self._skipped + 1
+        cleared = 0
         for fields in self._all():
             if isinstance(fields, str):
                 yield {LINE: "".join(recent).rstrip("\r\n")}, fields, self._first_line
+            elif not "!" <= fields[0] < "\x7f" and is_cleared(fields):  # the first cell alone decides about most rows
+                cleared += 1
             elif len(fields) == expected:
-                yield dict(zip(columns, fields)), None, source.number - len(recent) + 1  # noqa: B905 - strict= takes time
+                line = first + reader.line_num - len(recent)
+                yield dict(zip(columns, fields)), None, line  # noqa: B905 - strict= takes time
             else:
                 yield self._ragged(columns, fields)
+        if cleared:
+            log.info("%s: left out %s without a value in any cell", self._text.path, counted(cleared, "row"))
 
     def _all(self) -> Iterator[list[str] | str]:
         """The fields of each record; the reason for a record that cannot be parsed."""

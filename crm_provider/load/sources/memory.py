@@ -46,10 +46,19 @@ class RowsSource:
         return self._places.is_malformed(number)
 
     def _given(self) -> Iterator[Any]:
-        """The rows, page by page if the first item is a page; an empty page has none."""
+        """The rows, page by page if the first item is a page; an empty page has none.
+
+        :raises SourceError: if the first item is no page but a row without names
+        """
         if not self._rows or not isinstance(self._rows[0], (list, tuple)):
             yield from self._rows
             return
+        if self._rows[0] and not any(isinstance(item, Mapping) for item in self._rows[0]):
+            raise SourceError(
+                "the rows are lists of values without the names of their columns, as SQLExecuteQueryOperator returns "
+                "them; make each row a mapping of column to value (SqlToCrmContactsOperator and SqlToCrmDealsOperator "
+                "load a query as it is)"
+            )
         for page in self._rows:
             if isinstance(page, (list, tuple)):
                 yield from page

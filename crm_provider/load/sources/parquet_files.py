@@ -13,7 +13,7 @@ from typing import Any
 from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath
 from crm_provider.files.typed_parquet import unmarked
-from crm_provider.load.rows import SourceError
+from crm_provider.load.rows import SourceError, UnreadableValue
 from crm_provider.load.sources.files import Record, SourceTable, folder_refused, read_source
 from crm_provider.load.sources.options import unique_names
 
@@ -111,8 +111,15 @@ def records_of(
     done = 0
     with reading():
         for batch in batches:
+            maps = [
+                (name, read)
+                for name, field in zip(columns, batch.schema, strict=True)
+                if (read := _map_reader(field.type))
+            ]
             for piece in _pieces(name, batch.rename_columns(list(columns)), done):
                 for values, problem, line in _values(name, _exact(piece), done):
+                    if maps:
+                        values = {**values, **{column: read(values.get(column)) for column, read in maps}}  # noqa: PLW2901
                     yield values if decode is None else decode(values), problem, line
                 done += piece.num_rows
 
@@ -169,6 +176,32 @@ def _values(path: object, batch: Any, done: int) -> Iterator[Record]:
         return
     for row in rows:
         yield row, None, 0
+
+
+def _map_reader(kind: Any) -> Callable[[Any], Any] | None:
+    """What makes mappings of the pairs that pyarrow gives for a map, also within lists and structs; None without maps.
+
+    Its own option for that is newer than pyarrow 18.
+    """
+    types = _pyarrow()[0].types
+    if types.is_map(kind):
+        read_item = _map_reader(kind.item_type)
+        return lambda pairs: None if pairs is None else _mapping(pairs, read_item)
+    if types.is_list(kind) or types.is_large_list(kind):
+        read = _map_reader(kind.value_type)
+        return read and (lambda items: None if items is None else list(map(read, items)))
+    if types.is_struct(kind):
+        fields = [kind.field(n) for n in range(kind.num_fields)]
+        readers = {field.name: read for field in fields if (read := _map_reader(field.type))}
+        if readers:
+            return lambda inner: inner and {**inner, **{name: read(inner[name]) for name, read in readers.items()}}
+    return None
+
+
+def _mapping(pairs: Sequence[tuple[Any, Any]], read: Callable[[Any], Any] | None) -> Any:
+    """The pairs of a map; only a row that sends a map with one key twice is rejected."""
+    found = {key: read(value) if read else value for key, value in pairs}
+    return found if len(found) == len(pairs) else UnreadableValue(str(pairs))
 
 
 def _value_by_value(batch: Any, n: int, where: str) -> Record:

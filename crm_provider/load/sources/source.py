@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Protocol, cast
 
 from crm_provider.files.paths import AnyPath, as_path
-from crm_provider.load.rows import Row, RowLocations, SourceError, is_table
+from crm_provider.load.rows import Row, RowLocations, SourceError, is_table, new_tuple
 from crm_provider.load.sources.arrow_tables import ArrowSource
 from crm_provider.load.sources.csv_files import CsvFiles
 from crm_provider.load.sources.files import SourceTable, expand_pattern, explain_missing, format_of
@@ -150,7 +150,7 @@ class FilesSource:
                     places.note(line, problem)
                     if self._nulls:
                         values = without_nulls(values, self._nulls, self._empty)  # noqa: PLW2901
-                    yield Row(number, values, problem)
+                    yield new_tuple(Row, (number, values, problem, None, ""))
 
     def place(self, number: int) -> str:
         """File, line and row of a row that :meth:`rows` gave, for messages."""

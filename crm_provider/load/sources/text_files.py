@@ -78,7 +78,7 @@ class TextLines:
             given: their accents would be garbled
         """
         encoding, accents = self._text.encoding, False
-        may_be_utf8 = not codecs.lookup(encoding).name.startswith("utf")
+        may_be_utf8 = _is_single_byte(encoding)
         with _unpacking(self.path, self):
             for line in iter(partial(self._text.readline, LONGEST_LINE), ""):
                 self.number += 1
@@ -168,13 +168,26 @@ def _refuse_other_kinds(path: AnyPath, head: bytes) -> None:
         raise SourceError(f"{path} is {found}")
 
 
-def _is_utf8(line: str, encoding: str) -> bool:
-    """Whether the bytes of a line are UTF-8, too. Text in another encoding hardly ever is, unless it is ASCII."""
+def _is_single_byte(encoding: str) -> bool:
+    """Whether each byte is a character, as in latin-1 and cp1252."""
     try:
-        line.encode(encoding).decode()
+        text = bytes(range(128, 256)).decode(encoding, "replace")
     except UnicodeError:
         return False
-    return True
+    return len(text) == 128 and not codecs.lookup(encoding).name.startswith("utf")
+
+
+def _is_utf8(line: str, encoding: str) -> bool:
+    """Whether the bytes of a line are UTF-8, too.
+
+    Text of single bytes hardly ever is, unless it is ASCII; a few characters of GBK may be.
+    """
+    try:
+        data = line.encode(encoding)
+        data.decode()
+    except UnicodeError:
+        return False
+    return not data.isascii()
 
 
 class _Raw(io.RawIOBase):

@@ -1,4 +1,4 @@
-"""Tables on disk while a load runs: contacts of the CRM, and rows of the source. Memory stays flat.
+"""The rows of the source in a table on disk while a load runs, so that memory stays flat.
 
 The preflight check maps each row once and stages it with its record, so that a load sends exactly what it has checked.
 Each try reads the source once.
@@ -7,77 +7,18 @@ Each try reads the source once.
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 import pickle
 import sqlite3
-import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
-from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.options import Duplicates
 from crm_provider.load.rows import Record, Row, SourceError
-from crm_provider.values.addresses import person_key
-
-
-class ContactCache:
-    """Contacts that were read, in a temporary database that no other process can open and that ends with this one.
-
-    Used by one thread, unless it is shared.
-    """
-
-    def __init__(self, *, shared: bool = False) -> None:
-        self._shared = shared
-        self._lock = threading.Lock()
-        self._database: TempDatabase | None = None
-        self.complete = False
-        """Whether every contact of the CRM was read, so that one that is missing here is probably new."""
-
-    def __len__(self) -> int:
-        return 0 if self._database is None else self._database.execute("SELECT count(*) FROM contacts").fetchone()[0]
-
-    def put(self, email: str, remote: RemoteContact) -> None:
-        """Keep a contact as it was read."""
-        if self._database is None:
-            self._database = TempDatabase(
-                "CREATE TABLE contacts (email BLOB PRIMARY KEY, person BLOB, data TEXT); "
-                "CREATE INDEX by_person ON contacts (person)",
-                shared=self._shared,
-            )
-        created_at = None if remote.created_at is None else remote.created_at.isoformat()
-        found = [remote.email, dict(remote.attributes), sorted(remote.lists), remote.unwanted, created_at, remote.id]
-        data = json.dumps(found)
-        self._database.execute(
-            "INSERT OR REPLACE INTO contacts VALUES (?, ?, ?)", (digest(email), digest(person_key(email)), data)
-        )
-
-    def get(self, email: str) -> RemoteContact | None:
-        """The contact with this address, None if it was not read.
-
-        A contact with the same spelling takes precedence over one with another spelling of the address.
-        """
-        row = None
-        if self._database is not None:
-            with self._lock:
-                row = self._database.execute(
-                    "SELECT data FROM contacts WHERE person = ? ORDER BY email = ? DESC LIMIT 1",
-                    (digest(person_key(email)), digest(email)),
-                ).fetchone()
-        if row is None:
-            return ABSENT if self.complete else None
-        found, attributes, lists, unwanted, created_at, id_ = json.loads(row[0])
-        created = None if created_at is None else datetime.fromisoformat(created_at)
-        return RemoteContact(found, attributes, frozenset(lists), unwanted, created, id_)
-
-    def close(self) -> None:
-        """Drop the table."""
-        if self._database is not None:
-            self._database.close()
 
 
 def digest(key: str) -> bytes:
@@ -166,6 +107,9 @@ BYTES_AT_ONCE = 1 << 20
 _INSERT = "INSERT INTO staged VALUES "
 _PLACES = "(?, ?, ?)"
 
+BETWEEN = "\x1f"
+"""Separates the texts of a row: the ASCII character for this purpose."""
+
 KEPT_NAMES = 1024
 """Lists of column names that are stored once for all rows that have them. Beyond that each row stores its own."""
 
@@ -193,14 +137,20 @@ class StagedRows:
         self._most_bytes, self._bytes = most_bytes, 0
         self._waiting: list[Any] = []
         """Number, status and key of the rows that are not in the database yet, one after the other."""
-        self._pickled: list[bytes] = []
-        """The values of these rows, each pickled by itself: a block."""
+        self._block_to_write: list[tuple[Any, ...] | bytes] = []
+        """What is kept of these rows. It is pickled for a row that is not only texts, whose values may still change."""
+        self._size = 0
+        """Characters, or bytes, of these rows."""
         self._next = 1
         """The number of the row that may join the block."""
-        self._block: tuple[int, list[bytes]] = (0, [])
+        self._block: tuple[int, list[tuple[Any, ...] | bytes]] = (0, [])
         """The block that was written or read last, after the number of its first row."""
-        self._flush_at = min(BYTES_AT_ONCE, most_bytes + 1)
-        self._last_attributes: int | tuple[Any, ...] = ()
+        self._columns: tuple[Any, ...] | None = None
+        self._attributes: tuple[Any, ...] | None = None
+        """The names of the last row and of the last record."""
+        self._columns_id: int | tuple[Any, ...] = ()
+        self._attributes_id: int | tuple[Any, ...] = ()
+        """What stands for them, see :meth:`_id`."""
         self.attribute_names: set[str] = set()
         """Attributes that the load writes."""
         self._has_invalid_keys = False
@@ -217,45 +167,43 @@ class StagedRows:
         status: RowStatus,
         record: Record | None = None,
         *,
+        text: str | None = None,
         problem: str = "",
         place: Callable[[int], str] | None = None,
     ) -> None:
         """Stage one more row.
 
         :param record: the mapped row, for rows that may be sent and for those whose record another row may repeat
+        :param text: the row's values with :data:`BETWEEN` between them; None if they are not only texts
         :param place: from a row's number to its file, line and row, for messages
         :raises SourceError: if a value cannot be stored, or the budget is used up
         """
         number, values, broken, made, replaced = row
         mapped = key = None
         if record is not None:
-            self._type, attributes = type(record), record.attributes
-            names = self._id(attributes)
-            mapped, key = (names, tuple(attributes.values()), record.fixed), record.key
-            if names != self._last_attributes:
-                self._last_attributes = names
-                self.attribute_names.update(attributes)
-        try:
-            data = pickle.dumps((self._id(values), tuple(values.values()), broken, made, mapped, problem, replaced))
-        except (TypeError, AttributeError, pickle.PicklingError):
-            kinds = sorted({type(value).__name__ for value in values.values()})
-            raise SourceError(
-                f"row {number} has a value of a kind that cannot be kept (its kinds: {', '.join(kinds)}); have the "
-                "source give text, a number, a date, or leave the column out"
-            ) from None
+            attributes = record.attributes
+            if (names := tuple(attributes)) != self._attributes:
+                self._attributes, self._attributes_id, self._type = names, self._id(names), type(record)
+                self.attribute_names.update(names)
+            mapped, key = (self._attributes_id, tuple(attributes.values()), record.fixed), record.key
+        if (columns := tuple(values)) != self._columns:
+            self._columns, self._columns_id = columns, self._id(columns)
+        kept: Any = (self._columns_id, text, broken, made, mapped, problem, replaced)
+        if text is None:
+            kept = _pickled(row, kept)
         if made is not None:
             self.has_made = True
         if number != self._next:
             self._flush()
         self._next = number + 1
-        self._bytes += len(data)
-        pickled = self._pickled
-        pickled.append(data)
+        self._size += len(kept if text is None else text)
+        block = self._block_to_write
+        block.append(kept)
         self._waiting += (number, _NUMBERS[status], key)
-        if len(pickled) >= AT_ONCE or self._bytes >= self._flush_at:
+        if len(block) >= AT_ONCE or self._size > BYTES_AT_ONCE:
+            self._flush()
             if self._bytes > self._most_bytes:
                 raise self._too_many((place and place(number)) or f"row {number}")
-            self._flush()
 
     def add_invalid(self, row: Row, problem: str, key: str | None, place: Callable[[int], str] | None = None) -> None:
         """Stage a row that cannot be sent.
@@ -348,7 +296,11 @@ class StagedRows:
 
     def counts(self) -> Counter[RowStatus]:
         """Rows by status."""
-        found = self._query("SELECT status, count(*) FROM staged GROUP BY status")
+        query = (
+            "SELECT ?, count(*) FROM staged WHERE status = ? "  # most rows, which need not be sorted
+            "UNION ALL SELECT status, count(*) FROM staged WHERE status <> ? GROUP BY status"
+        )
+        found = self._query(query, (int(RowStatus.SEND),) * 3)
         return Counter({RowStatus(status): count for status, count in found})
 
     def sends(self, key: str) -> bool:
@@ -394,16 +346,16 @@ class StagedRows:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        pickled, self._pickled = self._pickled, []
-        self._flush_at = min(self._bytes + BYTES_AT_ONCE, self._most_bytes + 1)
+        block, self._block_to_write, self._size = self._block_to_write, [], 0
         if waiting:
-            self._database.execute(_INSERT + ", ".join([_PLACES] * len(pickled)), waiting)
-            self._block = waiting[0], pickled
-            self._database.execute("INSERT INTO blocks VALUES (?, ?)", (waiting[0], pickle.dumps(pickled)))
+            rows = _block_data(block)
+            self._bytes += len(rows)
+            self._block = waiting[0], block
+            self._database.execute(_INSERT + ", ".join([_PLACES] * len(block)), waiting)
+            self._database.execute("INSERT INTO blocks VALUES (?, ?)", (waiting[0], rows))
 
-    def _id(self, values: Mapping[Any, Any]) -> int | tuple[Any, ...]:
+    def _id(self, names: tuple[Any, ...]) -> int | tuple[Any, ...]:
         """What stands for the names of a mapping: most rows share them, so that they are stored once."""
-        names = tuple(values)
         number = self._names.get(names)
         if number is not None:
             return number
@@ -413,7 +365,7 @@ class StagedRows:
         self._names_by_id.append(names)
         return self._names[names]
 
-    def _joined(self, names: int | tuple[Any, ...], values: tuple[Any, ...]) -> dict[Any, Any]:
+    def _joined(self, names: int | tuple[Any, ...], values: Sequence[Any]) -> dict[Any, Any]:
         return dict(zip(self._names_by_id[names] if isinstance(names, int) else names, values, strict=True))
 
     def _found(self, query: str, parameters: tuple[Any, ...], without: Collection[int]) -> Iterator[StagedRow]:
@@ -430,7 +382,12 @@ class StagedRows:
             # written by _flush(), into a file that only this process can open
             block = pickle.loads(rows)  # noqa: S301 - our own data
             self._block = first, block
-        names, values, broken, made, mapped, problem, replaced = pickle.loads(block[number - first])  # noqa: S301 - our own data
+        kept = block[number - first]
+        if isinstance(kept, bytes):
+            values, kept = pickle.loads(kept)  # noqa: S301 - our own data
+        names, text, broken, made, mapped, problem, replaced = kept
+        if text is not None:
+            values = text.split(BETWEEN)
         record = None
         if mapped is not None:
             attributes, attribute_values, fixed = mapped
@@ -439,12 +396,26 @@ class StagedRows:
         return StagedRow(row, RowStatus(status), record, problem)
 
 
-_VIEWS = frozenset((memoryview, bytearray))
+def _pickled(row: Row, kept: tuple[Any, ...]) -> bytes:
+    """The values of a row, and what else is kept of it.
+
+    :raises SourceError: if a value cannot be stored
+    """
+    values = tuple(row.values.values())
+    try:
+        return pickle.dumps((values, kept))
+    except (TypeError, AttributeError, pickle.PicklingError):
+        kinds = sorted({type(value).__name__ for value in values})
+        raise SourceError(
+            f"row {row.number} has a value of a kind that cannot be kept (its kinds: {', '.join(kinds)}); have the "
+            "source give text, a number, a date, or leave the column out"
+        ) from None
 
 
-def without_views(row: Row) -> Row:
-    """A row with bytes in place of views of a driver's memory (psycopg returns them), which cannot be stored."""
-    if _VIEWS.isdisjoint(map(type, row.values.values())):
-        return row
-    plain = {n: bytes(v) if isinstance(v, (memoryview, bytearray)) else v for n, v in row.values.items()}
-    return row._replace(values=plain)
+def _block_data(block: list[tuple[Any, ...] | bytes]) -> bytes:
+    """A block, pickled without a search for objects that occur in it several times, which takes half of the time."""
+    data = io.BytesIO()
+    pickler = pickle.Pickler(data)
+    pickler.fast = True
+    pickler.dump(block)
+    return data.getvalue()

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from crm_provider.client.remote_contact import ABSENT, RemoteContact, is_unwanted
-from crm_provider.load.state.temp_tables import ContactCache, digest
+from crm_provider.load.kinds.remote import ContactCache
+from crm_provider.load.state.temp_tables import digest
 
 ADA = "ada@x.org"
 

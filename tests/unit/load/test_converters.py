@@ -176,6 +176,15 @@ def test_number_refuses_invalid_values(value: Any, options: dict[str, str], kind
 
 
 @pytest.mark.parametrize(
+    ("value", "cause"),
+    [("R$ 99,90", "such as a currency sign"), ("9 kg", "a unit"), ("1.5E+3", "letters"), ("9.90", "with decimal and")],
+)
+def test_number_names_what_does_not_belong_to_it(value: str, cause: str) -> None:
+    with pytest.raises(ConversionError, match=cause):
+        converters.number(decimal=",", thousands=".")(value)
+
+
+@pytest.mark.parametrize(
     "options",
     [{"decimal": ""}, {"decimal": ",,"}, {"decimal": "1"}, {"thousands": "-"}, {"thousands": "."},
      {"decimal": ",", "thousands": ","}],
@@ -458,6 +467,7 @@ def test_phone(value: Any, region: str | None, expected: str) -> None:
     [
         ("31999999999", None, "a phone number without country code"),
         ("none", "BR", "not a phone number"),
+        ("5,51199E+12", "BR", "a phone number that a spreadsheet has shortened"),
         ("1198765432.0", "BR", "a phone number in the form of a float"),  # not +55 11 98765-4320
         ("+999 1234567", None, "not a phone number"),
         ("+5531999999999 / +5531999999998", "BR", "not a phone number"),

@@ -10,6 +10,7 @@ from crm_provider.load.kinds.deal_plan import DealRows, choose_for_deals
 from crm_provider.load.planner import Plan, Sample
 
 FEWER = "it may take fewer calls"
+MORE = "reading them, ten per call, takes more calls than these"
 
 
 def planned(
@@ -69,7 +70,7 @@ def test_cheapest_plan_is_chosen(rows: int, arguments: dict[str, Any], name: str
         (10, {"must_read": "the reason"},
          Plan("compare", 111, f"the reason; the CRM reports 1,000 deals, read ten per call; {FEWER}")),
         (10, {"must_read": "x", "total": None},
-         Plan("compare", 12, f"x; the CRM reports an unknown number of deals, read ten per call; {FEWER}")),
+         Plan("compare", 12, f"x; the CRM does not say how many deals it has; {MORE}")),
         (2000, {"may_compare": False},
          Plan("move", 2000, f"an earlier try was stopped while it read all deals; {FEWER}")),
         (2000, {"wanted": "compare"},

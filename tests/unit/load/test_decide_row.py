@@ -10,6 +10,7 @@ from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
 from crm_provider.load.row_results import (
+    OF_NO_ROW,
     SENDS_OF_A_ROW,
     RowAction,
     decide_row,
@@ -209,11 +210,11 @@ def test_rows_are_left_to_a_retry_that_can_make_the_difference(
         ("FORBIDDEN", {}, "fail", "default[CrmAccessError]"),
         ("SERVICE_UNAVAILABLE", {}, "retry", "default[CrmTransientError]"),
         ("SERVICE_UNAVAILABLE", {"CrmTransientError": "fail"}, "fail", "on_error[CrmTransientError]"),
-        ("SERVICE_UNAVAILABLE", {"CrmTransientError": "skip"}, "retry", "a call for the whole load"),
-        ("SERVICE_UNAVAILABLE", {"CrmTransientError": "reject"}, "retry", "a call for the whole load"),
-        ("TOO_MANY_REQUESTS", {"CrmThrottledError": "skip"}, "retry", "a call for the whole load"),
-        ("INVALID_INPUT", {}, "fail", "a call for the whole load"),
-        ("CONTACT_NOT_FOUND", {"CONTACT_NOT_FOUND": "skip"}, "fail", "a call for the whole load"),
+        ("SERVICE_UNAVAILABLE", {"CrmTransientError": "skip"}, "retry", OF_NO_ROW),
+        ("SERVICE_UNAVAILABLE", {"CrmTransientError": "reject"}, "retry", OF_NO_ROW),
+        ("TOO_MANY_REQUESTS", {"CrmThrottledError": "skip"}, "retry", OF_NO_ROW),
+        ("INVALID_INPUT", {}, "fail", OF_NO_ROW),
+        ("CONTACT_NOT_FOUND", {"CONTACT_NOT_FOUND": "skip"}, "fail", OF_NO_ROW),
         ("CONTACT_NOT_FOUND", {"CONTACT_NOT_FOUND": "retry"}, "retry", "on_error[CONTACT_NOT_FOUND]"),
     ],
 )

@@ -489,6 +489,17 @@ def test_fingerprint_of_a_rejected_row_is_forgotten(setting: Any, tmp_path: Path
     assert outcomes(it.run()) == {"unchanged": 2, "updated": 1}
 
 
+def test_refused_full_refresh_leaves_the_state_file_as_it_was(setting: Any, tmp_path: Path) -> None:
+    it = setting(people(20))
+    it.state = tmp_path / "state"
+    it.run()
+    it.epoch, it.crm.trouble = 1, lambda call, email: REFUSED
+    with pytest.raises(LoadStopped):
+        it.run(full_refresh=True)
+    it.epoch, it.crm.trouble = 2, lambda call, email: None
+    assert outcomes(it.run()) == {"unchanged": 20}
+
+
 def test_lost_pod_leaves_no_fingerprint_of_a_record_that_it_has_changed(setting: Any) -> None:
     """Of a state file on an object store only those parts are left that were written before the pod was killed."""
     it = setting(people(2))

@@ -116,7 +116,8 @@ def test_a_phone_number_as_text_and_one_with_a_type_are_sent() -> None:
 @pytest.mark.parametrize("mapping", [None, {"email": "email", "phone": "phone"}])
 def test_a_phone_number_that_a_spreadsheet_or_pandas_has_made_a_float_is_not_sent(mapping: Any, given: str) -> None:
     (problem,) = problems(Mapper(mapping), {"email": "a@x.co", "phone": given})
-    assert str(problem) == "phone: a phone number in the form of a float; write its column as text in the source"
+    happened = "that a spreadsheet has shortened; format" if "e" in given.lower() else "in the form of a float; write"
+    assert str(problem).startswith(f"phone: a phone number {happened} its column as text")
 
 
 def test_email_alone_is_enough() -> None:
@@ -428,7 +429,7 @@ MANY = {f"n{number}": number for number in range(30)}
         ),
         (Mapper(), [{"email": "a@x.io", "b@x.io": 1}], ""),
         (Mapper(), [{"email": "a@x.io", **MANY}], f"email; attributes {', '.join(list(MANY)[:20])} and 10 more"),
-        (DeleteMapper(), [{"email": "a@x.io", "name": "A"}], "email"),
+        (DeleteMapper(), [{"email": "a@x.io", "name": "A"}], ""),
         (
             DealMapper({"stage_id": "s", "deal_id": "d", "pb_name": "n"}, mode="update"),
             [],

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from crm_provider.load.kinds.contacts import CONTACTS
+from crm_provider.load.kinds.deals import DealOptions
+from crm_provider.load.kinds.deletions import DeleteOptions
 from crm_provider.load.kinds.kind import FILES
-from crm_provider.load.options import ContactOptions
+from crm_provider.load.options import ContactOptions, LoadOptions
 from crm_provider.load.rows import Row, SourceError
 
 LIST, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -110,3 +112,18 @@ def test_mapping_takes_its_defaults_from_the_arguments() -> None:
 )
 def test_effect_that_a_state_file_belongs_to(options: dict[str, Any], effect: dict[str, Any]) -> None:
     assert ContactOptions(**options).effect == effect
+
+
+@pytest.mark.parametrize(
+    ("options", "must"),
+    [
+        (ContactOptions(list_ids=(LIST,)), False),
+        (ContactOptions(mode="create"), False),
+        (ContactOptions(mode="create", list_ids=(LIST,)), True),
+        (DealOptions(mode="upsert"), False),
+        (DealOptions(mode="create"), True),
+        (DeleteOptions(), False),
+    ],
+)
+def test_loads_whose_second_run_must_recognise_their_records(options: LoadOptions, must: bool) -> None:
+    assert options.must_know_own is must

@@ -178,7 +178,8 @@ def test_relative_path_becomes_absolute(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [("~nobody-of-this-name/x", "home folder is not known"), ("None", "'None'")]
+    ("given", "said"),
+    [("~nobody-of-this-name/x", "home folder is not known"), ("None", "'None'"), (" ", "a template renders an empty")],
 )
 def test_path_that_names_no_file_is_refused(given: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
 from crm_provider.load.rejected_files import RejectedFiles, find_rejects, mapped_instead, read_rejects_of
 from crm_provider.load.rejects.file import NoRejects, RejectedRows, RejectsFile
 from crm_provider.load.rejects.formats import Reject
+from crm_provider.load.rows import SourceError
 
 
 def written(path: Path, *numbers: int, retryable: bool = True) -> Path:
@@ -65,6 +67,11 @@ def test_pattern_finds_each_file_of_a_mapped_load_once(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = find_rejects([tmp_path / "r.*.jsonl", tmp_path / "r.1.jsonl", tmp_path / "no-*.jsonl"])
     assert [path.name for path in found] == ["r.0.jsonl", "r.1.jsonl", "r.10.jsonl"]
+    assert find_rejects([tmp_path / "no-*" / "r.jsonl"]) == []
+    assert len(find_rejects([UPath("memory://no-folder/r.jsonl")])) == 1
+    for name in ("r.jsonl", "r.*.jsonl"):
+        with pytest.raises(SourceError, match=f"this worker has no folder {tmp_path}/no: correct the path"):
+            find_rejects([tmp_path / "no" / name])
 
 
 def test_the_pattern_for_files_of_a_mapped_load_is_suggested(tmp_path: Path) -> None:

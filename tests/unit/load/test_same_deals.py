@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.job import LoadJob
 from crm_provider.load.kinds.deals import DEALS
 from crm_provider.load.kinds.remote import READ_AHEAD
@@ -42,7 +44,7 @@ def loaded(
     crm: FakeDeals, rows: list[dict[str, Any]], mapping: Any = BY_ADDRESS, *, state: Path | None = None, **given: Any
 ) -> dict[str, int]:
     """The outcomes of a load."""
-    job = {name: given.pop(name) for name in ("checkpoints", "rejects") if name in given}
+    job = {name: given.pop(name) for name in ("checkpoints", "rejects", "policy") if name in given}
     summary = LoadJob(
         source=open_source(rows),
         kind=DEALS,
@@ -113,6 +115,28 @@ def test_rows_of_other_deals_are_remembered(tmp_path: Path) -> None:
     crm.add(LETTERS, contactId=OTHER)
     assert loaded(crm, rows, state=state) == {"updated": 2, "skipped": 1}
     assert loaded(crm, rows, state=state) == {"updated": 1, "unchanged": 1, "skipped": 1}
+
+
+@pytest.mark.parametrize("mapping", [BY_ADDRESS, BY_CONTACT])
+@pytest.mark.parametrize(
+    ("giver", "pipeline", "others", "outcomes"),
+    [
+        (OTHER, PIPELINE, {}, {"updated": 1, "rejected": 1}),  # otherwise a second deal
+        (OTHER, PIPELINE, {"contactId": CONTACT}, {"updated": 2}),  # the contact has a deal of its own
+        (OTHER, ELSEWHERE, {}, {"updated": 1, "created": 1}),
+        (CONTACT, ELSEWHERE, {}, {"updated": 1, "created": 1}),
+    ],
+)
+def test_no_second_deal_for_a_contact_that_another_row_gives_one(
+    mapping: Any, giver: str, pipeline: str, others: dict[str, Any], outcomes: dict[str, int]
+) -> None:
+    crm = FakeCrm().add(stage=FIRST, contactId=giver).add(LETTERS, **{"contactId": ELSEWHERE, **others})
+    crm.contacts["ada@x.org"] = CONTACT
+    contact = "ada@x.org" if mapping is BY_ADDRESS else CONTACT.upper()
+    rows = [{**NAMED, "c": contact}, found("Ada@X.org" if mapping is BY_ADDRESS else CONTACT, pipeline)]
+    crm.contacts["Ada@X.org"] = CONTACT
+    assert loaded(crm, rows, mapping, policy=ErrorPolicy(work=Work.LOAD)) == outcomes
+    assert crm.calls.count("create") == outcomes.get("created", 0)
 
 
 def statuses(crm: FakeDeals, rows: list[dict[str, Any]], mapping: Any = BY_ADDRESS, **given: Any) -> list[str]:

@@ -89,6 +89,13 @@ def test_invalid_source_is_refused_with_a_hint(given: Any) -> None:
         open_source(given)
 
 
+def test_rows_without_names_are_no_pages_of_rows() -> None:
+    for read in (lambda source: source.columns, lambda source: list(source.rows())):
+        with pytest.raises(SourceError, match="without the names of their columns, as SQLExecuteQueryOperator"):
+            read(open_source([("a@x.io", None), ("b@x.io", "Ann")]))
+    assert emails(open_source([[], [{"email": "a@x.io"}]])) == ["a@x.io"]
+
+
 @pytest.mark.parametrize("arguments", [{"format": "csv"}, {"options": {"delimiter": ";"}}])
 @pytest.mark.parametrize("given", [[{"email": "a@x.io"}], Query()])
 def test_file_options_are_refused_for_rows(given: Any, arguments: Any) -> None:

@@ -62,16 +62,27 @@ def test_delimiter_without_a_header_line_is_the_one_that_gives_the_columns(tmp_p
 
 
 def test_values_are_unchanged_except_for_space_after_a_delimiter(tmp_path: Path) -> None:
-    text = 'email,note\n  a@x.io ,"two\r\nlines, ""quoted"""\n,\n'
-    assert values(tmp_path, text) == [{"email": "a@x.io ", "note": 'two\r\nlines, "quoted"'}, {"email": "", "note": ""}]
+    text = 'email,note\n  a@x.io ,"two\r\nlines, ""quoted"""\n,"\n-"\n'
+    assert values(tmp_path, text) == [
+        {"email": "a@x.io ", "note": 'two\r\nlines, "quoted"'}, {"email": "", "note": "\n-"},
+    ]  # fmt: skip
 
 
 def test_single_column_has_no_delimiter(tmp_path: Path) -> None:
-    assert values(tmp_path, 'email\na@x.io\n\n""\n') == [{"email": "a@x.io"}, {"email": ""}]
+    assert values(tmp_path, "email\na@x.io\n\nb@x.io\n") == [{"email": "a@x.io"}, {"email": "b@x.io"}]
 
 
-def test_tsv_row_of_empty_fields_is_a_row(tmp_path: Path) -> None:
-    assert values(tmp_path, "\t\n", header=["a", "b"]) == [{"a": "", "b": ""}]
+@pytest.mark.parametrize("row", [";", ";;;;", "  ; ", '"";""', '"  ";" "', ";\t", "\t;"])
+def test_row_without_a_value_is_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, row: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    text = f"email;name\n{row}\n;Ada\n\nx\n{row}\n{row}\n"
+    first, second = rows(tmp_path, text, delimiter=";")
+    assert first == Row(1, {"email": "", "name": "Ada"})
+    assert (second.number, second.problem) == (2, f"{tmp_path}/leads.csv, line 5 has 1 field, the header has 2")
+    assert caplog.messages == [f"{tmp_path}/leads.csv: left out 3 rows without a value in any cell"]
+    assert values(tmp_path, "\t\n-\t\n", header=["a", "b"]) == [{"a": "-", "b": ""}]
 
 
 def test_detected_delimiter_is_logged_once_unless_it_is_a_comma(

@@ -18,7 +18,7 @@ import pytest
 from upath import UPath
 
 from crm_provider.files.parquet import check_pyarrow
-from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.rows import Row, SourceError, UnreadableValue
 from crm_provider.load.sources import parquet_files
 from crm_provider.load.sources.source import open_source
 
@@ -249,10 +249,28 @@ def test_oversized_row_is_named(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}, row 8 has over 8,388,608 bytes; shorten it, or leave columns out"
 
 
-def test_map_is_a_list_of_pairs(tmp_path: Path) -> None:
-    maps = pa.array([[("a", "b")], None, []], pa.map_(pa.string(), pa.string()))
-    path = write(tmp_path / "leads.parquet", pa.table({"m": maps}))
-    assert [row.values["m"] for row in open_source(path).rows()] == [[("a", "b")], None, []]
+def test_map_is_a_mapping_at_any_depth(tmp_path: Path) -> None:
+    inner = pa.map_(pa.string(), pa.int64())
+    nested = pa.map_(pa.string(), pa.list_(pa.struct([("x", inner), ("y", pa.int64())])))
+    table = pa.table({
+        "m": pa.array([[("a", 1)], None, []], inner),
+        "n": pa.array([[("k", [{"x": [("b", 2)], "y": 3}, None])], [("k", None)], None], nested),
+        "s": pa.array([{"y": 1}, None, {"y": None}]),
+    })  # fmt: skip
+    path = write(tmp_path / "leads.parquet", table)
+    expected = [
+        {"m": {"a": 1}, "n": {"k": [{"x": {"b": 2}, "y": 3}, None]}, "s": {"y": 1}},
+        {"m": None, "n": {"k": None}, "s": None},
+        {"m": {}, "n": None, "s": {"y": None}},
+    ]
+    for source in (path, table):
+        assert [row.values for row in open_source(source).rows()] == expected
+
+
+def test_map_with_one_key_twice_has_no_value(tmp_path: Path) -> None:
+    twice = pa.array([[("a", 1), ("a", 2)]], pa.map_(pa.string(), pa.int64()))
+    (row,) = open_source(write(tmp_path / "leads.parquet", pa.table({"m": twice}))).rows()
+    assert isinstance(row.values["m"], UnreadableValue) and row.problem is None
 
 
 NO_PYARROW = r"^Parquet needs pyarrow: pip install 'airflow-provider-crm\[parquet\]'$"

@@ -43,7 +43,8 @@ def test_csv_records_are_read_as_written_with_their_lines(
         line = lines_of(text) + 1
         text += written(fields, delimiter, end)
         last = lines_of(text) - (end == "\n\n")
-        expected.append((fields, line, last))
+        if "".join(fields).strip():  # a row that was cleared is left out
+            expected.append((fields, line, last))
     path = folder / "records.csv"
     path.write_bytes(text.encode(encoding))
     rows = list(open_source(path).rows())

@@ -110,6 +110,10 @@ def test_utf8_file_is_not_garbled_by_another_encoding(tmp_path: Path) -> None:
     path.write_bytes(b"email,name\n" + garbled + "b@x.io,Zoë\n".encode("latin-1") + garbled)
     names = [row.values["name"] for row in open_source(path, options={"encoding": "latin-1"}).rows()]
     assert names == ["JosÃ©", "Zoë", "JosÃ©"], "the file is not UTF-8"
+    for encoding in ("gbk", "iso2022_jp", "hz"):  # in which these bytes are UTF-8 by chance, or ASCII
+        path.write_bytes("email,name\na@x.io,一\n".encode(encoding))
+        assert path.read_bytes().decode()
+        assert [row.values["name"] for row in open_source(path, options={"encoding": encoding}).rows()] == ["一"]
 
 
 @pytest.mark.parametrize("rows_before", [1, 5000], ids=["near", "far"])

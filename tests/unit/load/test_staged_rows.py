@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from crm_provider.load.preflight import without_views
 from crm_provider.load.rows import Contact, EarlierCreation, Row, SourceError
 from crm_provider.load.state import temp_tables
-from crm_provider.load.state.temp_tables import AT_ONCE, RowStatus, StagedRow, StagedRows, without_views
+from crm_provider.load.state.temp_tables import AT_ONCE, BETWEEN, RowStatus, StagedRow, StagedRows
 
 
 @pytest.fixture
@@ -177,15 +178,18 @@ def test_row_without_views_is_not_copied() -> None:
 
 
 def test_rows_are_inserted_in_batches(table: StagedRows) -> None:
+    """Two of three rows are texts, which :func:`check` has joined."""
     held = []
-    for number in range(1, 501):
-        table.add(row(number, n=number), RowStatus.SEND, contact(number))
-        held.append(len(table._pickled))
+    rows = [row(n, n=n if n % 3 == 0 else str(n), empty="") for n in range(1, 501)]
+    for one in rows:
+        text = None if one.number % 3 == 0 else f"{one.number}{BETWEEN}"
+        table.add(one, RowStatus.SEND, contact(one.number), text=text)
+        held.append(len(table._block_to_write))
     assert max(held) == AT_ONCE - 1
     assert held[AT_ONCE - 1] == held[2 * AT_ONCE - 1] == 0
     assert len(table) == 500
-    assert not table._pickled
-    given = [StagedRow(row(number, n=number), RowStatus.SEND, contact(number)) for number in range(1, 501)]
+    assert not table._block_to_write
+    given = [StagedRow(one, RowStatus.SEND, contact(one.number)) for one in rows]
     both = list(zip(table.rows(), table.mixed(seed=1), strict=True))
     assert [in_order for in_order, _ in both] == given
     assert sorted((mixed for _, mixed in both), key=lambda item: item.row.number) == given
@@ -196,11 +200,11 @@ def test_wide_rows_are_inserted_in_smaller_batches(table: StagedRows) -> None:
     held = []
     for number in range(1, 8):
         table.add(row(number, text=str(number) * 400_000), RowStatus.SEND)
-        held.append(len(table._pickled))
+        held.append(len(table._block_to_write))
     assert held == [1, 2, 0, 1, 2, 0, 1]
     assert [len(item.row.values["text"]) for item in table.rows()] == [400_000] * 7
     table.add(row(8, text="8" * 3_000_000), RowStatus.SEND)
-    assert not table._pickled, "a row of 3 MB is inserted at once"
+    assert not table._block_to_write, "a row of 3 MB is inserted at once"
 
 
 def test_table_knows_whether_an_earlier_load_may_have_created_a_record(table: StagedRows) -> None:

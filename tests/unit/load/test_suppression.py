@@ -142,7 +142,7 @@ def test_missing_object(name: str) -> None:
         ([ANN, {"email": ANN}], "entry 2 of the suppression list is not text. "),
         ([7.5, b"x"], "entry 1 of the suppression list is not text. "),
         ([{"email": ANN}, {"email": 7}], "row 2 of the list of rows of the suppression list is not text. "),
-        ([[ANN]], "suppression list: row 1 is of type str; "),
+        ([[ANN]], "suppression list: the rows are lists of values without the names of their columns"),
         ("https://x", "suppression list: a https:// URL must be given as a path object"),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import pytest
 
 from crm_provider import errors as e
 from crm_provider.client.observers import RequestEvent
+from crm_provider.client.pagination import Page, ReadAhead
 from crm_provider.client.remote_contact import RemoteContact
 from crm_provider.load import workers as module
 from crm_provider.load.rows import Contact, Outcome, Row
@@ -294,3 +296,25 @@ def test_results_come_in_order_and_no_call_starts_after_an_error() -> None:
     with pytest.raises(e.CrmInternalServerError):
         next(results)
     assert begun == [0, 1, 2, 3]
+
+
+TASK: ContextVar[str] = ContextVar("TASK", default="none")  # Airflow's log takes the ids of a task from such variables
+
+
+def test_threads_have_the_context_of_their_caller() -> None:
+    seen: list[str] = []
+
+    def send(row: InFlightRow) -> SentRow:
+        seen.append(TASK.get())
+        return SentRow(Outcome.UPDATED)
+
+    workers, token = pool_of(send), TASK.set("load")
+    try:
+        workers.submit(in_flight(1))
+        assert (results(workers), seen) == ([1], ["load"])
+        assert list(in_order(lambda item: TASK.get(), [1], 2)) == ["load"]
+        with ReadAhead(lambda number: Page([{"of": TASK.get()}], 20), at_once=2) as read:
+            assert [read(number).items for number in (0, 1)] == [[{"of": "load"}], [{"of": "load"}]]
+    finally:
+        TASK.reset(token)
+        workers.close()
