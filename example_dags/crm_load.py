@@ -44,6 +44,5 @@ with DAG(
         only="retryable",
         mapping=MAPPING,
         region="BR",
-        trigger_rule="all_done",
     )
     load >> retry

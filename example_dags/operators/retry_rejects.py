@@ -31,6 +31,5 @@ with DAG(
         rejects="{{ ti.xcom_pull('load_contacts')['rejects_path'] }}",
         mapping=MAPPING,
         rejects_path="{{ params.folder }}/rejects-{{ run_id }}-again.jsonl",
-        trigger_rule="all_done",
     )
     load >> retry
