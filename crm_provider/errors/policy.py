@@ -124,7 +124,6 @@ class RowRule(str, Enum):
     SKIP = "count the row as skipped"
     REJECT = "reject the row"
     HOLD = "reject the row as retryable; errors_in_a_row in a row: end the run"
-    HOLD_FOR_RETRY = "reject the row as retryable or retry the task; errors_in_a_row in a row: end the run"
     RESEND = "send the row again, 3 times in all, then reject it"
     RESEND_THROTTLED = "send the row again; a wait of 60 s or more, or errors_in_a_row in a row: end the run"
     STOP = "end the run"
@@ -133,7 +132,7 @@ class RowRule(str, Enum):
 ROW_RULES: Mapping[Action, Mapping[type[e.CrmError], RowRule]] = {
     Action.RETRY: {
         e.CrmThrottledError: RowRule.RESEND_THROTTLED,
-        e.CrmTransientError: RowRule.HOLD_FOR_RETRY,
+        e.CrmTransientError: RowRule.HOLD,
         e.CrmError: RowRule.RESEND,
     },
     Action.REJECT: {e.CrmTransientError: RowRule.HOLD, e.CrmError: RowRule.REJECT},

@@ -245,7 +245,6 @@ class LoadRun:
             epoch=int(getattr(ti, "max_tries", None) or 0),
             suppressed=self._suppressed(opened),
             cancel_token=self.cancel_token,
-            has_retry=lambda: ti is not None and self._has_retry,
             time_limit=None if ti is None else time_limit(self.timeout, ti, resumes=resumes),
         )
 

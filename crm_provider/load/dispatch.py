@@ -75,8 +75,6 @@ class Dispatcher:
             if not self._workers.in_flight and not self._handler.resend:
                 if self._handler.held:
                     self._decide_held_rows()
-                if self._handler.for_retry and not self._is_ending:
-                    self._handler.leave_to_retry(is_last=is_exhausted)
                 if is_exhausted:
                     return
             self._handle_results(WAKE)

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from crm_provider import errors as e
@@ -87,8 +86,6 @@ class LoadTry:
             of_the_run=self.remote.of_the_run,
             kind=job.kind.name,
             is_for_invalid=preflight.staged.is_for_invalid,
-            rows=preflight.rows,
-            has_next_try=self._has_next_try,
         )
 
     # -- the whole -------------------------------------------------------------------------------------------
@@ -247,21 +244,6 @@ class LoadTry:
                 return f"{gone} {file.rows_are} of earlier tries are no longer in {file.path}"
         return None
 
-    def _has_next_try(self) -> bool:
-        """Whether another try continues where this one ends."""
-        return self.job.has_retry() and self._keeps_checkpoint
-
-    @cached_property
-    def _keeps_checkpoint(self) -> bool:
-        """Asked if a row fails because of the server, so that the log explains once why no retry sends it."""
-        if keeps := not isinstance(self.job.checkpoints, NoCheckpoints):
-            return keeps
-        log.warning(
-            "Rows that fail because of the server are rejected now and not left to a retry of the task: it would send "
-            "all rows again, because this load keeps no checkpoint. Set checkpoint_path."
-        )
-        return keeps
-
     def _make_plan(self) -> None:
         plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)
         self.progress.plan_calls = plan.calls
@@ -362,7 +344,6 @@ class LoadJob:
     :param fingerprints: of what was loaded before, None to send every row
     :param epoch: distinguishes the tries of one run from a run that was started again
     :param suppressed: whether an email must not be written to, None if there is no suppression list
-    :param has_retry: whether the task is tried again if this try fails with an error that may be retried
     :param time_limit: seconds that the load may take, including the retries that resume it; None for no limit
     """
 
@@ -382,7 +363,6 @@ class LoadJob:
     epoch: int = 0
     suppressed: Callable[[str], bool] | None = None
     cancel_token: CancelToken = field(default_factory=CancelToken)
-    has_retry: Callable[[], bool] = lambda: False
     time_limit: float | None = None
     clock: Callable[[], float] = time.monotonic
 

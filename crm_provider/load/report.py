@@ -409,7 +409,7 @@ def _outcomes(summary: Summary, meanings: Mapping[Outcome, str]) -> Iterator[Seq
         counts = {name: (count, CHECKED[name]) for name, count in summary.checked.items()}
     elif summary.left:
         unsure = unsure_text(summary.unsure, summary.outcomes)
-        counts["left"] = (summary.left, f"not done yet; {unsure}" if summary.unsure else "not done yet")
+        counts["left"] = (summary.left, f"not done yet; {unsure}" if summary.unsure else "not sent yet")
     for name, (count, meaning) in counts.items():
         yield name, f"{count:,}", f"{count / summary.rows:.1%}" if summary.rows else "-", meaning
     yield "**all**", f"**{summary.rows:,}**", "", ""

@@ -14,14 +14,14 @@ from typing import Any
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import LONG_WAIT, DecidedBy, Decision, ErrorPolicy, RowRule, row_rule, server_delay
-from crm_provider.load.options import TAKEN_ROW, LoadOptions, rejects_allowed
+from crm_provider.load.options import TAKEN_ROW, LoadOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.outcomes.formats import RowOutcome
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.rejects.samples import MOST_SAMPLES, without_row
-from crm_provider.load.rows import Outcome, Record, Row, done_to_rows, rows_text
+from crm_provider.load.rows import Outcome, Record, Row, done_to_rows
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import INVALID, UNSENDABLE, RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult
@@ -36,7 +36,7 @@ class RowAction(Enum):
     UNCHANGED = "count it as unchanged"
     SKIP = "count it as skipped"
     REJECT = "write it to the rejects file"
-    HOLD = "write it to the rejects file as retryable, unless the rows after it fail as well or a retry may send it"
+    HOLD = "write it to the rejects file as retryable, unless the rows after it fail as well"
     RESEND = "send it again; it keeps its place"
     STOP = "end the run; the row stays to be sent"
 
@@ -46,7 +46,6 @@ _ACTIONS: Mapping[RowRule, RowAction] = {
     RowRule.SKIP: RowAction.SKIP,
     RowRule.REJECT: RowAction.REJECT,
     RowRule.HOLD: RowAction.HOLD,
-    RowRule.HOLD_FOR_RETRY: RowAction.HOLD,
     RowRule.STOP: RowAction.STOP,
 }
 """Rules that always lead to the same action."""
@@ -96,18 +95,6 @@ def is_retryable(error: e.CrmError) -> bool:
     return isinstance(error, (e.CrmTransientError, e.CrmThrottledError))
 
 
-def is_left_to_retry(waiting: int, *, rejected: int, allowed: int) -> bool:
-    """Whether rows that failed because of the server stay for a retry of the task, instead of being rejected.
-
-    They do if a retry can make the difference: without them the load does not fail, with them it does.
-
-    :param waiting: such rows
-    :param rejected: rows that are rejected, of all tries
-    :param allowed: how many may be, by ``max_rejects``
-    """
-    return rejected <= allowed < rejected + waiting
-
-
 _WITHOUT_CALL: Mapping[RowStatus, tuple[Outcome, str]] = {
     RowStatus.DUPLICATE: (Outcome.SKIPPED, "Another row is sent for the same record (duplicates)."),
     RowStatus.SUPPRESSED: (Outcome.SUPPRESSED, "The address is on the suppression list."),
@@ -133,8 +120,6 @@ class RowResultHandler:
     :param of_the_run: why every row would get an error of a row, None if not
     :param kind: of the records that the rows become
     :param is_for_invalid: number of a row -> whether a row that cannot be sent is for the same record
-    :param rows: of the source
-    :param has_next_try: whether another try continues where this one ends
     """
 
     def __init__(
@@ -149,10 +134,7 @@ class RowResultHandler:
         of_the_run: Callable[[e.CrmError], str | None] = lambda error: None,
         kind: str = "contacts",
         is_for_invalid: Callable[[int], bool] = lambda number: False,
-        rows: int = 0,
-        has_next_try: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._rows, self._has_next_try = rows, has_next_try
         self._of_the_run, self._kind, self._is_for_invalid = of_the_run, kind, is_for_invalid
         self._counts, self._options, self._policy = counts, options, policy
         self._rejects, self._fingerprints, self._outcomes = rejects, fingerprints, outcomes
@@ -161,8 +143,6 @@ class RowResultHandler:
         self.held: deque[tuple[InFlightRow, e.CrmError, int]] = deque()
         """Rows that failed because of the server, and the number of rows launched by then. They wait until a response
         shows that the server works."""
-        self.for_retry: list[tuple[InFlightRow, e.CrmError]] = []
-        """Rows that failed because of the server, which works now. A retry sends them again, or they are rejected."""
         self.launched = 0
         """Rows that were launched, resent ones included."""
         self._throttled_in_a_row = 0
@@ -208,7 +188,7 @@ class RowResultHandler:
         self._end_run(error, Decision.by_rule(Action.RETRY, "the CRM is failing, so no row is at fault"))
 
     def reject_held(self, *, before: InFlightRow | None = None) -> None:
-        """Reject rows that failed because of the server: it works now. If a retry may send them, they still wait.
+        """Reject rows that failed because of the server: it works now.
 
         :param before: a row with a response; it says nothing about rows that failed after it was launched
         """
@@ -216,33 +196,8 @@ class RowResultHandler:
             return  # the next try sends them again
         while self.held and (before is None or self.held[0][2] < before.order):
             in_flight, error, _ = self.held.popleft()
-            rule = row_rule(self._policy.decide(error).action, error)
-            if rule is RowRule.HOLD_FOR_RETRY and self._has_next_try():
-                self.for_retry.append((in_flight, error))
-            else:
-                self._reject_sent(in_flight, error)
-
-    def leave_to_retry(self, *, is_last: bool) -> None:
-        """Decide about the rows that wait: they are rejected, unless that would be the reason why the load fails.
-
-        :param is_last: whether all other rows are done: then the run ends and a retry sends these; until then this try
-            sends them again, so that it gets on
-        """
-        waiting, self.for_retry = self.for_retry, []
-        most, rejected = self._options.max_rejects, self._counts.counts[Outcome.REJECTED]
-        is_left = is_left_to_retry(len(waiting), rejected=rejected, allowed=rejects_allowed(most, self._rows))
-        if is_left and is_last:
-            rule = (
-                f"max_rejects={most!r}, which {rows_text(len(waiting))} that failed because of the server would exceed"
-            )
-            self._end_run(waiting[-1][1], Decision.by_rule(Action.RETRY, rule))
-            return
-        for in_flight, error in waiting:
-            if is_left and in_flight.sends < SENDS_OF_A_ROW:
-                in_flight.sends += 1
-                self.resend.append(in_flight)
-            else:
-                self._reject_sent(in_flight, error)
+            self._forget(in_flight.record)
+            self._reject(in_flight, error)
 
     # -- errors ----------------------------------------------------------------------------------------------
 
@@ -308,10 +263,6 @@ class RowResultHandler:
 
     def _end_run(self, error: e.CrmError, decision: Decision) -> None:
         self.stop = self.stop or (error, decision)
-
-    def _reject_sent(self, in_flight: InFlightRow, error: e.CrmError) -> None:
-        self._forget(in_flight.record)
-        self._reject(in_flight, error)
 
     # -- rejects and fingerprints ----------------------------------------------------------------------------
 

@@ -151,31 +151,6 @@ def test_lost_response_to_a_creation_makes_one_deal(crm: Sandbox, run_task: RunT
     assert len(crm.store.deals) == 5
 
 
-@pytest.mark.parametrize("kind", ["contacts", "deals", "deletions"])
-def test_rows_of_a_short_outage_are_sent_by_the_retry(
-    kind: str, crm: Sandbox, run_task: RunTask, tmp_path: Path
-) -> None:
-    """The load has fewer rows than ``errors_in_a_row``; two of its writes fail, and the CRM works again."""
-    deals = [{"deal": deal_of(crm, email).id, "stage": WON} for email in PEOPLE[:3]]
-    people = [{"email": email} for email in PEOPLE]
-    method, operator, given, outcome = {
-        "contacts": ("PUT", CrmLoadContactsOperator, {"source": [{**row, "name": "N"} for row in people]}, "updated"),
-        "deals": ("PUT", CrmLoadDealsOperator, {"source": deals, "mapping": MOVE, "mode": "move"}, "updated"),
-        "deletions": ("DELETE", CrmDeleteContactsOperator, {"source": people[3:], "max_deletes": 2}, "deleted"),
-    }[kind]
-    given.update({"mapping": {"email": "email", "name": "name"}, "mode": "update"} if kind == "contacts" else {})
-    crm.add_fault(effect="error", error="unavailable", method=method, count=2)
-    done = run_task(operator, **given, retries=3, rejects_path=str(tmp_path / "rejects.jsonl"))
-    rows = len(given["source"])
-    assert done.states == ["up_for_retry", "success"]
-    assert counts(done.result) == {outcome: rows}
-    assert (done.result["resumed_at"], done.result["rejects_path"]) == (rows - 2, None)
-    assert len(crm.journal(method=method)) == rows + 2
-    log = " ".join(done.log.split())
-    assert "2 left, of which" in log and "A retry continues from there. Report:" in log
-    assert "max_rejects=0, which 2 rows that failed because of the server would exceed" in log
-
-
 def test_load_deals_in_a_task_function(crm: Sandbox, run_dag: Callable[..., Any]) -> None:
     rows = [{"deal": deal_of(crm, email).id, "stage": WON} for email in PEOPLE[:2]]
     with DAG("crm_own_load_of_deals") as dag:

@@ -216,7 +216,7 @@ def test_only_loads_that_create_or_delete_treat_an_error_as_an_outcome() -> None
 
 RULES = {
     ("retry", e.CrmTooManyRequestsError): RowRule.RESEND_THROTTLED,
-    ("retry", e.CrmTimeoutError): RowRule.HOLD_FOR_RETRY,
+    ("retry", e.CrmTimeoutError): RowRule.HOLD,
     ("retry", e.CrmContactNotFoundError): RowRule.RESEND,
     ("reject", e.CrmTimeoutError): RowRule.HOLD,
     ("reject", e.CrmContactNotFoundError): RowRule.REJECT,

@@ -9,15 +9,7 @@ from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
-from crm_provider.load.row_results import (
-    OF_NO_ROW,
-    SENDS_OF_A_ROW,
-    RowAction,
-    decide_row,
-    decide_run,
-    is_left_to_retry,
-    is_retryable,
-)
+from crm_provider.load.row_results import OF_NO_ROW, SENDS_OF_A_ROW, RowAction, decide_row, decide_run, is_retryable
 
 ACTIONS = {
     # the last column of the table in section 4 of the design
@@ -114,7 +106,6 @@ PRINTED = {
     "reject the row": [RowAction.REJECT] * 3,
     "reject the row; if it is a constant of the mapping: end the run": [RowAction.REJECT] * 3,
     "reject the row as retryable; errors_in_a_row in a row: end the run": [RowAction.HOLD] * 3,
-    "reject the row as retryable or retry the task; errors_in_a_row in a row: end the run": [RowAction.HOLD] * 3,
     "send the row again, 3 times in all, then reject it": [RowAction.RESEND, RowAction.RESEND, RowAction.REJECT],
     "send the row again; a wait of 60 s or more, or errors_in_a_row in a row: end the run": [RowAction.RESEND] * 3,
     "end the run": [RowAction.STOP] * 3,
@@ -182,23 +173,6 @@ def test_errors_that_may_succeed_later() -> None:
     later = {type_ for type_ in CATALOGUE if is_retryable(error_of(type_))}
     held = {type_ for type_, action in ACTIONS.items() if action is RowAction.HOLD}
     assert later == held | {"TOO_MANY_REQUESTS", "LIMIT_EXCEEDED"}
-
-
-@pytest.mark.parametrize(
-    ("waiting", "rejected", "allowed", "is_left"),
-    [
-        (1, 0, 0, True),
-        (4, 2, 5, True),
-        (1, 5, 5, True),
-        (3, 2, 5, False),  # the load succeeds with them
-        (1, 1, 0, False),  # it fails without them
-        (9, 6, 5, False),
-    ],
-)
-def test_rows_are_left_to_a_retry_that_can_make_the_difference(
-    waiting: int, rejected: int, allowed: int, is_left: bool
-) -> None:
-    assert is_left_to_retry(waiting, rejected=rejected, allowed=allowed) is is_left
 
 
 # -- calls that belong to no row ----------------------------------------------------------------------------

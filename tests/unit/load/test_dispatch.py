@@ -230,24 +230,6 @@ def test_row_held_for_a_server_response_does_not_block_later_rows_forever(monkey
     assert it.counts == {"rejected": 1, "unchanged": 20}
 
 
-@pytest.mark.parametrize(
-    ("failures", "launches", "ends"),
-    [(1, 2, {"created": 21}), (3, 3, {"created": 20, "rejected": 1})],
-    ids=["an outage", "the row's own fault"],
-)
-def test_row_that_waits_for_a_retry_is_sent_again_before_it_blocks_later_rows(
-    failures: int, launches: int, ends: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A try gets on with the other rows: ending it so early could use up all retries for one row."""
-    monkeypatch.setattr(dispatch, "LOOKAHEAD", 5)
-    it, failing = Loop(21), [down() for _ in range(failures)]
-    it.handler._has_next_try = lambda: True
-    it.air.comes = lambda in_flight: failing.pop() if in_flight.row.number == 1 and failing else Outcome.CREATED
-    it.run()
-    assert it.air.launched.count(1) == launches
-    assert (it.counts, it.handler.stop) == (ends, None)
-
-
 # -- server errors ------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from crm_provider.load.progress import REMOTE_EVERY
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, too_many_rejects
 from crm_provider.load.rows import Outcome, SourceError
-from crm_provider.load.state.checkpoint import Checkpoint, DoneRows, FileCheckpoints, NoCheckpoints
+from crm_provider.load.state.checkpoint import Checkpoint, DoneRows, FileCheckpoints
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.workers import CancelToken, RequestStats
 from unit.fakes import FakeClock
@@ -327,56 +327,6 @@ def test_many_server_errors_in_a_row_end_the_run_and_reject_nothing(setting: Any
     assert not it.rejected()
     it.crm.trouble = lambda call, email: None
     assert outcomes(it.run()) == {"created": 60}
-
-
-REFUSED_ROW = e.CrmInvalidInputError("Invalid.", status=422)
-
-
-def short_outage(call: str, email: str) -> e.CrmError | None:
-    return DOWN if email in ("p3@x.org", "p4@x.org") else REFUSED_ROW if email == "p6@x.org" else None
-
-
-def test_rows_of_a_short_outage_are_left_to_a_retry(setting: Any) -> None:
-    it = setting(people(12), max_rejects=1)
-    it.crm.trouble = short_outage
-    with pytest.raises(LoadStopped) as stopped:
-        it.run(has_retry=lambda: True)
-    rule = "max_rejects=1, which 2 rows that failed because of the server would exceed"
-    assert (stopped.value.error, stopped.value.decision) == (DOWN, Decision.by_rule(Action.RETRY, rule))
-    summary = stopped.value.summary
-    assert (outcomes(summary), summary.left, summary.retryable) == ({"created": 9, "rejected": 1}, 2, 0)
-    assert list(it.rejected()) == [6]
-    it.crm.trouble, before = lambda call, email: None, len(it.crm.calls)
-    again = it.run()
-    assert (outcomes(again), again.resumed_at) == ({"created": 11, "rejected": 1}, 10)
-    assert {email for _, email in it.crm.calls[before:]} == {"p3@x.org", "p4@x.org"}
-    assert list(it.rejected()) == [6]
-
-
-@pytest.mark.parametrize(
-    ("changes", "max_rejects", "on_error", "warns"),
-    [
-        pytest.param({"has_retry": lambda: False}, 1, {}, 0, id="no retry is left"),
-        pytest.param({"checkpoints": NoCheckpoints()}, 1, {}, 1, id="a retry starts with the first row"),
-        pytest.param({}, 1, {"CrmTransientError": "reject"}, 0, id="by the user's policy"),
-        pytest.param({}, 0, {}, 0, id="fails without them"),
-        pytest.param({}, 3, {}, 0, id="succeeds with them"),
-    ],
-)
-def test_rows_of_a_short_outage_are_rejected(
-    changes: dict[str, Any],
-    max_rejects: int,
-    on_error: dict[str, str],
-    warns: int,
-    setting: Any,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    it = setting(people(12), max_rejects=max_rejects)
-    it.crm.trouble, it.on_error = short_outage, on_error
-    summary = it.run(**{"has_retry": lambda: True, **changes})
-    assert (outcomes(summary), summary.retryable) == ({"created": 9, "rejected": 3}, 2)
-    assert sorted(it.rejected()) == [3, 4, 6]
-    assert caplog.text.count("because this load keeps no checkpoint") == warns
 
 
 def test_error_while_reading_the_crm_ends_the_run(setting: Any) -> None:
