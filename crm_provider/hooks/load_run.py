@@ -256,7 +256,7 @@ class LoadRun:
         action = self.policy.decide(e.CrmInvalidValueError).action
         if action is Action.FAIL:
             return replace(options, on_invalid="stop")
-        return replace(options, skips_invalid=action is Action.SKIP)
+        return replace(options, skips_invalid=action is Action.SKIP and options.on_invalid != "stop")
 
     def _checkpoints(self, beside: AnyPath | None, *, dry_run: bool) -> Checkpoints:
         """Where the load keeps its checkpoints. A dry run has none.

@@ -97,7 +97,9 @@ class Dispatcher:
             if self._handler.resend:
                 self._launch(self._handler.resend.popleft())
                 continue
-            if len(self._done.above) >= LOOKAHEAD:
+            # of an earlier try more rows may be done already; if nothing is waited for, the next row is the open one
+            is_waiting = self._workers.in_flight or self._handler.held
+            if is_waiting and len(self._done.above) >= LOOKAHEAD:
                 return False
             staged = next(self._rows, None)
             if staged is None:

@@ -90,8 +90,8 @@ def _check_folder(path: AnyPath) -> None:
     folder = next(parent for parent in path.parents if not {*"*?["} & set(str(parent)))
     if not folder.is_dir():
         raise SourceError(
-            f"rejects: this worker has no folder {folder}: correct the path if it has a typo, or put the file on a "
-            "disk that all workers share (a load creates the folder of its rejects file)"
+            f"rejects: this worker has no folder {folder}, which a load creates for its rejects file: correct the path "
+            "if it has a typo, put the file on a disk that all workers share, or see whether the load has run"
         )
 
 

@@ -153,12 +153,16 @@ class Sandbox:
         """The current settings."""
         return self._gateway.settings
 
-    def configure(self, **changes: Unpack[SandboxOptions]) -> SandboxSettings:
+    def configure(self, *, stays: bool = False, **changes: Unpack[SandboxOptions]) -> SandboxSettings:
         """Change settings until the next reset, for example ``configure(api_key=None)``: the key is revoked.
 
+        :param stays: whether a reset keeps the changes
         :raises ValueError: a value is invalid, or the field (seed, journal_size) can only be changed by a reset
         """
-        return self._gateway.configure(**changes)
+        settings = self._gateway.configure(**changes)
+        if stays:
+            self._gateway.start_settings = replace(self._gateway.start_settings, **changes)
+        return settings
 
     def reset(self, settings: SandboxSettings | None = None) -> None:
         """Start again with the seed's state, the initial settings and a full bucket, without faults and journal.

@@ -62,5 +62,5 @@ def crm_quick(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(retry, "RetryBudget", partial(retry.RetryBudget, first_delay=0.001))
     monkeypatch.setenv(CONNECTION_VARIABLE, crm_sandbox.connection_json(rate_store="off"))
-    crm_sandbox._gateway.start_settings = crm_sandbox.configure(rate=None)  # also after crm_sandbox.reset()
+    crm_sandbox.configure(rate=None, stays=True)
     return crm_sandbox

@@ -676,7 +676,7 @@ def test_retry_rejects_sends_the_rejected_rows(crm: Sandbox, run_dag: RunDag, tm
         "typo": "failed",
     }  # fmt: skip
     reasons = [run[name].xcoms["crm_reason"]["message"] for name in ("none", "gone")]  # for the page
-    assert f"rejects: this worker has no folder {tmp_path / 'no'}: correct the path" in " ".join(
+    assert f"rejects: this worker has no folder {tmp_path / 'no'}, which a load creates" in " ".join(
         run["typo"].log.split()
     )
     missing = f"Nothing to send: there is no rejects file {tmp_path / 'no.csv'}, or it is empty."

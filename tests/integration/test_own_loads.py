@@ -144,8 +144,10 @@ def test_on_error_decides_about_rows_that_are_not_valid(crm: Sandbox, tmp_path: 
     first = json.loads(path.read_text().splitlines()[0])
     assert (first["outcome"], first["error_type"]) == ("skipped", "INVALID_VALUE") and "no @" in first["message"]
     crm.reset()
-    with pytest.raises(SourceError, match="1 of 2 rows cannot be sent; nothing was sent"):
-        hook.load_contacts(given, on_error={"INVALID_VALUE": "fail"})
+    for settings in ({"on_error": {"INVALID_VALUE": "fail"}}, {"on_invalid": "stop", "on_error": skip["on_error"]}):
+        assert hook.load_contacts(given, **settings, dry_run=True)["would_fail"]
+        with pytest.raises(SourceError, match="1 of 2 rows cannot be sent; nothing was sent"):
+            hook.load_contacts(given, **settings)
     assert not crm.journal()
 
 

@@ -230,6 +230,16 @@ def test_row_held_for_a_server_response_does_not_block_later_rows_forever(monkey
     assert it.counts == {"rejected": 1, "unchanged": 20}
 
 
+def test_resumed_load_sends_the_open_row_though_many_rows_after_it_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last try was killed while a row held up all others."""
+    monkeypatch.setattr(dispatch, "LOOKAHEAD", 5)
+    it = Loop(20)
+    for number in (1, *range(3, 9)):
+        it.row_counts.done.add(number)
+    it.run()
+    assert it.air.launched == [2, *range(9, 21)]
+
+
 # -- server errors ------------------------------------------------------------------------------------------
 
 

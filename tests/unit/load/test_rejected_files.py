@@ -70,7 +70,7 @@ def test_pattern_finds_each_file_of_a_mapped_load_once(tmp_path: Path) -> None:
     assert find_rejects([tmp_path / "no-*" / "r.jsonl"]) == []
     assert len(find_rejects([UPath("memory://no-folder/r.jsonl")])) == 1
     for name in ("r.jsonl", "r.*.jsonl"):
-        with pytest.raises(SourceError, match=f"this worker has no folder {tmp_path}/no: correct the path"):
+        with pytest.raises(SourceError, match=f"this worker has no folder {tmp_path}/no, which a load creates"):
             find_rejects([tmp_path / "no" / name])
 
 
