@@ -68,8 +68,8 @@ AIRFLOW_LATENCY = 0.02
 CLOCKS_APART = 2.0
 """Seconds between the most different clocks of hosts."""
 
-LIFE = 120.0
-"""Mean seconds of a host that is replaced when it ends."""
+LIVES = (120.0, 300.0)
+"""Mean seconds of the hosts that are replaced when they end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Contestant:
     :param share: part of the limit that each process is given
     :param must: whether it is held to the bar
     :param settled: seconds until the hosts know each other, before the measurement
-    :param churn: whether each host is replaced when it ends, by itself or killed
+    :param life: mean seconds after which each host ends, by itself or killed, and is replaced; 0 if none does
     :param apart: seconds between the most different clocks of hosts
     :param rate: calls per second that the CRM allows
     :param burst: calls that the CRM allows at once
@@ -98,7 +98,7 @@ class Contestant:
     share: float = 1.0
     must: bool = False
     start_up: float = 0.0
-    churn: bool = False
+    life: float = 0.0
     apart: float = CLOCKS_APART
     rate: float = RATE
     burst: int = BURST
@@ -143,16 +143,17 @@ def contestants() -> list[Contestant]:
     ]
     churn = [
         Contestant(
-            name=f"ours, 8 hosts with Airflow that join, leave and are killed, clocks {clocks}",
+            name=f"ours, 8 hosts with Airflow that live for {life / 60:g} min and may be killed, clocks {clocks}",
             kind="bulk",
             processes=8,
             threads=2,
             store="airflow",
             start_up=45.0,
-            churn=True,
+            life=life,
             apart=apart,
             must=not apart,
         )
+        for life in LIVES
         for clocks, apart in (("right", 0.0), (f"{CLOCKS_APART:g} s apart", CLOCKS_APART))
     ]
     alone = [
@@ -286,7 +287,7 @@ def measure(wave: list[Contestant], seconds: float, redis_url: str | None, home:
         for contestant, crm in zip(wave, crms, strict=True):
             crm.add_fault(effect="latency", latency=contestant.latency)
             store = redis_url if contestant.store == "redis" else contestant.store
-            for number in range(len(lives(contestant, seconds)) if contestant.churn else contestant.processes):
+            for number in range(len(lives(contestant, seconds)) if contestant.life else contestant.processes):
                 child = start(contestant, number, crm, store, home, seconds)
                 stack.callback(child.process.kill)
                 children.append(child)
@@ -308,7 +309,7 @@ def measure(wave: list[Contestant], seconds: float, redis_url: str | None, home:
             seen = [entry.status for entry in crm.journal() if begin <= entry.at < end]
             own = [report for child, report in zip(children, reported, strict=True) if child.contestant is contestant]
             found = judge(contestant, seen, own, begin, end)
-            if contestant.churn:
+            if contestant.life:
                 calls = calls_of(own, begin, end)
                 fairness = fairness_by_time(lives(contestant, seconds), calls, begin - went, end - went)
                 found = replace(found, fairness=fairness)
@@ -318,7 +319,7 @@ def measure(wave: list[Contestant], seconds: float, redis_url: str | None, home:
 
 def lives(contestant: Contestant, seconds: float) -> list[Machine]:
     """The hosts of a contestant that come and go: the same ones each time."""
-    return changing(LIFE, contestant.start_up + seconds, seed=0, skew=contestant.apart / 2)
+    return changing(contestant.life, contestant.start_up + seconds, seed=0, skew=contestant.apart / 2)
 
 
 def calls_of(reports: list[dict[str, Any]], begin: float, end: float) -> list[int]:
@@ -335,13 +336,13 @@ def start(contestant: Contestant, number: int, crm: Sandbox, store: str | None, 
         "key": crm.api_key,
         "store": store,
         "home": str(home),
-        "life": asdict(lives(contestant, seconds)[number]) if contestant.churn else {},
+        "machine": asdict(lives(contestant, seconds)[number]) if contestant.life else {},
     }
-    given["life"].pop("lane", None)
+    given["machine"].pop("lane", None)
     command = [sys.executable, __file__, "--child", json.dumps(given)]
     env = {**os.environ, "TMPDIR": str(home), "NO_PROXY": "127.0.0.1"}
     if contestant.store == "airflow":  # a host of its own
-        own = home / f"host-{contestant.churn}-{contestant.apart:g}-{contestant.processes}-{number}"
+        own = home / f"host-{contestant.life}-{contestant.apart:g}-{contestant.processes}-{number}"
         own.mkdir()
         env["TMPDIR"] = str(own)
     process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -404,7 +405,7 @@ def work(*, kind: str, threads: int, latency: float, **given: Any) -> None:
         stopped.set()
         print(json.dumps({"workers": reports}), flush=True)
 
-    life = given["life"]
+    life = given["machine"]
     workers = [threading.Thread(target=repeat, args=(number,), daemon=True) for number in range(threads)]
     if kind == "load":
         workers = [threading.Thread(target=load_of(given, reports[0]), daemon=True)]
@@ -423,7 +424,7 @@ def end_of_host(given: dict[str, Any], report: Callable[[], None]) -> None:
     """A host that another one replaces ends by itself, or is killed."""
     from crm_provider.rate_limit.limiter import end_calls
 
-    if given["life"]["finishes"]:
+    if given["machine"]["finishes"]:
         end_calls(given["limiter"])
     report()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -558,7 +559,7 @@ def bulk(given: dict[str, Any], threads: int) -> list[Call]:
     from crm_provider.rate_limit import limiter
     from crm_provider.rate_limit.leases import LeaseStore
 
-    skew = given["life"].get("skew", given["apart"] * (given["number"] % 3 - 1) / 2)
+    skew = given["machine"].get("skew", given["apart"] * (given["number"] % 3 - 1) / 2)
     limiter.share_through(lambda name: FileText(Path(given["home"], name)))  # its name is made of the CRM's address
 
     class WrongClock(LeaseStore):
