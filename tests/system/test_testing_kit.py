@@ -18,7 +18,7 @@ pytestmark = pytest.mark.system
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A repository with a DAG, and with the conftest, the first test and the test file of the page."""
-    conftest, first, _deals, whole = (fence.code for fence in docs_text.fences(DOCS / "testing.md", "python"))
+    conftest, first, *_, whole = (fence.code for fence in docs_text.fences(DOCS / "testing.md", "python"))
     (tmp_path / "dags").mkdir()
     shutil.copy(ROOT / "example_dags" / "crm_quickstart.py", tmp_path / "dags")
     (tmp_path / "conftest.py").write_text(conftest, encoding="utf-8")
