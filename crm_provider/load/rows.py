@@ -176,6 +176,10 @@ class Contact(NamedTuple):
 key_of = person_key
 
 
+UNREADABLE = "cannot be read"
+"""The kind of problem of a row that its source could not read. Only its text is not the load's own."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Invalid fields of a row.

@@ -39,7 +39,7 @@ from crm_provider.load.mapping.fields import (
     nested_field,
     target_of,
 )
-from crm_provider.load.rows import Contact, InvalidRow, Problem, Record, Row, SourceError, key_of, new_tuple
+from crm_provider.load.rows import UNREADABLE, Contact, InvalidRow, Problem, Record, Row, SourceError, key_of, new_tuple
 from crm_provider.load.sources.options import HeaderLine, is_nameless, look_like_values, shared_name
 from crm_provider.values.json_values import ConversionError
 from crm_provider.values.suggest import nearest, unknown
@@ -170,7 +170,7 @@ class RecordMapper(abc.ABC, Generic[R]):
         :raises InvalidRow: with all problems of the row
         """
         if row.problem is not None:
-            raise InvalidRow(Problem("", "", "cannot be read", row.problem))
+            raise InvalidRow(Problem("", "", UNREADABLE, row.problem))
         given, plan = row.values, self._plan or self._last_plan
         if plan is None or (self._plan is None and tuple(given) != self._last_columns):
             given, plan = self._without_mapping(given)

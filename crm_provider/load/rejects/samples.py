@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from crm_provider.load.rejects.formats import Reject
+from crm_provider.load.rows import UNREADABLE
 from crm_provider.values.redaction import without_values
 
 MOST_SAMPLES = 20
@@ -48,7 +49,7 @@ def without_row(message: str, values: Mapping[str, Any], *, type_: str | None) -
 
     :param type_: of the problem; None if there is none
     """
-    if type_ in OWN_TYPES and "cannot be read" not in message:
+    if type_ in OWN_TYPES and UNREADABLE not in message:
         return message
     return without_values(message, _texts(values), in_parts=False)
 
