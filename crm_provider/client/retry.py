@@ -315,10 +315,11 @@ def _remark(error: e.CrmError, call: Call, settings: Settings) -> str | None:
 
 def _connection(conn_id: str | None, base_url: str | None) -> str | None:
     """Which connection was used. Each part may be unknown."""
-    if base_url is not None:
-        whose = f"of Airflow's connection {conn_id!r} " if conn_id else ""
-        return f"The base URL {whose}is {base_url}"
-    return f"This is Airflow's connection {conn_id!r}" if conn_id else None
+    if base_url is None:
+        return f"This is Airflow's connection {conn_id!r}" if conn_id else None
+    whose = f"Airflow's connection {conn_id!r}" if conn_id else "this client"
+    # the URL does not come last: Airflow's log view would take the full stop for a part of the link
+    return f"The base URL {base_url} is that of {whose}"
 
 
 ABOUT_THE_CONNECTION = (e.CrmAccessError, e.CrmUnknownRouteError, e.CrmConnectionError, e.CrmTimeoutError)

@@ -84,7 +84,7 @@ EXPECTED = {
     "upsert": (  # the picture in the README
         "FORBIDDEN (403) on POST /contacts",
         "What to do:  Check the API key",
-        "The base URL of Airflow's connection 'crm_refused' is",
+        "is that of Airflow's connection 'crm_refused'.",
         "Task:        failed; not retried",
         "Decided by:  default[CrmAccessError]",
         "Policy:",

@@ -115,7 +115,7 @@ def error_of(status: int, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
     return str(raised.value)
 
 
-BASE_URL_IS = "The base URL of Airflow's connection 'crm_brazil' is http://127.0.0.1:"
+BASE_URL_IS = "/v2 is that of Airflow's connection 'crm_brazil'."
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_error_of_a_connection_names_it(
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("v2", "The base URL of Airflow's connection 'crm_brazil' is http://127.0.0.1:1/v2."),
+        ("v2", "The base URL http://127.0.0.1:1/v2 is that of Airflow's connection 'crm_brazil'."),
         ("another-key-of-the-account", "This is Airflow's connection 'crm_brazil'."),
     ],
 )
