@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,20 @@ def pytest_collection_finish() -> None:
     """Exclude imported objects from garbage collection, which would take a tenth of the processor time."""
     gc.freeze()
     gc.set_threshold(*USUAL)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Collect garbage between tests, never during one.
+
+    Some tests take Python to its recursion limit. A finalizer that the collector runs there raises a RecursionError,
+    and pytest fails the test because of an object of an earlier one.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
