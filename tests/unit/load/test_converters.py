@@ -453,6 +453,7 @@ def test_converted_datetime_is_the_same_instant(value: datetime) -> None:
         (5531999999999, "BR", "+5531999999999"),
         (5531999999999.0, "BR", "+5531999999999"),
         (Decimal(31999999999), "BR", "+5531999999999"),
+        (Decimal("30123456.00"), "DE", "+4930123456"),  # not +49 30 1234 5600, which is valid, too
         ("+55 31 99999-9999", None, "+5531999999999"),
         ("tel:+1-650-253-0000", None, "+16502530000"),
         ("+44 20 7946 0958", "BR", "+442079460958"),
@@ -475,6 +476,7 @@ def test_phone(value: Any, region: str | None, expected: str) -> None:
         ("555-1234", "US", "not a valid phone number"),
         ("123", "BR", "not a valid phone number"),
         ("+1 650 253 0000 ext. 5", "US", "a phone number with an extension"),
+        (30123456.5, "DE", "not a phone number"),
         (True, "BR", "not a number"),
         (5.5e30, "BR", "a float too large to be exact"),
     ],
