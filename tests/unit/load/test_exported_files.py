@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import zipfile
 from decimal import Decimal
@@ -385,6 +386,7 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "Parquet": (b"PAR1\x15\x04" + bytes(90), "is a Parquet file; name it .parquet"),
     "web page": (b"\n<!DOCTYPE html>\n<html>secret", "is a web page or XML; export the table as CSV"),
     "table of a web page": (b"\xef\xbb\xbf<table><tr><td>secret", "is a web page or XML; export the table as CSV"),
+    "gzip in gzip": (gzip.compress(gzip.compress(b"email\n")), "is packed twice with gzip; unpack it once"),
     "zstd": (b"\x28\xb5\x2f\xfd" + bytes(90), "is packed with zstd; unpack it"),
 }
 
