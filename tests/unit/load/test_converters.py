@@ -129,6 +129,7 @@ def test_text_refuses_nested_values(value: Any) -> None:
         ("1.234,50", {"decimal": ",", "thousands": "."}, "1234.50"),
         ("1234,50", {"decimal": ",", "thousands": "."}, "1234.50"),
         ("-1,234,567", {"thousands": ","}, "-1234567"),
+        ("1\u2019234'567.80", {"thousands": "'"}, "1234567.80"),
         ("1\u202f234\u00a0567,8", {"decimal": ",", "thousands": " "}, "1234567.8"),
         ("1'234.5", {"thousands": "'"}, "1234.5"),
         (7, {}, "7"),

@@ -258,7 +258,8 @@ def test_error_value_within_a_list_or_object_is_never_sent(value: Any, spec: dic
 @pytest.mark.parametrize(
     "word",
     ["#REF!", "#N/A", "#N/A N/A", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!", "#CALC!", "#ERROR!",
-     "#GETTING_DATA", "#n/a", "#N/D", "#VALOR!", "#NOME?", "#¿NOMBRE?", "#WERT!", "#VALEUR!", "########"],
+     "#GETTING_DATA", "#n/a", "#N/D", "#VALOR!", "#NOME?", "#¿NOMBRE?", "#WERT!", "#VALEUR!", "########",
+     "#valore!", "#N/B", "#DEEL/0!", "#VÄRDEFEL!", "#N/D!", "#ССЫЛКА!", "#BAŞV!", "Err:502"],
 )  # fmt: skip
 def test_spreadsheet_error_value_is_never_sent(word: str, tmp_path: Path) -> None:
     rows = [{"email": "a@ex.co", "name": f" {word} "}]
@@ -362,6 +363,8 @@ def test_file_in_another_encoding_shows_no_value(case: str, mapping: Any, tmp_pa
 
 
 def test_header_names_are_shown(tmp_path: Path) -> None:
+    mac = refused(file(tmp_path, "email,Cafe\u0301\n"), {"email": "email", "x": "Caf\u00e9"})
+    assert r"(did you mean 'Cafe\u0301'?)" in mac
     path = file(tmp_path, "E-mail,Nome\na@ex.co,Ana\n")
     assert refused(path, {"email": "email", "name": "Nome"}) == (
         "mapping['email']: the source has no column 'email' (did you mean 'E-mail'?). Its columns: 'E-mail', 'Nome'"
