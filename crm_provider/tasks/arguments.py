@@ -52,11 +52,11 @@ if TYPE_CHECKING:
     """Actions of an operator."""
     SensorAction: TypeAlias = Literal["wait", "retry", "skip", "fail"]
     """Actions of a sensor."""
-    RowAction: TypeAlias = Literal["reject", "retry", "skip", "fail"]
+    LoadAction: TypeAlias = Literal["reject", "retry", "skip", "fail"]
     """Actions of a load for a row."""
     TaskOnError: TypeAlias = Mapping[str | type[CrmError], TaskAction] | ErrorPolicy | None
     SensorOnError: TypeAlias = Mapping[str | type[CrmError], SensorAction] | ErrorPolicy | None
-    LoadOnError: TypeAlias = Mapping[str | type[CrmError], RowAction] | ErrorPolicy | None
+    LoadOnError: TypeAlias = Mapping[str | type[CrmError], LoadAction] | ErrorPolicy | None
 
 
 class BaseOperatorArguments(TypedDict, total=False):
