@@ -31,7 +31,7 @@ class CallMetrics:
         tags = {"method": event.method, "route": event.route}
         stats.incr(CALLS, tags={**tags, "outcome": event.error_type or "ok"})
         stats.timing(WAITED, timedelta(seconds=event.waited), tags=tags)
-        if event.throttled:
+        if event.status == 429:
             stats.incr(THROTTLED, tags=tags)
 
 
