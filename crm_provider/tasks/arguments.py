@@ -345,7 +345,8 @@ class ClassSignature:
         return inspect.Signature(list(own_parameters(owner).values()))
 
 
-_FIELD = re.compile(r"^:(?:param (?P<name>\w+)|\w+[^:\n]*):.*?(?=^:|\Z)", re.DOTALL | re.MULTILINE)
+_BEGINS = r"^:(?!\w+:`)"  # not a reference, such as :class:`CrmOperator`, at the start of a line
+_FIELD = re.compile(rf"{_BEGINS}(?:param (?P<name>\w+)|\w+[^:\n]*):.*?(?={_BEGINS}|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def full_docstring(cls: type) -> str | None:
