@@ -60,7 +60,7 @@ GUIDES: Mapping[str, Mapping[str, str]] = {
     "CrmLoadContactsOperator": {"source": "load-sources.md", "source_options": "load-sources.md#files"},
     "CrmLoadDealsOperator": {"source": "load-sources.md", "source_options": "load-sources.md#files"},
     "CrmDeleteContactsOperator": {"max_deletes": "load.md#erasure", "every_spelling": "load.md#erasure"},
-    "CrmExtractOperator": {
+    "_ExtractOperator": {
         "target": "extract.md#the-file",
         "if_changed": "extract.md#a-listing-that-changes-while-it-is-read",
         "changes_since": "extract.md#only-what-has-changed",

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from crm_provider.tasks.arguments import CrmArguments, PathArgument, Templated
 
 
-class CrmExtractOperator(ExtractLineage, CrmOperator):
+class _ExtractOperator(ExtractLineage, CrmOperator):
     """Read a listing, ten records per call, into a file: JSON lines, CSV or Parquet.
 
     The file appears only when it is complete. A retry continues after the last page that was saved; a cleared task
@@ -155,22 +155,22 @@ class CrmExtractOperator(ExtractLineage, CrmOperator):
         return result
 
 
-class CrmExtractContactsOperator(CrmExtractOperator):
-    """Read all contacts into a file; parameters and XCom are those of :class:`CrmExtractOperator`."""
+class CrmExtractContactsOperator(_ExtractOperator):
+    """Read all contacts into a file; parameters and XCom are those of :class:`_ExtractOperator`."""
 
     policy_name = "CrmExtractContactsOperator"
     listing = "contacts"
 
 
-class CrmExtractDealsOperator(CrmExtractOperator):
-    """Read all deals into a file; parameters and XCom are those of :class:`CrmExtractOperator`."""
+class CrmExtractDealsOperator(_ExtractOperator):
+    """Read all deals into a file; parameters and XCom are those of :class:`_ExtractOperator`."""
 
     policy_name = "CrmExtractDealsOperator"
     listing = "deals"
 
 
-class CrmExtractListsOperator(CrmExtractOperator):
-    """Read all segmentation lists into a file; parameters and XCom are those of :class:`CrmExtractOperator`.
+class CrmExtractListsOperator(_ExtractOperator):
+    """Read all segmentation lists into a file; parameters and XCom are those of :class:`_ExtractOperator`.
 
     It does not read their members: the lists of a contact are in its field ``segmentedListsIds``.
     """
