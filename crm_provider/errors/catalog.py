@@ -376,8 +376,3 @@ FAMILY_ADVICE: Mapping[type[e.CrmError], str] = MappingProxyType(
 e.ADVICE.update((type_, spec.advice) for type_, spec in CATALOGUE.items())
 e.ADVICE.update(FAMILY_ADVICE.items())
 e.ADVICE[e.CrmError] = CATALOGUE["PROTOCOL"].advice
-
-
-def family_advice(error: type[e.CrmError]) -> str:
-    """What to do about an error with a known class only."""
-    return next((FAMILY_ADVICE[c] for c in error.__mro__ if c in FAMILY_ADVICE), CATALOGUE["PROTOCOL"].advice)

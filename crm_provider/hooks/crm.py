@@ -342,7 +342,7 @@ class _ConnectionFields:
             try:
                 found = json.loads(found) if found.strip() else {}
             except (ValueError, RecursionError):
-                found = UNREADABLE
+                found = False  # no object, so it is refused
         if found is not None and not isinstance(found, dict):
             del found  # it may hold a password
             raise e.CrmConfigurationError(
@@ -351,10 +351,6 @@ class _ConnectionFields:
             )
         texts = {name: Secret(value) if isinstance(value, str) else value for name, value in (found or {}).items()}
         return _HiddenValues({name: value for name, value in texts.items() if value not in ("", None)})
-
-
-UNREADABLE = object()
-"""A marker for an extra that is not JSON."""
 
 
 def missing_connection(conn_id: str, fields: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from crm_provider import errors as e
 from crm_provider.client.responses import family_of
-from crm_provider.errors.catalog import CATALOGUE, family_advice
+from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.policy import Decision
 from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
 from crm_provider.load.options import NO_PLAN, PLAN_WORDS, ContactOptions, LoadOptions, rejects_allowed
@@ -269,7 +269,7 @@ def advice_of(type_: str) -> str:
     """What to do about rows that were rejected because of an error of this type."""
     status = type_.removeprefix("HTTP_")
     if status.isdecimal():  # the response had nothing else
-        return family_advice(family_of(int(status)))
+        return family_of(int(status))("", type=type_).suggested_action
     return CATALOGUE[type_].advice if type_ in CATALOGUE and type_ != "INVALID_VALUE" else CORRECT
 
 
@@ -408,8 +408,8 @@ def _outcomes(summary: Summary, meanings: Mapping[Outcome, str]) -> Iterator[Seq
     if summary.checked:
         counts = {name: (count, CHECKED[name]) for name, count in summary.checked.items()}
     elif summary.left:
-        unsure = unsure_text(summary.unsure, summary.outcomes)
-        counts["left"] = (summary.left, f"not done yet; {unsure}" if summary.unsure else "not sent yet")
+        unsure = f"; {unsure_text(summary.unsure, summary.outcomes)}" if summary.unsure else ""
+        counts["left"] = (summary.left, f"not done yet{unsure}")
     for name, (count, meaning) in counts.items():
         yield name, f"{count:,}", f"{count / summary.rows:.1%}" if summary.rows else "-", meaning
     yield "**all**", f"**{summary.rows:,}**", "", ""

@@ -156,7 +156,7 @@ class Contact(NamedTuple):
     @property
     def key(self) -> str:
         """Identifies a person, see :func:`~crm_provider.values.addresses.person_key`."""
-        return key_of(self.email)
+        return person_key(self.email)
 
     @property
     def effect(self) -> Any:
@@ -171,9 +171,6 @@ class Contact(NamedTuple):
     def restored(cls, attributes: Mapping[str, Any], fixed: tuple[Any, ...]) -> Self:
         email, origin = fixed
         return cls(email, attributes, origin)
-
-
-key_of = person_key
 
 
 UNREADABLE = "cannot be read"

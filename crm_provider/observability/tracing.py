@@ -14,8 +14,8 @@ NANOSECONDS = 1_000_000_000
 class CallSpans:
     """Creates a span for each attempt of a call.
 
-    Its parent is the current span. The threads of a load have no current span. Their parent is the span that was
-    current when this observer was created: the task's.
+    Its parent is the current span: in a task, also in the threads of a load, the task's. In a thread without a current
+    span, such as one of your own, it is the span that was current when this observer was created.
 
     Attributes follow OpenTelemetry's conventions for HTTP clients, plus ``crm.attempt`` and ``crm.waited`` (seconds of
     waiting for the rate budget, before the span starts). Never an id or a value.

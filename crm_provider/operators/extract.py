@@ -123,7 +123,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        from crm_provider.extract.extractor import Extractor, ExtractUnsaved
+        from crm_provider.extract.extractor import Extractor
 
         check_files(target=self.target, state_path=self.state_path)
         with self.hook.bulk_client() as client:
@@ -147,9 +147,8 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
                 if not goes_on(self, error, context["ti"]):
                     extract.discard()
                 raise
-            except ExtractUnsaved:
+            except Exception:  # for example of a full disk: Airflow retries it
                 if not retries_left(context["ti"]):
-                    self.log.info("No retry is left: the saved pages are removed.")
                     extract.discard()
                 raise
         note_listing(self, context, result)

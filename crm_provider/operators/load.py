@@ -62,14 +62,6 @@ class CrmLoadContactsOperator(LoadsFiles, CrmContactLoadOperator):
     ... )
 
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
-
-    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, a list of rows,
-        or a table that speaks Arrow's C stream (pandas, polars, DuckDB, pyarrow), or another task's result. For rows,
-        Airflow stores and shows only their number
-    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, if the file name does not show it
-    :param source_options: how to read the files: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
-        ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
-        of rows): :class:`~crm_provider.load.sources.options.FileOptions`
     """
 
     template_fields: Sequence[str] = ("source", *CrmContactLoadOperator.template_fields)
@@ -111,13 +103,6 @@ class CrmLoadDealsOperator(LoadsFiles, CrmDealLoadOperator):
     ... )
 
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
-
-    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, a list of
-        rows, or another task's result. For rows, Airflow stores and shows only their number
-    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, if the file name does not show it
-    :param source_options: how to read the files: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
-        ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
-        of rows): :class:`~crm_provider.load.sources.options.FileOptions`
     """
 
     template_fields: Sequence[str] = ("source", *CrmDealLoadOperator.template_fields)
@@ -157,12 +142,6 @@ class CrmDeleteContactsOperator(LoadsFiles, CrmLoadOperator):
 
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
-    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, a list of
-        rows, or another task's result. For rows, Airflow stores and shows only their number
-    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, if the file name does not show it
-    :param source_options: how to read the files: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
-        ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
-        of rows): :class:`~crm_provider.load.sources.options.FileOptions`
     :param mapping: ``{"email": <column>}``; None: the column ``email``
     :param max_deletes: most contacts that all tries together may delete; if there are more, none is deleted
     :param every_spelling: read all contacts (ten per call) and delete all spellings of an address; False makes one

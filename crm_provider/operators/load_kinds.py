@@ -118,7 +118,16 @@ class CrmDealLoadOperator(CrmLoadOperator):
 
 
 class LoadsFiles:
-    """An operator whose source is files or rows."""
+    """An operator whose source is files or rows.
+
+    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, a list of rows,
+        a table that speaks Arrow's C stream (pandas, polars, DuckDB, pyarrow), or another task's result. For rows,
+        Airflow stores and shows only their number
+    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, if the file name does not show it
+    :param source_options: how to read the files: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
+        ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
+        of rows): :class:`~crm_provider.load.sources.options.FileOptions`
+    """
 
     if TYPE_CHECKING:
         task_id: str

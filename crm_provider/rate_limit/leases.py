@@ -76,11 +76,7 @@ class Lease:
     :param next: when the next exchange is due
     :param check: when it must check that its entry was not overwritten, 0 if it has checked
     :param exchanging: when a process began to exchange, 0 if none does
-    :param ahead: seconds that the CRM's clock is ahead of the host's monotonic clock
-    :param low: minimum of ``ahead``
-    :param high: maximum of ``ahead``
-    :param trip: shortest round trip of the responses that showed them
-    :param step: seconds that the time in a response may be behind the CRM's clock
+    :param offset: what is known of the CRM's clock
     :param calls: calls since the last exchange
     :param bulk: when a load or an extract last asked for a slot
     :param process: the process that then asked
@@ -96,11 +92,7 @@ class Lease:
     next: float = -math.inf
     check: float = 0.0
     exchanging: float = 0.0
-    ahead: float = 0.0
-    low: float = -math.inf
-    high: float = math.inf
-    trip: float = math.inf
-    step: float = HEADER_STEP
+    offset: Offset = field(default_factory=Offset)
     calls: int = 0
     bulk: float = -math.inf
     process: int = 0
@@ -115,17 +107,18 @@ class Lease:
         :param name: the host's name in a new lease, if the record is damaged
         """
         try:
-            found = {name: value for name, value in json.loads(record).items() if name in cls.__dataclass_fields__}
-            lease = cls(**found)
+            found = _known(cls, json.loads(record))
+            offset = _known(Offset, found.pop("offset", {}))
+            lease = cls(**found, offset=Offset(**offset))
         except (ValueError, TypeError, AttributeError, RecursionError):
             return cls(name)
-        numbers = [value for name, value in found.items() if name not in ("host", "text")]
+        numbers = [*offset.values(), *(value for key, value in found.items() if key not in ("host", "text"))]
         texts = (lease.host, lease.text)
         return lease if all(map(_is_number, numbers)) and all(isinstance(text, str) for text in texts) else cls(name)
 
     def to_bytes(self) -> bytes:
         """The record."""
-        return json.dumps(vars(self)).encode()
+        return json.dumps({**vars(self), "offset": vars(self.offset)}).encode()
 
     def roster(self) -> Roster:
         """The plan."""
@@ -144,7 +137,7 @@ class Lease:
         roster = self.roster()
         place = WEIGHTS.index(roster.hosts[self.host].final_weight)
         passed = min(now - self.exchanged, 2 * PERIOD) / length
-        had = roster.share(self.host, now + self.ahead) * passed
+        had = roster.share(self.host, now + self.offset.ahead) * passed
         if self.calls > 0.9 * had:
             return WEIGHTS[min(place + 1, len(WEIGHTS) - 1)]
         if self.calls < 0.6 * had:
@@ -177,15 +170,6 @@ class Lease:
     def is_new(self) -> bool:
         """Whether this host has neither joined nor seen the CRM's clock."""
         return self.exchanged == -math.inf and not self.offset.is_known
-
-    @property
-    def offset(self) -> Offset:
-        """What is known of the CRM's clock."""
-        return Offset(self.ahead, self.low, self.high, self.trip, self.step)
-
-    def with_offset(self, offset: Offset) -> Lease:
-        """The lease with this knowledge of the CRM's clock."""
-        return replace(self, **vars(offset))
 
     def is_member(self) -> bool:
         """Whether this host has slots, now or later."""
@@ -261,7 +245,7 @@ class LeaseStore:
         self._slots.pause(seconds, phase, pace)
         own = self._wall() - self._clock()
         with self._lease() as (lease, save):
-            save(lease.with_offset(lease.offset.refused(own, self._jitter())))
+            save(replace(lease, offset=lease.offset.refused(own, self._jitter())))
 
     def leave(self) -> None:
         """Give the slots of this host back, unless another process needs them: the last load of this one has ended.
@@ -273,13 +257,13 @@ class LeaseStore:
             lease = kept.without_load(self._process)
             leaves = lease.may_leave(now)
             if leaves:  # first of all here, because the next host may use the slots at once
-                new = Lease(_new_name(), next=now, exchanging=now, left=now)  # it returns as another host
-                lease = new.with_offset(kept.offset)
+                # it returns as another host
+                lease = Lease(_new_name(), next=now, exchanging=now, left=now, offset=kept.offset)
             save(lease)
         if not leaves:
             return
         try:
-            found = Roster.parse(self._text.read(), self._clock() + lease.ahead)
+            found = Roster.parse(self._text.read(), self._clock() + lease.offset.ahead)
             if kept.host in found.hosts:
                 self._text.write(found.left(kept.host).text())
         finally:
@@ -289,14 +273,14 @@ class LeaseStore:
     def _pace(self, lease: Lease, lane: Lane, pace: Pace, now: float) -> Pace:
         """The slots that this host may use."""
         shared = pace.spacing * _MARGINS
-        roster, at = lease.roster(), now + lease.ahead
+        roster, at = lease.roster(), now + lease.offset.ahead
         starts = roster.starts(lease.host, at)
         if (lane is not Lane.BULK or not lease.offset.is_known) and (starts is None or starts > at):
             return Pace(GUEST_SLOTS * shared, 1)
         if roster.active(at) == 1 and starts is not None and starts <= at:
             return pace  # no other host: the whole rate, including the burst
         part = roster.share(lease.host, at) or 1 / GUEST_SLOTS
-        return HostPace(shared / part, 1, roster, lease.host, shared, lease.ahead)
+        return HostPace(shared / part, 1, roster, lease.host, shared, lease.offset.ahead)
 
     # -- the exchange --------------------------------------------------------------------------------------------
 
@@ -337,7 +321,7 @@ class LeaseStore:
     def _exchanged(self, lease: Lease, now: float) -> Lease:
         """Read the plan, and add this host to it."""
         text = self._text.read()
-        found = self._with_findings(Roster.parse(text, self._clock() + lease.ahead))
+        found = self._with_findings(Roster.parse(text, self._clock() + lease.offset.ahead))
         mine = found.hosts.get(lease.host)
         joins = mine is None or not mine.final_weight
         written, check = found, 0.0
@@ -346,7 +330,7 @@ class LeaseStore:
             written = found.exchanged(lease.host, weight)
             self._text.write(written.text())
             check = self._clock() + CHECK_BACK * (1 + self._jitter() / 2) if joins and weight else 0.0
-        due = written.hosts[lease.host].due - lease.ahead
+        due = written.hosts[lease.host].due - lease.offset.ahead
         with self._lease() as (kept, save):
             done = replace(kept, text=written.text(), read_at=written.read_at, exchanged=now, next=due, check=check)
             done = replace(done, exchanging=0.0, calls=0)
@@ -357,11 +341,11 @@ class LeaseStore:
         """The lease with the CRM's clock as this process knows it."""
         span, own = self._server_clock.ahead(), self._wall() - now
         if span is None:
-            return replace(lease, ahead=own) if lease.is_new else lease
+            return replace(lease, offset=replace(lease.offset, ahead=own)) if lease.is_new else lease
         low, high, step = span
         behind = HEADER_STEP + CACHED - step if lease.roster().is_behind else 0.0
         seen = lease.offset.seen(low, high + behind, self._server_clock.round_trip, own, step + behind)
-        return lease.with_offset(seen)
+        return replace(lease, offset=seen)
 
     def _with_findings(self, roster: Roster) -> Roster:
         """The plan with what the responses of this process show: later hosts could not notice it in time."""
@@ -404,6 +388,11 @@ def _new_name() -> str:
 def _is_recent(exchanging: float, now: float) -> bool:
     """Whether a process of this host is exchanging."""
     return exchanging != 0 and abs(now - exchanging) < EXCHANGE_TIME
+
+
+def _known(kind: type[Lease | Offset], found: Any) -> dict[str, Any]:
+    """The fields of a record that a class has."""
+    return {name: value for name, value in found.items() if name in kind.__dataclass_fields__}
 
 
 def _is_number(value: Any) -> bool:

@@ -1,7 +1,8 @@
 """The rate limiter of a key: callers ask it for a slot and report refusals.
 
 The budget belongs to the connection's key. The connection configures where it is stored: in a file of this host, in
-this process or in Redis. If a store fails, the next smaller one replaces it until it works again.
+this process, in an Airflow variable or in Redis. If a store fails, the next smaller one replaces it until it works
+again.
 """
 
 from __future__ import annotations
@@ -342,7 +343,7 @@ _memory_stores: WeakSet[MemoryStore] = WeakSet()
 def limiter_for(
     settings: BudgetSettings, *, lane: Lane = Lane.SINGLE, sleep: Callable[[float], None] | None = None
 ) -> RateLimiter:
-    """The budget of a connection's key: the same object for the same key, with the latest limits.
+    """The limiter of a connection's key. All limiters of a key share one budget, with the latest limits.
 
     :param lane: the kind of caller
     :param sleep: how these callers sleep until their slot; an exception that it raises ends the wait

@@ -52,11 +52,11 @@ if TYPE_CHECKING:
     """Actions of an operator."""
     SensorAction: TypeAlias = Literal["wait", "retry", "skip", "fail"]
     """Actions of a sensor."""
-    RowAction: TypeAlias = Literal["reject", "retry", "skip", "fail"]
+    LoadAction: TypeAlias = Literal["reject", "retry", "skip", "fail"]
     """Actions of a load for a row."""
     TaskOnError: TypeAlias = Mapping[str | type[CrmError], TaskAction] | ErrorPolicy | None
     SensorOnError: TypeAlias = Mapping[str | type[CrmError], SensorAction] | ErrorPolicy | None
-    LoadOnError: TypeAlias = Mapping[str | type[CrmError], RowAction] | ErrorPolicy | None
+    LoadOnError: TypeAlias = Mapping[str | type[CrmError], LoadAction] | ErrorPolicy | None
 
 
 class BaseOperatorArguments(TypedDict, total=False):
@@ -345,7 +345,8 @@ class ClassSignature:
         return inspect.Signature(list(own_parameters(owner).values()))
 
 
-_FIELD = re.compile(r"^:(?:param (?P<name>\w+)|\w+[^:\n]*):.*?(?=^:|\Z)", re.DOTALL | re.MULTILINE)
+_BEGINS = r"^:(?!\w+:`)"  # not a reference, such as :class:`CrmOperator`, at the start of a line
+_FIELD = re.compile(rf"{_BEGINS}(?:param (?P<name>\w+)|\w+[^:\n]*):.*?(?={_BEGINS}|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def full_docstring(cls: type) -> str | None:

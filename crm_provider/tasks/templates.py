@@ -233,7 +233,7 @@ class RenderedFieldsMixin:
     - Text stays text. Native rendering would turn the text ``"+5531999999999"`` of a variable into the number
       5531999999999. Numbers, booleans, lists and mappings keep their types. Text that reads as a list or mapping
       becomes one.
-    - ``None`` becomes :class:`Missing`, which :func:`check_rendered` rejects. Within a natively rendered list or
+    - ``None`` becomes :class:`MissingValue`, which :func:`check_rendered` rejects. Within a natively rendered list or
       mapping it stays ``None``, because JSON can express it there.
     """
 

@@ -26,7 +26,14 @@ QUERY_RENDERERS = {"sql": "sql", "parameters": "json"}
 
 
 class LoadsQuery:
-    """An operator whose source is a query."""
+    """An operator whose source is a query.
+
+    :param sql: one query, or the name of a ``.sql`` file
+    :param sql_conn_id: connection to any database whose Airflow hook is a ``DbApiHook``
+    :param parameters: parameters of the query, in the style of the database's driver
+    :param hook_params: arguments for the hook
+    :param fetch_size: rows to fetch at once
+    """
 
     if TYPE_CHECKING:
         task_id: str
@@ -71,12 +78,6 @@ class SqlToCrmContactsOperator(LoadsQuery, CrmContactLoadOperator):
 
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`. A retry continues where
     the last try stopped only if the query returns the same rows in the same order: give it an ``ORDER BY``.
-
-    :param sql: one query, or the name of a ``.sql`` file
-    :param sql_conn_id: connection to any database whose Airflow hook is a ``DbApiHook``
-    :param parameters: parameters of the query, in the style of the database's driver
-    :param hook_params: arguments for the hook
-    :param fetch_size: rows to fetch at once
     """
 
     template_fields: Sequence[str] = ("sql", "sql_conn_id", "parameters", *CrmContactLoadOperator.template_fields)
@@ -120,12 +121,6 @@ class SqlToCrmDealsOperator(LoadsQuery, CrmDealLoadOperator):
 
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`. A retry continues where
     the last try stopped only if the query returns the same rows in the same order: give it an ``ORDER BY``.
-
-    :param sql: one query, or the name of a ``.sql`` file
-    :param sql_conn_id: connection to any database whose Airflow hook is a ``DbApiHook``
-    :param parameters: parameters of the query, in the style of the database's driver
-    :param hook_params: arguments for the hook
-    :param fetch_size: rows to fetch at once
     """
 
     template_fields: Sequence[str] = ("sql", "sql_conn_id", "parameters", *CrmDealLoadOperator.template_fields)

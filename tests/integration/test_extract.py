@@ -8,12 +8,14 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow.parquet
 import pytest
 from airflow.sdk import DAG, ObjectStoragePath
 
 from crm_provider.client.pagination import AT_ONCE
+from crm_provider.extract import extractor
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.sandbox import Sandbox, SandboxSettings
@@ -114,6 +116,16 @@ def test_final_failure_of_an_extract_leaves_no_files(
     many.add_fault(effect="error", error=fault, after=2)
     task = run_task(CrmExtractContactsOperator, target=str(tmp_path / "contacts.jsonl"), **arguments)
     assert task.states == states
+    assert names(tmp_path) == []
+
+
+def test_final_error_of_another_library_leaves_no_files(
+    many: Sandbox, run_task: RunTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extractor, "inferred_types", Mock(side_effect=RuntimeError("not of the CRM")))
+    target = tmp_path / "contacts.parquet"
+    task = run_task(CrmExtractContactsOperator, target=str(target), column_types="inferred")
+    assert (task.states, pages_read(many)) == (["up_for_retry", "failed"], 4), "the retry uses the saved pages"
     assert names(tmp_path) == []
 
 

@@ -17,7 +17,6 @@ from crm_provider.errors.catalog import (
     GATEWAY_RESPONSES,
     ErrorSource,
     Repeat,
-    family_advice,
 )
 
 from .reference import FOUND_HERE, GATEWAY, GATEWAY_TYPES, REPEATED, TYPES, VENDOR, ReceivedForm, Row
@@ -149,17 +148,3 @@ def test_tables_are_immutable(table: Any) -> None:
         table["X"] = "y"
     with pytest.raises(dataclasses.FrozenInstanceError):
         CATALOGUE["FORBIDDEN"].status = 200  # type: ignore[misc]
-
-
-@pytest.mark.parametrize(
-    ("error", "advice"),
-    [
-        (e.CrmNotFoundError, "check the base URL, and that the record exists"),
-        (e.CrmDealNotFoundError, "check the base URL, and that the record exists"),
-        (e.CrmTransientError, "try again later"),
-        (e.CrmProtocolError, CATALOGUE["PROTOCOL"].advice),
-        (e.CrmError, CATALOGUE["PROTOCOL"].advice),
-    ],
-)
-def test_advice_for_a_class_without_a_type_is_that_of_its_family(error: type[e.CrmError], advice: str) -> None:
-    assert family_advice(error) == advice

@@ -14,6 +14,7 @@ import pytest
 
 from crm_provider.rate_limit.host_file import LOCK_RETRY
 from crm_provider.rate_limit.leases import CHECK_BACK, EXCHANGE_TIME, FIRST_RESPONSE, STALE, HostPace, Lease, LeaseStore
+from crm_provider.rate_limit.offset import Offset
 from crm_provider.rate_limit.roster import CHANGE_DELAY, PERIOD, Roster
 from crm_provider.rate_limit.roster import Host as RosterHost
 from crm_provider.rate_limit.schedule import Grant, GrantStatus, Lane, Pace, StoreUnusable
@@ -187,18 +188,18 @@ def test_refusal_moves_the_slots_of_a_host_whose_clock_is_wrong(host: Host) -> N
     host.store._jitter = lambda: 0.75
     host.shows(86400.0)
     host.ask()
-    assert host.lease().ahead == EPOCH + 86400.5
+    assert host.lease().offset.ahead == EPOCH + 86400.5
     host.store.pause(0.0, 0.1, REAL)
-    assert host.lease().ahead == EPOCH + 86400.75
+    assert host.lease().offset.ahead == EPOCH + 86400.75
     host.ask(after=0.1)
-    assert host.lease().ahead == EPOCH + 86400.75
+    assert host.lease().offset.ahead == EPOCH + 86400.75
 
 
 def test_refusal_keeps_the_slots_of_a_host_whose_clock_may_be_right(host: Host) -> None:
     host.store._jitter = lambda: 0.75
     host.ask()
     host.store.pause(0.0, 0.1, REAL)
-    assert host.lease().ahead == EPOCH
+    assert host.lease().offset.ahead == EPOCH
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ def test_calls_of_more_than_two_periods_count_as_those_of_two() -> None:
 def test_weight_of_a_host_is_measured_by_the_crms_clock() -> None:
     """The load has left by then, so all 50 slots belonged to this host."""
     hosts = {"a": RosterHost(105.0, ((-9.0, 1),)), "load": RosterHost(105.0, ((-9.0, 8), (50.0, 0)))}
-    lease = Lease(host="a", text=Roster(hosts).text(), read_at=100.0, exchanged=-10.0, ahead=100.0, calls=20)
+    lease = Lease(host="a", text=Roster(hosts).text(), read_at=100.0, exchanged=-10.0, offset=Offset(100.0), calls=20)
     assert lease.weight(0.0, 0.2) == 1
 
 
@@ -249,7 +250,14 @@ GUEST = Pace(25 * SHARED, 1)
 
 def member(hosts: dict[str, RosterHost] = ALONE, **known: Any) -> Lease:
     """The lease of host ``a``, which has seen the CRM's clock."""
-    return Lease(host="a", text=Roster(hosts).text(), read_at=0.0, **{**SPAN, **known})
+    return changed(Lease(host="a", text=Roster(hosts).text(), read_at=0.0), **{**SPAN, **known})
+
+
+def changed(lease: Lease, **known: Any) -> Lease:
+    """The lease with other values for its fields, and for those of its offset."""
+    own = {name: value for name, value in known.items() if name not in vars(lease.offset)}
+    offset = replace(lease.offset, **{name: value for name, value in known.items() if name not in own})
+    return replace(lease, offset=offset, **own)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +307,7 @@ def test_pace_of_a_host(hosts: dict[str, RosterHost], lane: Lane, pace: Pace, ho
     ],
 )
 def test_time_of_the_next_exchange(lane: Lane, known: dict[str, Any], is_due: bool, host: Host) -> None:
-    assert host.store._is_due(replace(member(), **known), lane, 1000.0) is is_due
+    assert host.store._is_due(member(**known), lane, 1000.0) is is_due
 
 
 @pytest.mark.parametrize(
@@ -344,7 +352,7 @@ def test_offset_of_the_crms_clock(
     store = host.store
     store._server_clock = SimpleNamespace(ahead=lambda: span, round_trip=0.2)  # type: ignore[assignment]
     store._wall = lambda: 1000.0 + own
-    assert store._timed(member(**before), 1000.0) == replace(member(**before), **after)
+    assert store._timed(member(**before), 1000.0) == changed(member(**before), **after)
 
 
 @pytest.mark.parametrize(("late", "step"), [(3599.0, 2.1), (3600.0, 1.0)])
@@ -353,7 +361,7 @@ def test_host_learns_from_the_plan_that_headers_are_behind(late: float, step: fl
     host.store._server_clock = SimpleNamespace(ahead=lambda: (10.0, 11.0, 1.0), round_trip=0.05)  # type: ignore[assignment]
     host.store._wall = lambda: 1011.5
     text = json.dumps({"date_is_behind": -late})
-    found = host.store._timed(Lease("a", text=text, read_at=0.0, step=1.0), 1000.0)
+    found = host.store._timed(Lease("a", text=text, read_at=0.0), 1000.0).offset
     assert (found.step, found.high, found.ahead) == pytest.approx((step, 10 + step, 11.5 if step > 2 else 10.5))
 
 
@@ -378,7 +386,7 @@ def test_state_of_a_host_after_it_has_joined(host: Host) -> None:
     assert at + 2.5 <= due <= at + 12.5
     joined = Lease(
         name, text=host.text.content or "", read_at=at, exchanged=now, next=due - EPOCH, check=now + 1.25,
-        ahead=EPOCH, low=EPOCH, high=EPOCH + 1, trip=0.0, calls=1, bulk=now,
+        offset=Offset(EPOCH, EPOCH, EPOCH + 1, 0.0), calls=1, bulk=now,
         process=host.store._process,
     )  # fmt: skip
     assert host.lease() == replace(joined, next=pytest.approx(due - EPOCH, abs=0.001))  # type: ignore[arg-type]
@@ -394,10 +402,10 @@ def test_changed_clock_is_noticed(host: Host) -> None:
     host.ask()
     host.server.note("Mon, 30 Nov 2026 09:00:00 GMT", sent=host.clock(), received=host.clock())
     host.ask(after=0.1)
-    assert host.lease().ahead + host.clock() == pytest.approx(1796029200.6, abs=0.6)
-    before = host.lease().ahead
+    assert host.lease().offset.ahead + host.clock() == pytest.approx(1796029200.6, abs=0.6)
+    before = host.lease().offset.ahead
     host.ask(after=0.1)
-    assert host.lease().ahead == before
+    assert host.lease().offset.ahead == before
 
 
 @pytest.mark.parametrize(
@@ -405,7 +413,8 @@ def test_changed_clock_is_noticed(host: Host) -> None:
     [
         b"", b"{", b"[]", b"[" * 99999, b'{"calls": 1}', b'{"host": 1}',
         b'{"host": "a", "text": 1}', b'{"host": "a", "next": "x"}', b'{"host": "a", "next": null}',
-        b'{"host": "a", "next": true}', b'{"host": "a", "ahead": NaN}',
+        b'{"host": "a", "next": true}', b'{"host": "a", "offset": {"low": NaN}}',
+        b'{"host": "a", "offset": 1}',
     ],
 )  # fmt: skip
 def test_damaged_record_is_a_new_lease(record: bytes) -> None:
@@ -413,9 +422,10 @@ def test_damaged_record_is_a_new_lease(record: bytes) -> None:
 
 
 def test_record_survives_a_round_trip() -> None:
-    lease = Lease(host="a", calls=3)
+    lease = Lease(host="a", calls=3, offset=Offset(1.0, 0.5))
     assert Lease.parse(lease.to_bytes(), "b") == lease
-    assert Lease.parse(b'{"host": "a", "calls": 3, "x": 1}', "b") == lease, "another version wrote it"
+    other = b'{"host": "a", "calls": 3, "x": 1, "offset": {"ahead": 1.0, "low": 0.5, "x": 1}}'
+    assert Lease.parse(other, "b") == lease, "another version wrote it"
 
 
 @pytest.mark.parametrize("time", ["exchanged", "exchanging", "bulk", "other", "waited", "left"])

@@ -168,6 +168,8 @@ def test_help_shows_and_explains_every_argument(name: str) -> None:
     text = pydoc.plain(pydoc.render_doc(cls))
     for argument in arguments:
         assert len(re.findall(rf":param {argument}: \S", text)) == 1
+    fields = cls.__doc__[cls.__doc__.index("\n:param ") :].strip().splitlines()
+    assert all(line.startswith((":param ", ":raises ", "    ")) for line in fields)
 
 
 def test_signature_has_types_and_defaults() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
-from crm_provider.client.pagination import Listing
+from crm_provider.client.pagination import AT_ONCE, Listing
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.files.temp_database import TempDatabase
@@ -28,10 +28,6 @@ from crm_provider.load.workers import Cancelled, CancelToken, InFlightRow, SentR
 from crm_provider.values.addresses import person_key
 
 log = logging.getLogger(__name__)
-
-READ_AHEAD = 4
-"""Pages that are requested at once: enough for 5 calls per second if a call takes at most 600 ms."""
-
 
 Tick = Callable[[int, str], None]
 """Takes the number of records read so far, and the CRM's name for them."""
@@ -159,7 +155,7 @@ class RemoteRecords(abc.ABC):
         """
         count = 0
         try:
-            for listed in self._client.list_pages(listing, at_once=READ_AHEAD, with_moved=strict):
+            for listed in self._client.list_pages(listing, at_once=AT_ONCE, with_moved=strict):
                 self._check_cancelled()
                 for record in listed.fresh:
                     keep(record)

@@ -11,17 +11,19 @@ from typing import cast
 
 from crm_provider import errors as e
 from crm_provider.client.deals import no_contacts, shows_contact
+from crm_provider.client.pagination import AT_ONCE
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
 from crm_provider.load.kinds.deal_plan import DealRows, choose_for_deals
 from crm_provider.load.kinds.deal_sender import DealSender
-from crm_provider.load.kinds.remote import READ_AHEAD, ContactCache, RemoteRecords, Tick, TrySetup
+from crm_provider.load.kinds.remote import ContactCache, RemoteRecords, Tick, TrySetup
 from crm_provider.load.mapping.deal_mapper import Deal, DealMapper
 from crm_provider.load.planner import MIN_ROWS, SAMPLE_MOST, Plan, Sample, pages_of
-from crm_provider.load.rows import Outcome, Record, SourceError, key_of
+from crm_provider.load.rows import Outcome, Record, SourceError
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, SentRow, in_order
+from crm_provider.values.addresses import person_key
 from crm_provider.values.counted import counted
 
 log = logging.getLogger(__name__)
@@ -228,10 +230,10 @@ class RemoteDeals(RemoteRecords):
     def _look_up_contacts(self, tick: Tick) -> None:
         """Find the contacts of addresses, several at once. They are kept until their rows are sent."""
         asked: set[str] = set()
-        for count, (email, found) in enumerate(in_order(self._look_up, self._unknown(asked), READ_AHEAD), start=1):
+        for count, (email, found) in enumerate(in_order(self._look_up, self._unknown(asked), AT_ONCE), start=1):
             self._check_cancelled()
             self.contacts.put(email, found)
-            asked.discard(key_of(email))
+            asked.discard(person_key(email))
             tick(count, "contacts")
 
     def _unknown(self, asked: set[str]) -> Iterator[str]:
@@ -241,8 +243,8 @@ class RemoteDeals(RemoteRecords):
         """
         for deal in itertools.chain(self._unnamed(), self._named()):
             email = deal.contact_email
-            if email is not None and key_of(email) not in asked and self.contacts.get(email) is None:
-                asked.add(key_of(email))
+            if email is not None and person_key(email) not in asked and self.contacts.get(email) is None:
+                asked.add(person_key(email))
                 yield email
 
     def _look_up(self, email: str) -> tuple[str, RemoteContact]:

@@ -13,9 +13,10 @@ from crm_provider.client.pagination import Record as Listed
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.kinds.remote import RemoteRecords, Tick, TrySetup
 from crm_provider.load.planner import Plan, pages_of
-from crm_provider.load.rows import Contact, Outcome, Record, SourceError, key_of
+from crm_provider.load.rows import Contact, Outcome, Record, SourceError
 from crm_provider.load.state.temp_tables import digest
 from crm_provider.load.workers import InFlightRow, SentRow
+from crm_provider.values.addresses import person_key
 from crm_provider.values.counted import counted
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,8 @@ class RemoteDeletions(RemoteRecords):
     def _keep(self, record: Listed) -> None:
         email = record.get("email")
         self._shows_emails.add(isinstance(email, str) and bool(email))
-        if isinstance(email, str) and email and self._staged.sends(key_of(email)):
-            self._database.execute("INSERT OR IGNORE INTO found VALUES (?, ?)", (digest(key_of(email)), email))
+        if isinstance(email, str) and email and self._staged.sends(person_key(email)):
+            self._database.execute("INSERT OR IGNORE INTO found VALUES (?, ?)", (digest(person_key(email)), email))
 
     def _check_most(self, count: int) -> None:
         most, before = self._options.max_deletes, self._deleted_before

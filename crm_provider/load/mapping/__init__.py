@@ -1,1 +1,1 @@
-"""From a row of the source to a contact: the fields of a mapping, compiled once, and their conversions."""
+"""From a row of the source to a record: the fields of a mapping, compiled once, and their conversions."""

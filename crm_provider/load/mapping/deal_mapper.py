@@ -36,7 +36,7 @@ from crm_provider.load.mapping.fields import (
     read_column,
 )
 from crm_provider.load.mapping.mapper import RecordMapper, Steps
-from crm_provider.load.rows import InvalidRow, Problem, Row, SourceError
+from crm_provider.load.rows import InvalidRow, Problem, SourceError
 from crm_provider.load.sources.options import is_nameless, shared_name
 from crm_provider.values.addresses import person_key
 from crm_provider.values.json_values import ConversionError
@@ -111,6 +111,7 @@ class Deal:
 class DealMapper(RecordMapper[Deal]):
     """Maps rows to deals.
 
+    >>> from crm_provider.load.rows import Row
     >>> mapper = DealMapper({"deal_id": "id", "pb_amount": "worth"}, mode="update")
     >>> mapper(Row(1, {"id": "123e4567-e89b-12d3-a456-426614174000", "worth": "10.50"})).attributes
     {'pb_amount': '10.50'}
@@ -183,7 +184,7 @@ class DealMapper(RecordMapper[Deal]):
         problems += [Problem("row", "", text, fix) for text in wrong]
         return Steps(tuple(lines), tuple(problems), tuple(left_out))
 
-    def _record(self, found: tuple[dict[str, Any], ...], row: Row) -> Deal:
+    def _record(self, found: tuple[dict[str, Any], ...]) -> Deal:
         own, attributes = found[Section.FIELDS], found[Section.ATTRIBUTES]
         amount = attributes.get("pb_amount")
         if isinstance(amount, int) and not isinstance(amount, bool):

@@ -40,8 +40,9 @@ from crm_provider.load.mapping.fields import (
     nested_field,
     target_of,
 )
-from crm_provider.load.rows import UNREADABLE, Contact, InvalidRow, Problem, Record, Row, SourceError, key_of, new_tuple
+from crm_provider.load.rows import UNREADABLE, Contact, InvalidRow, Problem, Record, Row, SourceError, new_tuple
 from crm_provider.load.sources.options import HeaderLine, is_nameless, look_like_values, shared_name
+from crm_provider.values.addresses import person_key
 from crm_provider.values.json_values import ConversionError
 from crm_provider.values.suggest import nearest, unknown
 
@@ -93,7 +94,7 @@ class RecordMapper(abc.ABC, Generic[R]):
         """The steps without a mapping, for rows with these columns."""
 
     @abc.abstractmethod
-    def _record(self, found: tuple[dict[str, Any], ...], row: Row) -> R:
+    def _record(self, found: tuple[dict[str, Any], ...]) -> R:
         """The record of what was found, by section.
 
         :raises InvalidRow: with all problems of the row
@@ -192,7 +193,7 @@ class RecordMapper(abc.ABC, Generic[R]):
                     found[place][name] = value
         if problems:
             raise InvalidRow(*problems, key=self._key(found, {problem.field for problem in problems}))
-        return self._record(found, row)
+        return self._record(found)
 
     def _without_mapping(self, given: Mapping[str, Any]) -> tuple[Mapping[str, Any], Steps]:
         """The values of a row, those of nested columns as columns of their own, and the plan for them."""
@@ -262,13 +263,13 @@ class Mapper(RecordMapper[Contact]):
     def _steps_of(self, columns: tuple[Any, ...]) -> Steps:
         return _steps_of_columns(columns, self._defaults)
 
-    def _record(self, found: tuple[dict[str, Any], ...], row: Row) -> Contact:
+    def _record(self, found: tuple[dict[str, Any], ...]) -> Contact:
         address, attributes, origin, _ = found  # by Section
         return new_tuple(Contact, (address[EMAIL], attributes, origin or None))
 
     def _key(self, found: tuple[dict[str, Any], ...], wrong: Collection[str]) -> str | None:
         email = found[Section.EMAIL].get(EMAIL)
-        return None if email is None else key_of(email)
+        return None if email is None else person_key(email)
 
 
 class Steps:

@@ -114,7 +114,7 @@ def test_many_problems_are_summarised() -> None:
 
 
 def test_stopped_load_and_dry_run_say_so() -> None:
-    assert "| left | 90 | 90.0% | not sent yet |" in lines(Summary(rows=100, counts={Outcome.CREATED: 10}, left=90))
+    assert "| left | 90 | 90.0% | not done yet |" in lines(Summary(rows=100, counts={Outcome.CREATED: 10}, left=90))
     unsure = lines(Summary(rows=100, counts={Outcome.CREATED: 10}, left=90, unsure=2))
     assert "| left | 90 | 90.0% | not done yet; up to 2 may have been written |" in unsure
     deletions = Summary(rows=100, left=90, unsure=2, outcomes=DeleteOptions.outcomes)

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
+from crm_provider.client.pagination import AT_ONCE
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.job import LoadJob
 from crm_provider.load.kinds.deals import DEALS
-from crm_provider.load.kinds.remote import READ_AHEAD
 from crm_provider.load.preflight import check
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import LoadUnsaved
@@ -234,7 +234,7 @@ def test_only_sent_addresses_are_looked_up_without_ids() -> None:
 
 
 def test_addresses_are_looked_up_in_parallel_and_can_be_cancelled() -> None:
-    crm, together = FakeDeals().add(), threading.Barrier(READ_AHEAD, timeout=30)
+    crm, together = FakeDeals().add(), threading.Barrier(AT_ONCE, timeout=30)
     get_contact = crm.get_contact
 
     def get(email: str) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def test_addresses_are_looked_up_in_parallel_and_can_be_cancelled() -> None:
         return get_contact(email)
 
     crm.get_contact = get  # type: ignore[method-assign]
-    remote = remote_of(crm, [NAMED, *(found(f"p{n}@x.org") for n in range(READ_AHEAD))], BY_ADDRESS, mode="upsert")
+    remote = remote_of(crm, [NAMED, *(found(f"p{n}@x.org") for n in range(AT_ONCE))], BY_ADDRESS, mode="upsert")
     remote.make_plan(may_compare=True)
     read: list[Any] = []
 
