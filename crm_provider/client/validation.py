@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -110,7 +111,7 @@ def phone_is_text(attributes: Any) -> None:
     :raises CrmInvalidValueError: if it is a number, or the text that a program has made of a float
     """
     phone = attributes.get("phone") if isinstance(attributes, Mapping) else None
-    if isinstance(phone, (int, float)):
+    if isinstance(phone, (int, float, Decimal)):
         raise CrmInvalidValueError(
             f"attributes['phone'] must be text with a + (E.164) but is {_kind(phone)}, which has no +; give text, "
             "in a template too: '+{{ ... }}'"

@@ -303,10 +303,10 @@ def test_invalid_path_segment_is_refused(value: Any) -> None:
 def test_numeric_phone_number_has_lost_its_plus() -> None:
     validation.phone_is_text({"phone": "+5531999999999"})
     validation.phone_is_text(None)
-    with pytest.raises(
-        CrmInvalidValueError, match=r"attributes\['phone'\] must be text with a \+ .* but is of type int"
-    ):
-        validation.phone_is_text({"phone": 5531999999999})
+    for number in (5531999999999, Decimal("5531999999999.0")):
+        text = rf"attributes\['phone'\] must be text with a \+ .* but is of type {type(number).__name__}"
+        with pytest.raises(CrmInvalidValueError, match=text):
+            validation.phone_is_text({"phone": number})
     for text, happened in (("5.532E+12", "spreadsheet has shortened"), ("+5531999999999.0", "in the form of a float")):
         with pytest.raises(CrmInvalidValueError, match=happened):
             validation.phone_is_text({"phone": text})

@@ -64,18 +64,32 @@ ERROR_FIX = (
     "correct it in the spreadsheet, or list it in source_options={'null_values': [...]} to take it for an empty cell"
 )
 
-_ERROR_VALUE = re.compile(
-    r"#(?:"
-    r"N/A(?: N/A)?|REF!|VALUE!|NAME\?|DIV/0!|NULL!|NUM!|SPILL!|CALC!|FIELD!|BLOCKED!|CONNECT!|UNKNOWN!|BUSY!|PYTHON!"
-    r"|EXTERNAL!|GETTING_DATA|ERROR!|#{2,}"
-    r"|N/D|VALOR!|NOME\?|NULO!|N\u00daM!"  # Portuguese
-    r"|\u00a1REF!|\u00a1VALOR!|\u00bfNOMBRE\?|\u00a1DIV/0!|\u00a1NULO!|\u00a1NUM!"  # Spanish
-    r"|NV|BEZUG!|WERT!|ZAHL!"  # German
-    r"|VALEUR!|NOM\?|NUL!|NOMBRE!"  # French
-    r")",
-    re.IGNORECASE,
+_ERROR_WORDS = frozenset(
+    f"#{word}"
+    for words in {
+        "English": "N/A REF! VALUE! NAME? DIV/0! NULL! NUM! SPILL! CALC! FIELD! BLOCKED! CONNECT! UNKNOWN! BUSY! "
+        "PYTHON! EXTERNAL! GETTING_DATA ERROR!",
+        "Portuguese": "N/D VALOR! NOME? NULO! NÚM!",
+        "Spanish": "¡REF! ¡VALOR! ¿NOMBRE? ¡DIV/0! ¡NULO! ¡NUM!",
+        "German": "NV BEZUG! WERT! ZAHL!",
+        "French": "VALEUR! NOM? NUL! NOMBRE!",
+        "Italian": "RIF! VALORE! NULLO!",
+        "Dutch": "N/B VERW! WAARDE! NAAM? DEEL/0! LEEG! GETAL!",
+        "Danish, Norwegian": "I/T REFERENCE! VÆRDI! VERDI! NAVN?",
+        "Swedish": "SAKNAS! REFERENS! VÄRDEFEL! NAMN? DIVISION/0! SKÄRNING! OGILTIGT!",
+        "Finnish": "PUUTTUU! VIITTAUS! ARVO! NIMI? JAKO/0! TYHJÄ! LUKU!",
+        "Polish": "N/D! ADR! ARG! NAZWA? DZIEL/0! ZERO! LICZBA!",
+        "Czech": "NENÍ_K_DISPOZICI ODKAZ! HODNOTA! NÁZEV? DĚLENÍ_NULOU! ČÍSLO!",
+        "Hungarian": "HIÁNYZIK HIV! ÉRTÉK! NÉV? ZÉRÓOSZTÓ! NULLA! SZÁM!",
+        "Turkish": "YOK BAŞV! DEĞER! AD? SAYI/0! BOŞ! SAYI!",
+        "Russian": "Н/Д ССЫЛКА! ЗНАЧ! ИМЯ? ДЕЛ/0! ПУСТО! ЧИСЛО!",  # noqa: RUF001
+    }.values()
+    for word in words.split()
 )
-"""As Excel, LibreOffice and Google Sheets write them; ``####`` is a column that was too narrow."""
+"""As Excel, LibreOffice and Google Sheets write them."""
+
+_ERROR_VALUE = re.compile(r"#{3,}|#N/A #?N/A|Err ?:\d{3}", re.IGNORECASE)
+"""``####`` is a column that was too narrow; ``#N/A N/A`` is Bloomberg's, ``Err:502`` LibreOffice's."""
 
 
 _TEXT_FORMULA = re.compile(r'="([^"]*)"')
@@ -83,7 +97,7 @@ _TEXT_FORMULA = re.compile(r'="([^"]*)"')
 
 def is_error_value(text: str) -> bool:
     """Whether a text is a spreadsheet's value for a failed formula; such a text is never sent."""
-    return _ERROR_VALUE.fullmatch(text) is not None
+    return text.upper() in _ERROR_WORDS or _ERROR_VALUE.fullmatch(text) is not None
 
 
 def without_formula(text: str) -> str:

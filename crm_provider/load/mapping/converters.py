@@ -82,8 +82,8 @@ def number(*, decimal: str = ".", thousands: str = "") -> Conversion:
         if not isinstance(value, str):
             return digits(value)
         written: str = value.strip()
-        if thousands == " ":
-            written = written.replace("\u00a0", " ").replace("\u202f", " ")  # the spaces that spreadsheets put there
+        for variant in _VARIANTS.get(thousands, ""):
+            written = written.replace(variant, thousands)
         if len(written) > MAX_DIGITS or not form.fullmatch(written):
             raise ConversionError("not a number", OTHER_CHARACTERS if set(written) - marks else OTHER_MARKS)
         if thousands:
@@ -91,6 +91,10 @@ def number(*, decimal: str = ".", thousands: str = "") -> Conversion:
         return written.replace(decimal, ".").removeprefix("+")
 
     return convert
+
+
+_VARIANTS = {" ": "\u00a0\u202f\u2009", "'": "\u2019"}
+"""Separator of thousands -> what spreadsheets write in its place: spaces that do not break, Swiss apostrophes."""
 
 
 def integer(*, decimal: str = ".", thousands: str = "") -> Conversion:

@@ -310,8 +310,8 @@ def _no_email(_given: Any) -> Any:
     raise ConversionError("empty", "give an email address, or leave out the row")
 
 
-FORMULA_SIGNS = frozenset("#=")
-"""First characters of a failed formula, and of one that gives a text."""
+FORMULA_SIGNS = frozenset("#=Ee")
+"""First characters of a failed formula (`#REF!`, `Err:502`), and of one that gives a text."""
 
 
 def read_column(

@@ -150,7 +150,7 @@ def phone(*, region: str | None = None) -> Conversion:
         region = _known(region, library.SUPPORTED_REGIONS)
 
     def convert(value: Any) -> str:
-        written = only_text(value) if isinstance(value, str) else digits(value)
+        written = only_text(value) if isinstance(value, str) else _whole_digits(value)
         try:
             found = library.parse(written, region)
         except library.NumberParseException as wrong:
@@ -158,7 +158,7 @@ def phone(*, region: str | None = None) -> Conversion:
                 raise ConversionError(
                     "a phone number without country code", "write it with +, or name the region"
                 ) from None
-            raise ConversionError("not a phone number", "correct it: one number, with its area code") from None
+            raise ConversionError(*_NO_PHONE) from None
         if not library.is_valid_number(found):
             raise ConversionError("not a valid phone number", "correct it: country code, area code and number must fit")
         if found.extension:
@@ -168,6 +168,17 @@ def phone(*, region: str | None = None) -> Conversion:
         return str(library.format_number(found, library.PhoneNumberFormat.E164))
 
     return convert
+
+
+_NO_PHONE = ("not a phone number", "correct it: one number, with its area code")
+
+
+def _whole_digits(value: Any) -> str:
+    """The digits of a number without a fraction: the zeros of ``30123456.00`` would become digits of another number."""
+    whole, _, fraction = digits(value).partition(".")
+    if fraction.strip("0"):
+        raise ConversionError(*_NO_PHONE)
+    return whole
 
 
 def _known(region: str, regions: set[str]) -> str:

@@ -21,6 +21,7 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, Generic, TypeVar
+from unicodedata import normalize
 
 from crm_provider.client import validation
 from crm_provider.load.mapping.columns import has_column
@@ -440,4 +441,7 @@ def _no_header_line(columns: Collection[Any]) -> str:
 def _hint(column: Any, columns: Collection[Any], wanted: Collection[Any] = ()) -> str:
     names = () if look_like_values(columns, wanted) else columns
     close = nearest(column, [name for name in names if isinstance(name, str)])
-    return f" (did you mean {close!r}?)" if close else ""
+    if not close:
+        return ""
+    looks_same = normalize("NFC", close) == normalize("NFC", column)  # in files of a Mac, accents are characters
+    return f" (did you mean {ascii(close) if looks_same else repr(close)}?)"

@@ -28,18 +28,20 @@ def open_jsonl(path: AnyPath, *, encoding: str = "utf-8") -> Iterator[SourceTabl
 
 
 def _records(lines: TextLines) -> Iterator[Record]:
-    begun = False
+    is_first = True
     for line in lines:
         text = line.strip("\r\n")
         if not text.strip():
             continue
-        if not begun:
+        if is_first:
             _refuse_other_files(lines, text)
-            begun = True
         try:
             yield _object(text), None, lines.number
         except _Unusable as why:
+            if is_first and isinstance(why, _Unfinished) and line != text:
+                raise _not_lines(lines) from None
             yield {LINE: text}, f"{place(lines.path, lines.number)} {why}", lines.number
+        is_first = False
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
@@ -49,13 +51,18 @@ class _Unusable(Exception):
     """The problem of a line, worded to follow its place."""
 
 
+class _Unfinished(_Unusable):
+    """The line ends before its value does."""
+
+
 def _object(text: str) -> dict[str, Any]:
     try:
         found = _DECODER.decode(text)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(found, ensure_ascii=False, default=str).encode()
     except json.JSONDecodeError as error:
-        raise _Unusable(f"is not JSON from character {error.pos + 1} on") from None
+        kind = _Unfinished if error.pos >= len(text.rstrip()) else _Unusable
+        raise kind(f"is not JSON from character {error.pos + 1} on") from None
     except UnicodeEncodeError:
         raise _Unusable("holds half a character (a lone surrogate)") from None
     except RecursionError:
@@ -68,13 +75,17 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _refuse_other_files(lines: TextLines, text: str) -> None:
-    if text.lstrip().startswith("[") or text.strip() == "{":
-        raise SourceError(
-            f"{place(lines.path, lines.number)} begins a JSON text of many lines, which would have to be read "
-            "whole; write JSON lines instead, one object a line (jq -c '.[]')"
-        )
+    if text.lstrip().startswith("["):
+        raise _not_lines(lines)
     if text.startswith('{"row":') and '"suggested_action":' in text and '"retryable":' in text:
         raise rejects_refused(lines.path)
+
+
+def _not_lines(lines: TextLines) -> SourceError:
+    return SourceError(
+        f"{place(lines.path, lines.number)} begins a JSON text of many lines, which would have to be read "
+        "whole; write JSON lines instead, one object a line (jq -c '.[]')"
+    )
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ DAMAGED = "\0" * 64
 _MARK = "\udcff"
 """Replaces bytes that cannot be decoded: half a surrogate pair, which no text decodes to."""
 
+_ORDER_MARK = "\ufeff"
+
 codecs.register_error("crm_provider.mark", lambda error: (_MARK, getattr(error, "end", 0)))
 
 _BYTE_ORDER_MARKS = (
@@ -82,6 +84,8 @@ class TextLines:
         with _unpacking(self.path, self):
             for line in iter(partial(self._text.readline, LONGEST_LINE), ""):
                 self.number += 1
+                if line[0] == _ORDER_MARK:  # of a file that was appended to another one
+                    line = line.lstrip(_ORDER_MARK)  # noqa: PLW2901
                 if _MARK in line or len(line) == LONGEST_LINE or ("\0" in line and self._shows_no_text(line)):
                     raise self._wrong(line)
                 if may_be_utf8 and not line.isascii():
@@ -100,12 +104,13 @@ class TextLines:
     def _wrong(self, line: str) -> SourceError:
         where, encoding = place(self.path, self.number), self._text.encoding
         if _MARK in line:
-            windows = encoding.startswith("utf")
+            windows = codecs.lookup(encoding).name.startswith("utf-8")
             option = "{'encoding': 'cp1252'} (Windows, Excel) or 'latin-1'" if windows else "{'encoding': 'utf-8'}"
             return WrongEncoding(f"{where} is not {encoding}", option)
         if "\0" in line:
             problem = f"{where} holds a NUL character: it is damaged, not a text file, or UTF-16"
-            return WrongEncoding(problem, "{'encoding': 'utf-16-le'}")
+            end = "be" if line.startswith("\0") else "le"  # a letter's NUL is its first byte
+            return WrongEncoding(problem, f"{{'encoding': 'utf-16-{end}'}}")
         return SourceError(f"{where} is longer than {LONGEST_LINE} characters; write one record per line")
 
 
@@ -145,6 +150,7 @@ _OTHER_KINDS: tuple[tuple[bytes, str], ...] = (
     (b"BZh91AY", "packed with bzip2; unpack it, or pack it with gzip"),
     (b"\xfd7zXZ", "packed with xz; unpack it, or pack it with gzip"),
     (b"\x28\xb5\x2f\xfd", "packed with zstd; unpack it, or pack it with gzip"),
+    (b"\x1f\x8b", "packed twice with gzip; unpack it once"),
     (b"7z\xbc\xaf", "a 7-Zip archive; unpack it"),
     (b"Rar!", "a RAR archive; unpack it"),
     (b"%PDF", "a PDF document; export the table as CSV"),
@@ -225,4 +231,5 @@ def _unpacking(path: AnyPath, lines: TextLines | None = None) -> Iterator[None]:
     except UnicodeError:
         # some encodings refuse the whole file instead of the bytes
         where = place(path, lines.number + 1) if lines else str(path)
-        raise WrongEncoding(f"{where} cannot be decoded", "{'encoding': ...}") from None
+        option = "{'encoding': 'utf-16-le'} or 'utf-16-be' (for UTF-16 without a byte order mark)"
+        raise WrongEncoding(f"{where} cannot be decoded", option) from None

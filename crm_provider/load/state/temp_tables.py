@@ -19,6 +19,7 @@ from typing import Any
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.options import Duplicates
 from crm_provider.load.rows import Record, Row, SourceError
+from crm_provider.values.json_values import lenient_json
 
 
 def digest(key: str) -> bytes:
@@ -176,7 +177,7 @@ class StagedRows:
         :param record: the mapped row, for rows that may be sent and for those whose record another row may repeat
         :param text: the row's values with :data:`BETWEEN` between them; None if they are not only texts
         :param place: from a row's number to its file, line and row, for messages
-        :raises SourceError: if a value cannot be stored, or the budget is used up
+        :raises SourceError: if the budget is used up
         """
         number, values, broken, made, replaced = row
         mapped = key = None
@@ -397,19 +398,12 @@ class StagedRows:
 
 
 def _pickled(row: Row, kept: tuple[Any, ...]) -> bytes:
-    """The values of a row, and what else is kept of it.
-
-    :raises SourceError: if a value cannot be stored
-    """
+    """The values of a row, and what else is kept of it; what cannot be stored, as the rejects file shows it."""
     values = tuple(row.values.values())
     try:
         return pickle.dumps((values, kept))
-    except (TypeError, AttributeError, pickle.PicklingError):
-        kinds = sorted({type(value).__name__ for value in values})
-        raise SourceError(
-            f"row {row.number} has a value of a kind that cannot be kept (its kinds: {', '.join(kinds)}); have the "
-            "source give text, a number, a date, or leave the column out"
-        ) from None
+    except (TypeError, AttributeError, pickle.PicklingError, RecursionError):  # of a lock; of thousands of levels
+        return pickle.dumps((lenient_json(values), kept))
 
 
 def _block_data(block: list[tuple[Any, ...] | bytes]) -> bytes:

@@ -129,6 +129,7 @@ def test_text_refuses_nested_values(value: Any) -> None:
         ("1.234,50", {"decimal": ",", "thousands": "."}, "1234.50"),
         ("1234,50", {"decimal": ",", "thousands": "."}, "1234.50"),
         ("-1,234,567", {"thousands": ","}, "-1234567"),
+        ("1\u2019234'567.80", {"thousands": "'"}, "1234567.80"),
         ("1\u202f234\u00a0567,8", {"decimal": ",", "thousands": " "}, "1234567.8"),
         ("1'234.5", {"thousands": "'"}, "1234.5"),
         (7, {}, "7"),
@@ -453,6 +454,7 @@ def test_converted_datetime_is_the_same_instant(value: datetime) -> None:
         (5531999999999, "BR", "+5531999999999"),
         (5531999999999.0, "BR", "+5531999999999"),
         (Decimal(31999999999), "BR", "+5531999999999"),
+        (Decimal("30123456.00"), "DE", "+4930123456"),  # not +49 30 1234 5600, which is valid, too
         ("+55 31 99999-9999", None, "+5531999999999"),
         ("tel:+1-650-253-0000", None, "+16502530000"),
         ("+44 20 7946 0958", "BR", "+442079460958"),
@@ -475,6 +477,7 @@ def test_phone(value: Any, region: str | None, expected: str) -> None:
         ("555-1234", "US", "not a valid phone number"),
         ("123", "BR", "not a valid phone number"),
         ("+1 650 253 0000 ext. 5", "US", "a phone number with an extension"),
+        (30123456.5, "DE", "not a phone number"),
         (True, "BR", "not a number"),
         (5.5e30, "BR", "a float too large to be exact"),
     ],

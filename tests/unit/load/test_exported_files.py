@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import zipfile
 from decimal import Decimal
@@ -257,7 +258,8 @@ def test_error_value_within_a_list_or_object_is_never_sent(value: Any, spec: dic
 @pytest.mark.parametrize(
     "word",
     ["#REF!", "#N/A", "#N/A N/A", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!", "#CALC!", "#ERROR!",
-     "#GETTING_DATA", "#n/a", "#N/D", "#VALOR!", "#NOME?", "#¿NOMBRE?", "#WERT!", "#VALEUR!", "########"],
+     "#GETTING_DATA", "#n/a", "#N/D", "#VALOR!", "#NOME?", "#¿NOMBRE?", "#WERT!", "#VALEUR!", "########",
+     "#valore!", "#N/B", "#DEEL/0!", "#VÄRDEFEL!", "#N/D!", "#ССЫЛКА!", "#BAŞV!", "Err:502"],
 )  # fmt: skip
 def test_spreadsheet_error_value_is_never_sent(word: str, tmp_path: Path) -> None:
     rows = [{"email": "a@ex.co", "name": f" {word} "}]
@@ -361,6 +363,8 @@ def test_file_in_another_encoding_shows_no_value(case: str, mapping: Any, tmp_pa
 
 
 def test_header_names_are_shown(tmp_path: Path) -> None:
+    mac = refused(file(tmp_path, "email,Cafe\u0301\n"), {"email": "email", "x": "Caf\u00e9"})
+    assert r"(did you mean 'Cafe\u0301'?)" in mac
     path = file(tmp_path, "E-mail,Nome\na@ex.co,Ana\n")
     assert refused(path, {"email": "email", "name": "Nome"}) == (
         "mapping['email']: the source has no column 'email' (did you mean 'E-mail'?). Its columns: 'E-mail', 'Nome'"
@@ -385,6 +389,7 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "Parquet": (b"PAR1\x15\x04" + bytes(90), "is a Parquet file; name it .parquet"),
     "web page": (b"\n<!DOCTYPE html>\n<html>secret", "is a web page or XML; export the table as CSV"),
     "table of a web page": (b"\xef\xbb\xbf<table><tr><td>secret", "is a web page or XML; export the table as CSV"),
+    "gzip in gzip": (gzip.compress(gzip.compress(b"email\n")), "is packed twice with gzip; unpack it once"),
     "zstd": (b"\x28\xb5\x2f\xfd" + bytes(90), "is packed with zstd; unpack it"),
 }
 

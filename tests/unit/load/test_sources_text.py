@@ -145,22 +145,35 @@ def test_non_text_is_refused_with_its_line(
 def test_utf_16_that_ends_within_a_character(tmp_path: Path) -> None:
     path = tmp_path / "leads.csv"
     path.write_bytes(codecs.BOM_UTF16_LE + "email\na@x.io\n".encode("utf-16-le") + b"s")
-    assert refused(path).startswith(f"{path}, line 3 is not utf-16;")
+    assert refused(path).startswith(f"{path}, line 3 is not utf-16; save it as UTF-8 or give source_options={{'encod")
 
 
-def test_utf_16_without_a_mark_is_recognised_by_its_nuls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_recognised_by_its_nuls(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "leads.csv"
-    path.write_bytes("email\n".encode("utf-16-le"))
+    path.write_bytes("email\n".encode(encoding))
     assert (
         "line 1 holds a NUL character: it is damaged, not a text file, or UTF-16; save it as UTF-8 "
-        "or give source_options={'encoding': 'utf-16-le'}" in refused(path)
+        f"or give source_options={{'encoding': '{encoding}'}}" in refused(path)
     )
 
 
-def test_encoding_that_rejects_the_whole_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16", "undefined"])
+def test_encoding_that_rejects_the_whole_file(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "leads.csv"
     path.write_bytes(b"email\na@x.io\n")
-    assert "line 1 cannot be decoded" in refused(path, encoding="undefined")
+    assert (
+        "line 1 cannot be decoded; save it as UTF-8 or give source_options={'encoding': 'utf-16-le'} or 'utf-16-be' "
+        "(for UTF-16 without a byte order mark)" in refused(path, encoding=encoding)
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_marks_of_files_that_were_appended_are_no_part_of_a_value(tmp_path: Path, suffix: str) -> None:
+    path, mark = tmp_path / f"leads.{suffix}", codecs.BOM_UTF8.decode()
+    head, row = ("name,email\n", '"Ann, B.",a@x.io\n') if suffix == "csv" else ("", '{"name": "Ann, B."}\n')
+    path.write_text(f"{mark}{mark}{head}{row}{mark}{row}{mark}", encoding="utf-8")
+    assert [row.values["name"] for row in open_source(path).rows()] == ["Ann, B.", "Ann, B."]
 
 
 def test_line_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
