@@ -157,8 +157,7 @@ class LoadRun:
         self._finish(job, summary, f"Stopped: {error}{left}")
         self._count("stopped")
         when = "before a plan was made" if summary.plan == NO_PLAN else "after"
-        text = f"The load stopped {when}: {summary.counted}. {self._next(stopped, job)}"
-        error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
+        error.add_remark(f"The load stopped {when}: {summary.counted}. {self._next(stopped, job)}")
 
     def _next(self, stopped: LoadStopped, job: LoadJob) -> str:
         """What happens to the rows that are left."""
