@@ -15,7 +15,7 @@ from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.files import EXTRA, LARGEST_ROW, LINE, Record, SourceTable, place, rejects_refused
 from crm_provider.load.sources.options import FileOptions, HeaderLine, unique_names
-from crm_provider.load.sources.text_files import TextLines, open_lines
+from crm_provider.load.sources.text_files import ORDER_MARK, TextLines, open_lines
 from crm_provider.values.counted import counted
 
 log = logging.getLogger(__name__)
@@ -335,6 +335,8 @@ class _RecordReader:
             recent.append(line)
             if len(recent) > 1:
                 self._check_size()
+            elif line[0] == ORDER_MARK:
+                recent[0] = line = line.lstrip(ORDER_MARK)  # noqa: PLW2901
             if quote is not None and quote in line:
                 self._has_quote = True
             if "\0" in line:

@@ -44,18 +44,18 @@ class SourceTable:
 def expand_pattern(path: Any, given: object = None) -> list[AnyPath]:
     """The files of a path or pattern, in the order of their names.
 
-    An existing file whose name has wildcards is used literally. ``**`` stands for any number of folders. As in a shell,
-    a wildcard does not match a leading dot: such files are copies and drafts of other programs.
+    An existing file or folder whose name has wildcards is used literally. ``**`` stands for any number of folders. As
+    in a shell, a wildcard does not match a leading dot: such files are copies and drafts of other programs.
 
     :param path: a path object
     :param given: how the user wrote it, for the message
     :raises NoSuchFile: if no file matches a pattern
     """
-    parts = path.parts
-    first = next((n for n, part in enumerate(parts) if _WILDCARD.search(part)), None)
-    if first is None or path.exists():
+    parts, folders = path.parts, [*reversed(path.parents), path][-len(path.parts) :]
+    first = next((n for n, part in enumerate(parts) if _WILDCARD.search(part) and not folders[n].exists()), None)
+    if first is None:
         return [path]
-    base = path.parents[len(parts) - first - 1]
+    base = folders[first].parent
     start, with_hidden = len(base.parts), _is_hidden(parts[first:])
     found = [
         file
