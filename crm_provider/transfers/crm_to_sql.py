@@ -14,7 +14,7 @@ from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.client import validation
 from crm_provider.extract.columns import ColumnChoice, SqlColumn, chosen_columns
-from crm_provider.extract.writers import IfChanged, Since, check_changes_since, check_if_changed, field_value
+from crm_provider.extract.writers import CHANGE, IfChanged, Since, check_changes_since, check_if_changed, field_value
 from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError
 from crm_provider.observability.assets import note_listing
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 ListingName = Literal["contacts", "deals", "lists"]
 
-LOADED_AT, RUN, CHANGE = "crm_loaded_at", "crm_run", "crm_change"
-"""Columns of our own: with ``append`` the time and the mark of the run, with ``changes_since`` the kind of change."""
+LOADED_AT, RUN = "crm_loaded_at", "crm_run"
+"""Columns of our own with ``append``: the time and the mark of the run."""
 
 OURS = ("attributes_", "origin_")
 """Prefixes of columns whose fields may disappear from a listing; ``merge`` then sets them to null."""

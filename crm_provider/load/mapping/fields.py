@@ -163,7 +163,6 @@ def field_of(name: Any, spec: Any, defaults: Defaults, *, target: Callable[[Any]
     """A line of a mapping.
 
     :param target: the field that a key names
-
     :raises SourceError: naming the field, the problem and the nearest valid choice
     """
     found = target(name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from crm_provider.files.paths import AnyPath, as_path, open_source
+from crm_provider.files.paths import AnyPath, as_path, read_any
 from crm_provider.files.private import NO_FILE
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.sources.options import FORMATS
@@ -103,7 +103,7 @@ def read_source(path: AnyPath) -> IO[bytes]:
     :raises SourceError: if it is a pipe or a device
     """
     try:
-        return open_source(path)
+        return read_any(path)
     except PermissionError as refused:
         if refused.strerror == NO_FILE:
             raise SourceError(f"{path} is not an ordinary file but a pipe or a device; write a file first") from None

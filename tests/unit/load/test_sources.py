@@ -324,7 +324,7 @@ def test_file_without_read_permission_has_its_own_error(tmp_path: Path, monkeypa
     def refused(_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(files, "open_source", refused)
+    monkeypatch.setattr(files, "read_any", refused)
     with pytest.raises(PermissionError):
         list(open_source(str(path)).rows())
 
