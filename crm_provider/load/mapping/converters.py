@@ -97,11 +97,21 @@ _VARIANTS = {" ": "\u00a0\u202f\u2009", "'": "\u2019"}
 """Separator of thousands -> what spreadsheets write in its place: spaces that do not break, Swiss apostrophes."""
 
 
-def integer(*, decimal: str = ".", thousands: str = "") -> Conversion:
-    """A whole number, as a JSON number; a fraction of zeros is dropped."""
-    as_number = number(decimal=decimal, thousands=thousands)
+_SAY_WHICH = "give the option decimal='.', or decimal=',' and thousands='.'"
+_MAYBE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}", re.ASCII)
+
+
+def integer(*, decimal: str | None = None, thousands: str = "") -> Conversion:
+    """A whole number, as a JSON number; a fraction of zeros is dropped.
+
+    Unless an option says what the point is, a text such as ``1.000`` is refused: much of the world writes 1000 so.
+    """
+    as_number = number(decimal="." if decimal is None else decimal, thousands=thousands)
+    is_open = decimal is None and not thousands
 
     def convert(value: Any) -> int:
+        if is_open and isinstance(value, str) and _MAYBE_THOUSANDS.fullmatch(value):
+            raise ConversionError("a point that may separate thousands", _SAY_WHICH)
         whole, _, fraction = as_number(value).partition(".")
         if fraction.strip("0"):
             raise ConversionError("not a whole number", "correct it, or give it the type number")

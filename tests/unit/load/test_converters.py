@@ -225,13 +225,14 @@ def test_integer(value: Any, expected: int) -> None:
 
 
 def test_integer_with_marks() -> None:
-    assert converters.integer(decimal=",", thousands=".")("1.234,00") == 1234
+    german, english = converters.integer(decimal=",", thousands="."), converters.integer(decimal=".")
+    assert [german("1.234,00"), german("1.000"), english("1.000")] == [1234, 1000, 1]
 
 
 @pytest.mark.parametrize(
     ("value", "kind"),
     [("7.5", "not a whole number"), (7.5, "not a whole number"), (Decimal("0.1"), "not a whole number"),
-     ("x", "not a number"), (False, "not a number"),
+     ("x", "not a number"), (False, "not a number"), ("1.000", "a point that may separate thousands"),
      ("9" * 400, "too large a number"), (1e20, "a float too large to be exact")],
 )  # fmt: skip
 def test_integer_refuses_invalid_values(value: Any, kind: str) -> None:
