@@ -428,6 +428,13 @@ def test_format_is_checked_at_once(form: str, problem: str) -> None:
             make(format=form)
 
 
+@pytest.mark.parametrize(("clock", "problem"), [("10:00 %Z", "drops the zone"), ("%I:%M", "needs %p")])
+def test_format_that_would_read_another_time_is_refused(clock: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        formats.moment(format=f"%Y-%m-%d {clock}", zone="America/Sao_Paulo")
+    formats.moment(format="%Y-%m-%d %I:%M %p %%Z", zone="UTC")
+
+
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "", "../etc/passwd", "america sao paulo"])
 def test_time_zone_is_checked_at_once(zone: str) -> None:
     with pytest.raises(ValueError, match="is not known; give a name such as 'UTC'"):
