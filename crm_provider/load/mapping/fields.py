@@ -357,7 +357,9 @@ def read_column(
                 return fallback(None)
             raise ConversionError("column missing", fix)
         if isinstance(given, UnreadableValue):
-            raise ConversionError("a value that Python cannot hold", "correct it, or cast it to text in the query")
+            raise ConversionError(
+                "a value that Python cannot hold", "correct it, or cast it to text in the query or file"
+            )
         return fallback(given) if is_empty(given) else _without_error_values(convert(given))
 
     return read

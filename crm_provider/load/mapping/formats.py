@@ -178,10 +178,15 @@ def phone(*, region: str | None = None) -> Conversion:
             raise ConversionError(
                 "a phone number with an extension", "E.164 has no place for it; remove it in the source"
             )
+        if _LETTER.search(_URL.sub(r"\1", written)):
+            raise ConversionError("a phone number with letters", "leave only the number: they may become digits of it")
         return str(library.format_number(found, library.PhoneNumberFormat.E164))
 
     return convert
 
+
+_URL, _LETTER = re.compile(r"\Atel:([^;]*).*", re.IGNORECASE | re.DOTALL), re.compile(r"[^\W\d_]")
+"""A phone number as a URL (RFC 3966), which may have parameters, and a letter of any alphabet."""
 
 _NO_PHONE = ("not a phone number", "correct it: one number, with its area code")
 
