@@ -69,6 +69,8 @@ ENDS = (e.CrmError, AirflowFailException, AirflowSensorTimeout)
 
 RECORDED = (AirflowRescheduleException, AirflowSkipException, *ENDS[1:])  # they follow a record in the log
 
+SAME_WAY = ", because a retry would fail in the same way"
+
 REASON_XCOM, LONGEST_REASON = "crm_reason", 1000
 """XCom key of the reason of a load that ends before its first call without an error of the CRM; maximum characters."""
 
@@ -246,7 +248,8 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context, 
         log_end(logging.ERROR, "failed; whether it is retried is up to the task's own retry policy")
         error.add_remark(f"The outcome is fail, by {decision.origin}, but the task's own retry policy decides")
     else:
-        log_end(logging.ERROR, "failed; not retried, because a retry would fail in the same way")
+        passing = isinstance(error, (e.CrmTransientError, e.CrmThrottledError))  # the line that decided is the reason
+        log_end(logging.ERROR, f"failed; not retried{'' if passing else SAME_WAY}")
         error.add_remark(f"Not retried, by {decision.origin}")
     if left and policy is None:
         raise AirflowFailException(str(error)) from error
@@ -311,7 +314,7 @@ def fail_without_retry(
     :param happened: the part of the message that begins the record in the log, if ``facts`` hold the rest
     :param why: why it is not retried; by default because a retry would fail in the same way
     """
-    because = f": {why}" if why else ", because a retry would fail in the same way"
+    because = f": {why}" if why else SAME_WAY
     log.error("%s", record(happened or message, [*facts, ("Task", f"failed; not retried{because}")]))
     raise AirflowFailException(message) from cause
 
