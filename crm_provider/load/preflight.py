@@ -160,7 +160,7 @@ def _stage(
         try:
             record = mapper(row)
         except InvalidRow as invalid:
-            problems.count(invalid, place(row.number))
+            problems.count(invalid, place(row.number) or f"row {row.number:,}")
             staged.add_invalid(row, str(invalid), invalid.key, place)
             continue
         if columns is None:

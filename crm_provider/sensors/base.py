@@ -29,7 +29,6 @@ from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator, naming_task
 from crm_provider.tasks.outcome import (
-    ENDS,
     log_reschedule,
     moment,
     raise_for_decision,
@@ -140,7 +139,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         with self.hook.waiting_client() as client:
             return self._condition.check(DirectLookup(client))
 
-    @short_traceback(*ENDS)
+    @short_traceback
     def execute(self, context: Context) -> Any:
         """Wait. An error that ends the wait becomes a task state here, outside of the base class's handlers."""
         self._load_state(context)
@@ -206,7 +205,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         self.last_result = event["result"]
         return event["result"]
 
-    @short_traceback(*ENDS)
+    @short_traceback
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Like :meth:`execute`, but without the sensor base class.
 

@@ -466,6 +466,7 @@ def test_converted_datetime_is_the_same_instant(value: datetime) -> None:
         ("+55 31 99999-9999", None, "+5531999999999"),
         ("tel:+1-650-253-0000", None, "+16502530000"),
         ("tel:030123456;phone-context=+49", None, "+4930123456"),
+        ("Mobil: 030 123456", "DE", "+4930123456"),
         ("+44 20 7946 0958", "BR", "+442079460958"),
     ],
 )
