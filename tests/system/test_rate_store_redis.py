@@ -175,7 +175,7 @@ def test_calls_are_paced_while_redis_is_flushed_or_down(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(host_file, "private_folder", lambda: tmp_path / "state")
+    monkeypatch.setattr(host_file, "state_folder", lambda: tmp_path / "state")
     monkeypatch.setattr(budgets, "RECHECK", 0.2)
     limiter = Budget(budgets.store_for(Settings(api_key="k", rate_store=redis.url)), 50.0, 2).lane(Lane.BULK)
 
