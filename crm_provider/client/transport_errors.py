@@ -54,7 +54,7 @@ def transport_error(
     return error(text, method=call.method, path=call.log_path, outcome_known=known, own_advice=own_advice)
 
 
-Problem = tuple[type[e.CrmError], str]
+_Problem = tuple[type[e.CrmError], str]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ _PROXY_CREDENTIALS = (
 
 def _before_sending(
     broken: Exception, causes: list[BaseException], environment: Environment, *, proxied: bool, host: str | None
-) -> Problem:
+) -> _Problem:
     """The problem before anything was sent."""
     if refused := _refused_by_requests(broken, environment):
         return refused
@@ -125,7 +125,7 @@ def _before_sending(
     return e.CrmConnectionError, f"no connection{through}: {reason}" if proxied else reason
 
 
-def _refused_by_requests(broken: Exception, environment: Environment) -> Problem | None:
+def _refused_by_requests(broken: Exception, environment: Environment) -> _Problem | None:
     """The problem if ``requests`` refused to send."""
     from requests import exceptions as r
 
@@ -153,7 +153,7 @@ def _is_missing_bundle(broken: Exception) -> bool:
     return isinstance(broken, OSError) and broken.errno is None and "CA certificate bundle" in str(broken)
 
 
-def _after_sending(broken: Exception, causes: list[BaseException]) -> Problem:
+def _after_sending(broken: Exception, causes: list[BaseException]) -> _Problem:
     """The problem after the server may have received the request."""
     if _is_timeout(broken, causes):
         return e.CrmTimeoutError, "no complete response in time"
@@ -193,7 +193,7 @@ def _proxy_status(causes: list[BaseException]) -> int | None:
     return next((int(match[1]) for match in matches if match), None)
 
 
-def _proxy_problem(status: int, variable: str) -> Problem:
+def _proxy_problem(status: int, variable: str) -> _Problem:
     if status in _PROXY_REFUSALS:
         return e.CrmConfigurationError, (
             f"the proxy refused to connect to the CRM (status {status}): check {variable} and the credentials in it"
@@ -204,7 +204,7 @@ def _proxy_problem(status: int, variable: str) -> Problem:
 # -- TLS ----------------------------------------------------------------------------------------------------
 
 
-def _tls_problem(causes: list[BaseException], environment: Environment) -> Problem:
+def _tls_problem(causes: list[BaseException], environment: Environment) -> _Problem:
     if any(isinstance(cause, ssl.SSLEOFError) for cause in causes):  # such as a load balancer that restarts
         return e.CrmConnectionError, "the connection was closed during the TLS handshake"
     if not (environment.ca_variable and any(map(_is_about_the_bundle, causes))):

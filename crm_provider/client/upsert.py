@@ -57,7 +57,7 @@ class LearnedOrder:
             self._existing += existed
 
 
-Mode = Literal["upsert", "create", "update"]
+WriteMode = Literal["upsert", "create", "update"]
 
 WriteOutcome = Literal["created", "updated", "unchanged", "suppressed"]
 
@@ -154,7 +154,7 @@ class ContactWriter:
         api: ContactApi,
         *,
         order: CallOrder,
-        mode: Mode = "upsert",
+        mode: WriteMode = "upsert",
         lists: tuple[str, ...] = (),
         guard: bool = True,
     ) -> None:

@@ -90,6 +90,10 @@ class CrmError(Exception):
             parts.append(_sentence(_capital(self.remark)))
         return parts
 
+    def add_remark(self, text: str) -> None:
+        """Add a sentence to the remark."""
+        self.remark = f"{self.remark.rstrip('.')}. {text}" if self.remark else text
+
     def __str__(self) -> str:
         advice = [f"What to do: {self.advice}"] if self.advice else []
         parts = [self.happened, *advice, *self.circumstances]

@@ -29,6 +29,7 @@ from crm_provider import errors as e
 from crm_provider.client.pagination import LISTINGS, Listing, Record, id_of
 from crm_provider.client.settings import Settings
 from crm_provider.extract.partial_pages import Owner
+from crm_provider.extract.writers import CHANGE
 from crm_provider.files.fingerprints import (
     SIZE,
     Entry,
@@ -50,9 +51,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHANGE = "crm_change"
-"""The field of a record with the kind of its change."""
-
 TITLE = "crm_provider changes 1"
 """Start of the header; the number is the version of the format."""
 
@@ -61,7 +59,6 @@ BEFORE = "before"
 
 END = "end"
 """The last line: a file without it was cut off."""
-
 
 PENDING = ".pending"
 """Suffix of the file that names runs."""

@@ -18,12 +18,12 @@ from crm_provider.extract.writers import FIRST, Record, cell_text, flatten
 from crm_provider.values.json_types import is_64_bit, json_kind, moment_of
 from crm_provider.values.json_values import json_text
 
-Kind = Literal["text", "integer", "number", "boolean", "timestamp", "date", "json"]
+ColumnKind = Literal["text", "integer", "number", "boolean", "timestamp", "date", "json"]
 """The kind of values in a column."""
 
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*(\( *\d+ *(, *\d+ *)?\))?[A-Za-z ]*(\[\])?", re.ASCII)
 
-NAMES: Mapping[str, Kind] = {
+NAMES: Mapping[str, ColumnKind] = {
     "timestamp": "timestamp", "datetime": "timestamp", "date": "date", "bool": "boolean", "tinyint(1)": "boolean",
     "json": "json", "numeric": "number", "decimal": "number", "real": "number", "double": "number", "float": "number",
     "int": "integer",
@@ -31,7 +31,7 @@ NAMES: Mapping[str, Kind] = {
 """Part of a type's name -> kind of the column; the first match counts, and any other type holds text."""
 
 
-def kind_of_type(declared: str) -> Kind:
+def kind_of_type(declared: str) -> ColumnKind:
     """The kind of a column with a declared type."""
     name = declared.lower()
     if name.endswith("[]") or name.startswith(("interval", "point")):
@@ -48,10 +48,10 @@ def moment(value: Any) -> datetime | None:
         return None
 
 
-_KINDS: Mapping[str | None, Kind] = {"boolean": "boolean", "number": "number", "list": "json", "struct": "json"}
+_KINDS: Mapping[str | None, ColumnKind] = {"boolean": "boolean", "number": "number", "list": "json", "struct": "json"}
 
 
-def kind_of(value: Any) -> Kind:
+def kind_of(value: Any) -> ColumnKind:
     """The kind that a column needs for a value."""
     found = json_kind(value)
     if found == "integer":
@@ -65,7 +65,7 @@ class ColumnKinds:
     """The kinds that the columns need for all records of a listing."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, Kind | None] = {}
+        self._kinds: dict[str, ColumnKind | None] = {}
 
     def note(self, record: Record) -> None:
         """Take in one record."""
@@ -74,7 +74,7 @@ class ColumnKinds:
             if value is not None:
                 self._kinds[name] = _wider(before, kind_of(value))
 
-    def kinds(self) -> dict[str, Kind]:
+    def kinds(self) -> dict[str, ColumnKind]:
         """Field -> kind: ``id`` and ``email``, then the others by name. The fields of a mapping replace it."""
         parents = {name.partition(".")[0] for name in self._kinds if "." in name}
         found = {name: kind or "text" for name, kind in self._kinds.items() if kind or name not in parents}
@@ -82,7 +82,7 @@ class ColumnKinds:
         return {name: found[name] for name in order}
 
 
-def _wider(one: Kind | None, other: Kind) -> Kind:
+def _wider(one: ColumnKind | None, other: ColumnKind) -> ColumnKind:
     if one in (None, other):
         return other
     return "number" if {one, other} == {"integer", "number"} else "text"
@@ -100,7 +100,7 @@ class SqlColumn:
 
     field: str
     name: str
-    kind: Kind = "text"
+    kind: ColumnKind = "text"
     declared: str | None = None
 
 
@@ -168,7 +168,7 @@ def check_names(columns: Iterable[SqlColumn]) -> None:
         )
 
 
-def fitted(value: Any, kind: Kind) -> Any:
+def fitted(value: Any, kind: ColumnKind) -> Any:
     """A value for a database's driver. A value that does not fit the column is unchanged: the database refuses it.
 
     :return: None, text, a number, a boolean or a point in time

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import Listing, Record
-from crm_provider.extract.changes import CHANGE, ChangeTracker
+from crm_provider.extract.changes import ChangeTracker
 from crm_provider.extract.partial_pages import Owner
 from crm_provider.extract.reader import ExtractStats, ListingReader, ReadCounts
 from crm_provider.extract.writers import (
+    CHANGE,
     ColumnTypes,
     Format,
     IfChanged,

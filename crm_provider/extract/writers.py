@@ -118,6 +118,9 @@ Record = Mapping[str, Any]
 FIRST = ("id", "email")
 """The first columns of a table; the others follow by name, so that their order is independent of the records."""
 
+CHANGE = "crm_change"
+"""The field of a record with the kind of its change: ``created``, ``updated`` or ``deleted``."""
+
 
 def cell_text(value: Any) -> str | None:
     """A value as the text of a table; lists and mappings as JSON."""

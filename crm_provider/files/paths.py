@@ -139,10 +139,9 @@ def _is_empty_dir(volume: pathlib.Path) -> bool:
     empty = False
     for line in lines:
         mount, _, system = line.partition(" - ")
-        root, place = mount.split(" ")[3:5]
-        if re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), place) == str(
-            volume
-        ):  # the last one hides others
+        root, escaped = mount.split(" ")[3:5]
+        place = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), escaped)
+        if place == str(volume):  # the last one hides others
             empty = "/kubernetes.io~empty-dir/" in root or (root == "/" and system.startswith("tmpfs "))
     return empty
 
@@ -153,8 +152,10 @@ def sibling(path: AnyPath, ending: str) -> AnyPath:
 
 
 def indexed(path: AnyPath, index: int) -> AnyPath:
-    """The file of an instance of a mapped task: ``r.jsonl`` becomes ``r.0.jsonl``, ``r.1.jsonl``, ..."""
-    return cast(AnyPath, path.parent / f"{path.name.removesuffix(path.suffix)}.{index}{path.suffix}")
+    """The file of an instance of a mapped task: ``r.jsonl`` becomes ``r.0.jsonl``, ``r.csv.gz`` ``r.0.csv.gz``."""
+    packed = path.suffix if path.suffix.lower() == ".gz" else ""
+    plain = path.parent / path.name.removesuffix(packed)
+    return cast(AnyPath, path.parent / f"{plain.stem}.{index}{plain.suffix}{packed}")
 
 
 @contextmanager
@@ -222,14 +223,14 @@ def read_own(path: AnyPath) -> IO[bytes]:
     :raises FileNotFoundError: if it does not exist
     """
     try:
-        return (
-            os.fdopen(open_private(path, os.O_RDONLY), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
-        )
+        if is_local(path):
+            return os.fdopen(open_private(path, os.O_RDONLY), "rb")
+        return cast("IO[bytes]", path.open("rb"))
     except PermissionError as refused:
         raise CannotRead(str(path), refused.strerror or str(refused)) from refused
 
 
-def open_source(path: AnyPath) -> IO[bytes]:
+def read_any(path: AnyPath) -> IO[bytes]:
     """Open a file of any owner, such as a source.
 
     :raises PermissionError: if it is a local pipe or device, which would block the task

@@ -95,7 +95,6 @@ class CrmHook(BaseHook):
     count_contacts = _call(CrmClient.count_contacts)
     create_deal = _call(CrmClient.create_deal)
     find_deal = _call(CrmClient.find_deal)
-    find_own_deal = _call(CrmClient.find_own_deal)
     get_deal = _call(CrmClient.get_deal)
     update_deal = _call(CrmClient.update_deal)
     move_deal = _call(CrmClient.move_deal)

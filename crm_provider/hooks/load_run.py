@@ -15,7 +15,7 @@ from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
 from crm_provider.load.kinds.kind import Kind
-from crm_provider.load.options import NO_PLAN
+from crm_provider.load.options import NO_PLAN, LoadOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import (
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from crm_provider.load.job import LoadJob
     from crm_provider.load.preflight import RowMapper
     from crm_provider.load.sources.source import Source
+    from crm_provider.load.state.fingerprints import Fingerprints
 
 log = logging.getLogger(__name__)
 
@@ -156,8 +157,7 @@ class LoadRun:
         self._finish(job, summary, f"Stopped: {error}{left}")
         self._count("stopped")
         when = "before a plan was made" if summary.plan == NO_PLAN else "after"
-        text = f"The load stopped {when}: {summary.counted}. {self._next(stopped, job)}"
-        error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
+        error.add_remark(f"The load stopped {when}: {summary.counted}. {self._next(stopped, job)}")
 
     def _next(self, stopped: LoadStopped, job: LoadJob) -> str:
         """What happens to the rows that are left."""
@@ -248,7 +248,7 @@ class LoadRun:
             time_limit=None if ti is None else time_limit(self.timeout, ti, resumes=resumes),
         )
 
-    def _options(self) -> Any:
+    def _options(self) -> LoadOptions:
         """The options, with what the policy says about rows that are not valid: the check decides them all at once."""
         options = self.kind.options_of(self.given)
         if not (self.policy.on_error or self.policy.site):
@@ -279,7 +279,7 @@ class LoadRun:
         fields = getattr(mapper, "field_columns", None)
         return OutcomesFile(path, keys=self.given.get("outcome_keys") or (), fields=fields)
 
-    def _fingerprints(self, state: AnyPath, client: CrmClient, options: Any, opened: ExitStack) -> Any:
+    def _fingerprints(self, state: AnyPath, client: CrmClient, options: LoadOptions, opened: ExitStack) -> Fingerprints:
         from crm_provider.load.state.fingerprints import Fingerprints, secret_for
 
         fingerprints = Fingerprints(state, secret_for(client.settings), effect=options.effect)

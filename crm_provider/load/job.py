@@ -120,7 +120,10 @@ class LoadTry:
     def _write(self) -> None:
         progress = self.progress
         for file in self.job.row_files:
-            file.resume(self.counts.done.__contains__) if self.counts.rows else file.start()
+            if self.counts.rows:
+                file.resume(self.counts.done.__contains__)
+            else:
+                file.start()
         progress.save()  # so that a file that cannot be written is found before the first call
         self._note_start()
         try:

@@ -250,7 +250,6 @@ def _check_keys(source: Source, keys: Sequence[str], fields: Mapping[str, str]) 
     """Check that the source, or each of its files, has the columns that the outcomes are to show.
 
     :param fields: what the mapping reads; it was checked before
-
     :raises SourceError: naming the first that is missing, and the nearest one
     """
     if not keys:

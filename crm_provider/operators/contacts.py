@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from crm_provider._compat import Context
 from crm_provider.client import validation
 from crm_provider.errors import CrmContactAlreadyExistsError, CrmContactNotFoundError
 from crm_provider.errors.on_error import Action
+from crm_provider.load.options import Mode
 from crm_provider.observability.links import CrmContactLink
 from crm_provider.operators.base import CrmOperator, run_start
 from crm_provider.tasks.arguments import rendered
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from crm_provider.tasks.arguments import CrmArguments, Templated
-
-Mode = Literal["upsert", "create", "update"]
 
 MAX_ANSWER_CHARACTERS = 4096
 """Maximum characters of a verification's result in the XCom; of a larger one only numbers and booleans are kept."""

@@ -86,7 +86,7 @@ class CrmCreateDealOperator(CrmOperator):
 
     def _earlier(self, context: Context) -> dict[str, Any] | None:
         """The deal that an earlier try of this task created."""
-        return self.hook.find_own_deal(
+        return self.hook.get_conn().find_own_deal(
             self.contact_id,
             self.pipeline_id,
             stage_id=self.stage_id,

@@ -31,7 +31,7 @@ UNUSED = 3600.0
 _FILE = os.O_RDWR | os.O_NOFOLLOW
 
 
-def private_folder() -> Path:
+def state_folder() -> Path:
     """The folder for the state files of this user."""
     return Path(tempfile.gettempdir()) / f"crm-provider-{os.geteuid()}"
 
@@ -49,7 +49,7 @@ class HostFile:
     """
 
     def __init__(self, name: str, *, folder: Path | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._name, self._folder, self._sleep = name, folder or private_folder(), sleep
+        self._name, self._folder, self._sleep = name, folder or state_folder(), sleep
 
     @contextmanager
     def open(self) -> Iterator[int]:

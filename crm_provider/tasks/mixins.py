@@ -54,12 +54,9 @@ class ErrorPolicyMixin:
     def set_error_policy(
         self, on_error: OnError | ErrorPolicy | None, *, mode: str = "upsert", operator: str | None = None
     ) -> None:
-        """Check and set ``on_error``.
-
-        Each mode of an operator has its own rules.
+        """Check and set ``on_error``. Each mode of an operator has its own rules.
 
         :param operator: whose rules apply; by default those of this class
-
         :raises ValueError: naming the line, the problem and the nearest valid choice
         """
         self.on_error = on_error

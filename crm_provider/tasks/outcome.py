@@ -69,6 +69,8 @@ ENDS = (AirflowFailException, AirflowSensorTimeout)
 
 RECORDED = (AirflowRescheduleException, AirflowSkipException, *ENDS)  # they follow a record in the log
 
+SAME_WAY = ", because a retry would fail in the same way"
+
 REASON_XCOM, LONGEST_REASON = "crm_reason", 1000
 """XCom key of the reason of a load that ends before its first call without an error of the CRM; maximum characters."""
 
@@ -232,15 +234,16 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context, 
             log_end(logging.WARNING, f"slot freed until {moment(until)}; the try is kept")
             raise AirflowRescheduleException(until)
         log_end(logging.WARNING if left else logging.ERROR, _try_failed(context))
-        _remark(error, _retry_remark(left, task))
+        error.add_remark(_retry_remark(left, task))
         raise error
     policy = getattr(task, "retry_policy", None)
     if policy is not None and not isinstance(policy, CrmRetryPolicy):
         log_end(logging.ERROR, "failed; whether it is retried is up to the task's own retry policy")
-        _remark(error, f"The outcome is fail, by {decision.origin}, but the task's own retry policy decides")
+        error.add_remark(f"The outcome is fail, by {decision.origin}, but the task's own retry policy decides")
     else:
-        log_end(logging.ERROR, "failed; not retried, because a retry would fail in the same way")
-        _remark(error, f"Not retried, by {decision.origin}")
+        passing = isinstance(error, (e.CrmTransientError, e.CrmThrottledError))  # the line that decided is the reason
+        log_end(logging.ERROR, f"failed; not retried{'' if passing else SAME_WAY}")
+        error.add_remark(f"Not retried, by {decision.origin}")
     if left and policy is None:
         raise AirflowFailException(str(error)) from error
     raise error
@@ -300,7 +303,7 @@ def fail_without_retry(
     :param happened: the part of the message that begins the record in the log, if ``facts`` hold the rest
     :param why: why it is not retried; by default because a retry would fail in the same way
     """
-    because = f": {why}" if why else ", because a retry would fail in the same way"
+    because = f": {why}" if why else SAME_WAY
     log.error("%s", record(happened or message, [*facts, ("Task", f"failed; not retried{because}")]))
     raise AirflowFailException(message) from cause
 
@@ -378,10 +381,6 @@ def _try_failed(context: Context) -> str:
 def _retry_remark(left: int, task: Any) -> str:
     none = "No retries left" if getattr(task, "retries", 0) else "No retries left (set retries=)"
     return counted(left, "retry left", "retries left") if left else none
-
-
-def _remark(error: e.CrmError, text: str) -> None:
-    error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
 
 
 def _publish(error: e.CrmError, decision: Decision, ti: Any, task: Any) -> None:

@@ -196,8 +196,8 @@ def _file_name(parts: Sequence[object]) -> str:
 _END = "\ue000"
 """A character appended to text, so that native rendering does not evaluate it as a Python value."""
 
-_FROM_TEXT = (bool, int, float, complex, bytes, type(None))
-"""Types that native rendering converts text to, besides lists, mappings and sets."""
+_FROM_TEXT = (bool, int, float, complex, bytes, tuple, set, type(None), type(...))
+"""Types that native rendering converts text to, besides lists and mappings: of ``1234,50`` it makes a tuple."""
 
 
 class MissingValue(str):
@@ -269,12 +269,12 @@ class RenderedFieldsMixin:
         outputs: list[Any] = []
         noting = env if env.finalize is not None else env.overlay(finalize=_noting(outputs))
         found = super().render_template(content, context, noting, seen_oids)  # type: ignore[misc]
-        if isinstance(found, str):
+        if isinstance(found, str) and not _has_quote(outputs):
             return MissingValue(found) if found == "None" and outputs[-1:] == [None] else found
-        if not isinstance(found, _FROM_TEXT) or is_file:
+        if is_file or not isinstance(found, (str, *_FROM_TEXT)):
             return found
         text = super().render_template(f"{content}{_END}", context, env, seen_oids)[:-1]  # type: ignore[misc]
-        is_value = len(outputs) == 1 and type(outputs[0]) is type(found) and str(outputs[0]) == text
+        is_value = len(outputs) == 1 and type(outputs[0]) is type(found) is not str and str(outputs[0]) == text
         return found if is_value else text
 
 
@@ -313,6 +313,11 @@ def _unusable(value: Any, place: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
             yield from _unusable(item, f"{place}[{number}]")
+
+
+def _has_quote(outputs: Sequence[Any]) -> bool:
+    """Whether an output has a quotation mark: native rendering makes ``Ada`` of the text ``"Ada"``."""
+    return any(isinstance(each, str) and ("'" in each or '"' in each) for each in outputs)
 
 
 def _noting(outputs: list[Any]) -> Callable[[Any], Any]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crm_provider.extract.columns import Kind
+from crm_provider.extract.columns import ColumnKind
 
-Types = Mapping[Kind, str]
+Types = Mapping[ColumnKind, str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.hooks.crm import CrmHook, waiting_transport
-from crm_provider.waiting.changes import Kind, Snapshot, SnapshotReading
+from crm_provider.waiting.changes import Snapshot, SnapshotReading, WatchedListing
 from crm_provider.waiting.registry import LoopRegistry
 
 log = logging.getLogger(__name__)
@@ -99,16 +99,16 @@ class SharedSnapshots:
         self, connect: Callable[[], Awaitable[CrmClient]], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._connect, self._clock = connect, clock
-        self._locks: defaultdict[Kind, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._last: dict[Kind, _TimedSnapshot] = {}
-        self._unfinished: dict[Kind, tuple[CrmClient, SnapshotReading]] = {}
+        self._locks: defaultdict[WatchedListing, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._last: dict[WatchedListing, _TimedSnapshot] = {}
+        self._unfinished: dict[WatchedListing, tuple[CrmClient, SnapshotReading]] = {}
 
     @classmethod
     def of(cls, crm_conn_id: str) -> SharedSnapshots:
         """The snapshots that all watchers of a connection share in this event loop."""
         return _snapshots.get(crm_conn_id)
 
-    async def since(self, kind: Kind, moment: float) -> Snapshot:
+    async def since(self, kind: WatchedListing, moment: float) -> Snapshot:
         """A snapshot that was started at this time (of the monotonic clock) or later: the last one, or a new one.
 
         :raises CrmError: if a page cannot be read
@@ -121,11 +121,11 @@ class SharedSnapshots:
             raise last.error
         return last.snapshot
 
-    def has_progressed(self, kind: Kind) -> bool:
+    def has_progressed(self, kind: WatchedListing) -> bool:
         """Whether the last attempt has failed behind pages that the next one need not read again."""
         return kind in self._last and self._last[kind].has_progressed
 
-    async def _take(self, kind: Kind, moment: float) -> _TimedSnapshot:
+    async def _take(self, kind: WatchedListing, moment: float) -> _TimedSnapshot:
         started, stop = max(self._clock(), moment), threading.Event()  # a sleep may end slightly early
         reading = SnapshotReading(kind)
         try:
@@ -145,7 +145,7 @@ class SharedSnapshots:
         await asyncio.to_thread(log.info, "Read %d %s in %.1f s.", len(snapshot), kind, self._clock() - started)
         return _TimedSnapshot(started, snapshot)
 
-    def _continued(self, kind: Kind, client: CrmClient) -> SnapshotReading | None:
+    def _continued(self, kind: WatchedListing, client: CrmClient) -> SnapshotReading | None:
         """The unfinished reading, None if there is none or the connection has changed since."""
         before, reading = self._unfinished.pop(kind, (None, None))
         return reading if before is client else None

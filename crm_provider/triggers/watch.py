@@ -21,7 +21,15 @@ from crm_provider.client import validation
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.triggers.connection import SharedSnapshots
 from crm_provider.triggers.cursor import Cursor
-from crm_provider.waiting.changes import ErrorBackoff, Kind, SeenIds, Snapshot, SnapshotChange, compare, fingerprint
+from crm_provider.waiting.changes import (
+    ErrorBackoff,
+    SeenIds,
+    Snapshot,
+    SnapshotChange,
+    WatchedListing,
+    compare,
+    fingerprint,
+)
 from crm_provider.waiting.poller import OFFSET
 
 log = logging.getLogger(__name__)
@@ -40,7 +48,7 @@ def _is_interval(value: object) -> bool:
 class _WatchTrigger(BaseEventTrigger):
     """Reads a listing once per interval, and yields an event with the records that have joined a group."""
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[WatchedListing]
     group_name: ClassVar[str]
     ids_name: ClassVar[str]
 

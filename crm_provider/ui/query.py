@@ -174,7 +174,7 @@ def runs_of(
     """Runs of a sync, the newest first, and how many there are; at most :data:`MOST_RUNS` are counted.
 
     :param states: only these states of the task; all by default
-    :param rejects: only runs with rejected rows, or only those without
+    :param rejects: only runs with rejected rows, and dry runs that would fail; or only the others
     """
     ti = TaskInstance
     chosen = select(*_columns()).where(ti.dag_id == sync[0], ti.task_id == sync[1], *_has_run())
@@ -183,7 +183,7 @@ def runs_of(
     if since is not None:
         chosen = chosen.where(ti.start_date >= since)
     if rejects is not None:
-        chosen = chosen.where(_rejects_rows() if rejects else ~_rejects_rows())
+        chosen = chosen.where(_has_rejects() if rejects else ~_has_rejects())
     counted = session.scalar(select(func.count()).select_from(chosen.limit(MOST_RUNS).subquery()))
     order = (ti.start_date.desc(), ti.run_id.desc(), ti.map_index.desc())
     page = chosen.order_by(*order).limit(limit).offset(min(offset, MOST_RUNS)).subquery()
@@ -218,15 +218,13 @@ def _has_run() -> tuple[Any, ...]:
     return ti.operator.in_(SYNCS), ti.start_date.is_not(None), ran
 
 
-def _rejects_rows() -> Any:
-    """Whether the result of a task instance counts rejected rows."""
+def _has_rejects() -> Any:
+    """Whether the result of a task instance counts rejected rows, or is that of a dry run that would fail."""
     of_task = _same_task(XComModel, TaskInstance)
-    rejected = cast(XComModel.value["rejected"].as_string(), Text)  # SQLite returns a number here
-    return (
-        select(XComModel.key)
-        .where(of_task, XComModel.key == "return_value", rejected.is_not(None), rejected.not_in(("0", "null")))
-        .exists()
-    )
+    # SQLite returns numbers here
+    rejected, would_fail = (cast(XComModel.value[name].as_string(), Text) for name in ("rejected", "would_fail"))
+    has_some = or_(rejected.not_in(("0", "null")), would_fail.in_(("1", "true")))
+    return select(XComModel.key).where(of_task, XComModel.key == "return_value", has_some).exists()
 
 
 def _same_task(model: Any, task: Any) -> Any:

@@ -24,7 +24,7 @@ from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["contacts", "deals"]
+WatchedListing = Literal["contacts", "deals"]
 SeenIds = Mapping[int, None]
 """Fingerprints of the members, oldest first: a newcomer changes only the end of what is stored."""
 
@@ -116,7 +116,7 @@ class SnapshotReading:
     :ivar found: the records read so far
     """
 
-    kind: Kind
+    kind: WatchedListing
     found: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -175,7 +175,7 @@ def _stage(deal: Record) -> Sequence[str]:
     return [stage.lower()] if isinstance(stage, str) else []
 
 
-_GROUPS: Mapping[Kind, Callable[[Record], Sequence[str]]] = {"contacts": _lists, "deals": _stage}
+_GROUPS: Mapping[WatchedListing, Callable[[Record], Sequence[str]]] = {"contacts": _lists, "deals": _stage}
 
 
 # -- errors

@@ -180,7 +180,10 @@ def test_page_supports_search_filters_and_paging(users: Users, loads: Any) -> No
 
 
 def test_filter_for_rejects_uses_the_database(users: Users, loads: Any, set_stored: SetStored) -> None:
-    for rejected, state in (("3", "rejects"), ("0", "success"), ("null", "success"), ('{"a": 1}', "rejects")):
+    for rejected, state in (
+        ("3", "rejects"), ("0", "success"), ("null", "success"), ('{"a": 1}', "rejects"),
+        ('0, "dry_run": true, "would_fail": true', "rejects"), ('0, "dry_run": true, "would_fail": false', "success"),
+    ):  # fmt: skip
         set_stored("task_instance", "state", "success")
         set_stored("xcom", "value", f'{{"rows": 3, "rejected": {rejected}}}')
         for asked in ("rejects", "success"):

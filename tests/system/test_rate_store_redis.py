@@ -71,7 +71,7 @@ STEPS = st.lists(
 
 
 @given(pace=PACES, steps=STEPS)
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_lua_script_equals_the_schedule(redis: RedisServer, pace: Pace, steps: Any) -> None:
     client(redis).flushall()
     store, schedule, now = RedisStore(redis.url, "same"), Schedule(), 1.7e9
@@ -175,7 +175,7 @@ def test_calls_are_paced_while_redis_is_flushed_or_down(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(host_file, "private_folder", lambda: tmp_path / "state")
+    monkeypatch.setattr(host_file, "state_folder", lambda: tmp_path / "state")
     monkeypatch.setattr(budgets, "RECHECK", 0.2)
     limiter = Budget(budgets.store_for(Settings(api_key="k", rate_store=redis.url)), 50.0, 2).lane(Lane.BULK)
 

@@ -410,6 +410,22 @@ def test_error_is_stored_as_a_small_xcom_and_one_log_record(action: Action, capl
     ]
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (not_found(), ", because a retry would fail in the same way"),
+        (throttled(None), ""),
+        (e.CrmGatewayTimeoutError("Endpoint request timed out", status=504, outcome_known=False), ""),
+    ],
+    ids=["permanent", "throttled", "transient"],
+)
+def test_log_expects_the_same_failure_only_after_a_permanent_error(
+    error: e.CrmError, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended(error, Action.FAIL)
+    assert f" failed; not retried{why}\n" in caplog.text
+
+
 # -- custom tasks -------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from crm_provider.rate_limit.host_file import (
     UNUSED,
     HostFileStore,
     file_name,
-    private_folder,
+    state_folder,
 )
 from crm_provider.rate_limit.schedule import GrantStatus, Lane, Pace, StoreUnusable, Ticket
 
@@ -45,12 +45,12 @@ def ask(store: HostFileStore, ticket: Ticket | None = None) -> tuple[GrantStatus
 
 def test_each_user_has_a_folder_and_each_key_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert private_folder() == tmp_path / f"crm-provider-{os.geteuid()}"
+    assert state_folder() == tmp_path / f"crm-provider-{os.geteuid()}"
     names = {file_name(url, key) for url in ("http://a", "http://b") for key in ("1", "2")}
     assert len(names) == 4
     assert all(re.fullmatch(r"[0-9a-f]{32}\.rate", name) for name in names)
     HostFileStore("key.rate", clock=FakeClock()).pause(1.0, 0.0, PACE)
-    assert (private_folder() / "key.rate").exists()
+    assert (state_folder() / "key.rate").exists()
 
 
 def test_folder_created_by_another_process_meanwhile_is_used(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

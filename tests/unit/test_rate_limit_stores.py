@@ -111,7 +111,7 @@ DAMAGE = st.one_of(
 
 @given(damage=DAMAGE)
 @example(damage=Schedule().to_bytes() + b"more")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_damage_heals(folder: Path, damage: bytes) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     (folder / "key.rate").write_bytes(damage)
@@ -387,7 +387,7 @@ def test_each_process_paces_itself_without_a_private_folder(
     monkeypatch: pytest.MonkeyPatch, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     open_to_others(monkeypatch, folder)
-    monkeypatch.setattr(host_file, "private_folder", lambda: folder)
+    monkeypatch.setattr(host_file, "state_folder", lambda: folder)
     store = budgets.store_for(Settings(api_key="k"))
     assert tickets(store) == [0, 1]
     assert [record.levelname for record in logged(caplog)] == ["WARNING"]
@@ -397,7 +397,7 @@ def test_each_process_paces_itself_without_a_private_folder(
 def test_host_paces_itself_without_redis_and_hides_the_password(
     monkeypatch: pytest.MonkeyPatch, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(host_file, "private_folder", lambda: folder)
+    monkeypatch.setattr(host_file, "state_folder", lambda: folder)
     url = "redis://:s3cret@127.0.0.1:1/0"
     store = budgets.store_for(Settings(api_key="k", rate_store=url))
     assert tickets(store) == [0, 1]

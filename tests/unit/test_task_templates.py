@@ -89,6 +89,12 @@ def test_text_without_a_marker_is_unchanged(literal: str, native: bool) -> None:
         ("{{ '1.50' }}", "1.50", "1.50"),
         ("{# a note #}2024", "2024", "2024"),
         ("Ada {{ word }}", "Ada None", "Ada None"),
+        ("{{ '1234,50' }}", "1234,50", "1234,50"),
+        ("{{ (1, 'a') }}", (1, "a"), "(1, 'a')"),
+        ("{{ '...' }}", "...", "..."),
+        ("{{ '{1}' }}", "{1}", "{1}"),
+        ("""{{ '"Ada"' }}""", '"Ada"', '"Ada"'),
+        ("""{{ "'a' 'b'" }}!""", "'a' 'b'!", "'a' 'b'!"),
     ],
 )
 def test_rendered_template(template: str, as_native: Any, as_text: str) -> None:

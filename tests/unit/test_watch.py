@@ -28,10 +28,10 @@ from crm_provider.waiting.changes import (
     MOST_STALLED,
     SLOW,
     ErrorBackoff,
-    Kind,
     SeenIds,
     Snapshot,
     SnapshotReading,
+    WatchedListing,
     compare,
     fingerprint,
     pack,
@@ -274,7 +274,7 @@ LISTED: list[Any] = [
 
 
 @pytest.mark.parametrize(("kind", "fields", "groups"), LISTED)
-def test_snapshot_has_the_groups_of_each_record(kind: Kind, fields: dict[str, Any], groups: set[str]) -> None:
+def test_snapshot_has_the_groups_of_each_record(kind: WatchedListing, fields: dict[str, Any], groups: set[str]) -> None:
     it = listing([{"id": 7, **fields}, {"id": "r-8", **fields}])
     assert SnapshotReading(kind).read(it.client, never) == {"7": groups, "r-8": groups}
     assert it.http.sent == [f"GET /{kind}?page=0"]

@@ -52,7 +52,7 @@ class Kind:
         made: RemoteRecords = getattr(importlib.import_module(module), name)(setup)
         return made
 
-    def options_of(self, given: Mapping[str, Any]) -> Any:
+    def options_of(self, given: Mapping[str, Any]) -> LoadOptions:
         """The options among the arguments.
 
         :raises SourceError: if one is not valid, or two contradict each other

@@ -14,8 +14,7 @@ from typing import cast
 from crm_provider import errors as e
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
-from crm_provider.client.upsert import ContactWriter, LearnedOrder, WriteResult, may_be_absent
-from crm_provider.client.upsert import Mode as WriteMode
+from crm_provider.client.upsert import ContactWriter, LearnedOrder, WriteMode, WriteResult, may_be_absent
 from crm_provider.load.kinds.remote import ContactCache, RemoteRecords, Tick, TrySetup
 from crm_provider.load.options import ContactOptions, Mode, PlanName
 from crm_provider.load.planner import SAMPLE_MOST, ListCosts, Plan, Sample, choose

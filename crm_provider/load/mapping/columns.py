@@ -47,26 +47,10 @@ def key_value(row: Mapping[str, Any], name: str, fields: Mapping[str, str]) -> A
     return value_at(row, fields.get(name, name)) if found is _MISSING else found
 
 
-WORDS = frozenset(
-    {
-        "null",
-        "(null)",
-        "<null>",
-        "[null]",
-        "\\n",
-        "none",
-        "nil",
-        "nan",
-        "-nan",
-        "nat",
-        "<na>",
-        "na",
-        "n/a",
-        "n.a.",
-        "n/d",
-    }
-    | {"undefined", "not available", "not applicable"}
-)
+WORDS = frozenset({
+    "null", "(null)", "<null>", "[null]", "\\n", "none", "nil", "nan", "-nan", "nat", "<na>", "na", "n/a", "n.a.",
+    "n/d", "undefined", "not available", "not applicable",
+})  # fmt: skip
 """In lower case. They stay text unless ``null_values`` lists them, because a surname can be Null."""
 
 LONGEST = max(map(len, WORDS))

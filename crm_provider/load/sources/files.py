@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from crm_provider.files.paths import AnyPath, as_path, open_source
+from crm_provider.files.paths import AnyPath, as_path, read_any
 from crm_provider.files.private import NO_FILE
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.sources.options import FORMATS
@@ -44,18 +44,18 @@ class SourceTable:
 def expand_pattern(path: Any, given: object = None) -> list[AnyPath]:
     """The files of a path or pattern, in the order of their names.
 
-    An existing file whose name has wildcards is used literally. ``**`` stands for any number of folders. As in a shell,
-    a wildcard does not match a leading dot: such files are copies and drafts of other programs.
+    An existing file or folder whose name has wildcards is used literally. ``**`` stands for any number of folders. As
+    in a shell, a wildcard does not match a leading dot: such files are copies and drafts of other programs.
 
     :param path: a path object
     :param given: how the user wrote it, for the message
     :raises NoSuchFile: if no file matches a pattern
     """
-    parts = path.parts
-    first = next((n for n, part in enumerate(parts) if _WILDCARD.search(part)), None)
-    if first is None or path.exists():
+    parts, folders = path.parts, [*reversed(path.parents), path][-len(path.parts) :]
+    first = next((n for n, part in enumerate(parts) if _WILDCARD.search(part) and not folders[n].exists()), None)
+    if first is None:
         return [path]
-    base = path.parents[len(parts) - first - 1]
+    base = folders[first].parent
     start, with_hidden = len(base.parts), _is_hidden(parts[first:])
     found = [
         file
@@ -103,7 +103,7 @@ def read_source(path: AnyPath) -> IO[bytes]:
     :raises SourceError: if it is a pipe or a device
     """
     try:
-        return open_source(path)
+        return read_any(path)
     except PermissionError as refused:
         if refused.strerror == NO_FILE:
             raise SourceError(f"{path} is not an ordinary file but a pipe or a device; write a file first") from None

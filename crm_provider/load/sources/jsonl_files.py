@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.files import LINE, Record, SourceTable, place, rejects_refused
-from crm_provider.load.sources.text_files import TextLines, open_lines
+from crm_provider.load.sources.text_files import ORDER_MARK, TextLines, open_lines
 
 LARGEST_EXPONENT = 400
 """Power of ten; floats end at 308. A larger one, ten characters long, may take gigabytes when it is written out."""
@@ -30,7 +30,7 @@ def open_jsonl(path: AnyPath, *, encoding: str = "utf-8") -> Iterator[SourceTabl
 def _records(lines: TextLines) -> Iterator[Record]:
     is_first = True
     for line in lines:
-        text = line.strip("\r\n")
+        text = line.lstrip(ORDER_MARK).strip("\r\n")
         if not text.strip():
             continue
         if is_first:
@@ -38,7 +38,7 @@ def _records(lines: TextLines) -> Iterator[Record]:
         try:
             yield _object(text), None, lines.number
         except _Unusable as why:
-            if is_first and isinstance(why, _Unfinished) and line != text:
+            if is_first and isinstance(why, _Unfinished) and line.endswith("\n"):
                 raise _not_lines(lines) from None
             yield {LINE: text}, f"{place(lines.path, lines.number)} {why}", lines.number
         is_first = False

@@ -173,7 +173,10 @@ class FilesSource:
         if columns is None or first is None or set(columns) == set(first):
             return
         if not set(columns) & set(first) or any("@" in name for name in (*columns, *first)):
-            raise SourceError(f"{file} and {self._files[0]} have no header line in common; add it where it is missing")
+            raise SourceError(
+                f"{file} and {self._files[0]} have no column in common; add the header line where it is missing, or "
+                "give the columns the same names (case matters)"
+            )
 
 
 # -- helpers ------------------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ DAMAGED = "\0" * 64
 _MARK = "\udcff"
 """Replaces bytes that cannot be decoded: half a surrogate pair, which no text decodes to."""
 
-_ORDER_MARK = "\ufeff"
+ORDER_MARK = "\ufeff"
+"""Begins a row in the middle of a file if files with byte order marks were appended to each other."""
 
 codecs.register_error("crm_provider.mark", lambda error: (_MARK, getattr(error, "end", 0)))
 
@@ -84,8 +85,6 @@ class TextLines:
         with _unpacking(self.path, self):
             for line in iter(partial(self._text.readline, LONGEST_LINE), ""):
                 self.number += 1
-                if line[0] == _ORDER_MARK:  # of a file that was appended to another one
-                    line = line.lstrip(_ORDER_MARK)  # noqa: PLW2901
                 if _MARK in line or len(line) == LONGEST_LINE or ("\0" in line and self._shows_no_text(line)):
                     raise self._wrong(line)
                 if may_be_utf8 and not line.isascii():
@@ -155,7 +154,7 @@ _OTHER_KINDS: tuple[tuple[bytes, str], ...] = (
     (b"Rar!", "a RAR archive; unpack it"),
     (b"%PDF", "a PDF document; export the table as CSV"),
     (b"Obj\x01", "an Avro file; write Parquet, CSV or JSON lines"),
-    (b"SQLite format 3", "a SQLite database; load it with SqlToCrmContactsOperator"),
+    (b"SQLite format 3", "a SQLite database; load a query of it with an operator of crm_provider.transfers.sql_to_crm"),
 )
 """First bytes of a file -> what it is and what to do."""
 

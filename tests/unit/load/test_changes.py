@@ -16,10 +16,10 @@ from upath import UPath
 
 from crm_provider import errors as e
 from crm_provider.client.settings import Settings
-from crm_provider.extract.changes import CHANGE, ChangeTracker
+from crm_provider.extract.changes import ChangeTracker
 from crm_provider.extract.extractor import Extractor
 from crm_provider.extract.partial_pages import Owner
-from crm_provider.extract.writers import check_changes_since
+from crm_provider.extract.writers import CHANGE, check_changes_since
 from crm_provider.files.lock import InUse
 
 from .test_extract import FakeClient

@@ -428,6 +428,13 @@ def test_format_is_checked_at_once(form: str, problem: str) -> None:
             make(format=form)
 
 
+@pytest.mark.parametrize(("clock", "problem"), [("10:00 %Z", "drops the zone"), ("%I:%M", "needs %p")])
+def test_format_that_would_read_another_time_is_refused(clock: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        formats.moment(format=f"%Y-%m-%d {clock}", zone="America/Sao_Paulo")
+    formats.moment(format="%Y-%m-%d %I:%M %p %%Z", zone="UTC")
+
+
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "", "../etc/passwd", "america sao paulo"])
 def test_time_zone_is_checked_at_once(zone: str) -> None:
     with pytest.raises(ValueError, match="is not known; give a name such as 'UTC'"):
@@ -457,6 +464,8 @@ def test_converted_datetime_is_the_same_instant(value: datetime) -> None:
         (Decimal("30123456.00"), "DE", "+4930123456"),  # not +49 30 1234 5600, which is valid, too
         ("+55 31 99999-9999", None, "+5531999999999"),
         ("tel:+1-650-253-0000", None, "+16502530000"),
+        ("tel:030123456;phone-context=+49", None, "+4930123456"),
+        ("Mobil: 030 123456", "DE", "+4930123456"),
         ("+44 20 7946 0958", "BR", "+442079460958"),
     ],
 )
@@ -478,6 +487,8 @@ def test_phone(value: Any, region: str | None, expected: str) -> None:
         ("123", "BR", "not a valid phone number"),
         ("+1 650 253 0000 ext. 5", "US", "a phone number with an extension"),
         (30123456.5, "DE", "not a phone number"),
+        ("030 123456 (privat)", "DE", "a phone number with letters"),  # not +49 30 123456 774828
+        ("2 x 030 123456", "DE", "a phone number with letters"),
         (True, "BR", "not a number"),
         (5.5e30, "BR", "a float too large to be exact"),
     ],

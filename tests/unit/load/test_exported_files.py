@@ -429,6 +429,11 @@ def test_tie_between_delimiters_is_decided_by_the_table() -> None:
     ]  # fmt: skip
 
 
+def test_comma_in_every_line_is_text(tmp_path: Path) -> None:
+    source = open_source(file(tmp_path, "email;name, full\na@ex.co;Silva, Ana\n"))
+    assert contacts(source) == [("a@ex.co", {"name, full": "Silva, Ana"})]
+
+
 TIES = {
     "more commas in the header than delimiters": "Nome, completo, civil;email\nAna;a@ex.co\nBia;b@ex.co\n",
     "bars in names": "email|mail,n|ame\na@ex.co,Ana\n",

@@ -201,9 +201,11 @@ def test_pattern_without_a_match_is_an_error_at_once(tmp_path: Path, monkeypatch
 
 
 def test_existing_name_with_wildcards_is_taken_literally(tmp_path: Path) -> None:
-    for name, email in (("leads[1].csv", "right"), ("leads1.csv", "wrong")):
+    for name, email in (("leads[1].csv", "right"), ("leads1.csv", "wrong"), ("in[1]/leads.csv", "folder")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"email\n{email}\n", encoding="utf-8")
     assert emails(open_source(tmp_path / "leads[1].csv")) == ["right"]
+    assert emails(open_source(tmp_path / "in[1]" / "*.csv")) == ["folder"]
 
 
 @pytest.mark.parametrize(
@@ -310,7 +312,7 @@ def test_option_that_is_none_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("header", ["email,age", "known@x.io,2"])
 def test_file_without_its_header_is_not_quoted(header: str, tmp_path: Path) -> None:
     write(tmp_path, a_csv=f"{header}\na@x.io,1\n", b_csv="secret@x.io,2\nb@x.io,3\n")
-    with pytest.raises(SourceError, match=r"b\.csv and .*a\.csv have no header line in common") as caught:
+    with pytest.raises(SourceError, match=r"b\.csv and .*a\.csv have no column in common") as caught:
         list(open_source(tmp_path / "*.csv").rows())
     assert "secret" not in str(caught.value)
 
@@ -322,7 +324,7 @@ def test_file_without_read_permission_has_its_own_error(tmp_path: Path, monkeypa
     def refused(_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(files, "open_source", refused)
+    monkeypatch.setattr(files, "read_any", refused)
     with pytest.raises(PermissionError):
         list(open_source(str(path)).rows())
 

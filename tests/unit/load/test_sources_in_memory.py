@@ -106,7 +106,7 @@ def test_columns_with_one_name_can_be_distinguished() -> None:
 
 
 def test_value_without_a_python_form_is_a_bad_row() -> None:
-    column = pyarrow.array([2**60], pyarrow.timestamp("s"))
+    column = pyarrow.array([[2**60]], pyarrow.list_(pyarrow.timestamp("s")))
     source: Any = open_source(table(when=column, n=[1]))
     [row] = source.rows()
     assert row.values == {"n": 1}

@@ -171,9 +171,11 @@ def test_encoding_that_rejects_the_whole_file(tmp_path: Path, encoding: str) -> 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_marks_of_files_that_were_appended_are_no_part_of_a_value(tmp_path: Path, suffix: str) -> None:
     path, mark = tmp_path / f"leads.{suffix}", codecs.BOM_UTF8.decode()
-    head, row = ("name,email\n", '"Ann, B.",a@x.io\n') if suffix == "csv" else ("", '{"name": "Ann, B."}\n')
+    head, row = (
+        ("name,email\n", f'"Ann\n{mark}B.",a@x.io\n') if suffix == "csv" else ("", '{"name": "Ann\\n\ufeffB."}\n')
+    )
     path.write_text(f"{mark}{mark}{head}{row}{mark}{row}{mark}", encoding="utf-8")
-    assert [row.values["name"] for row in open_source(path).rows()] == ["Ann, B.", "Ann, B."]
+    assert [row.values["name"] for row in open_source(path).rows()] == [f"Ann\n{mark}B."] * 2
 
 
 def test_line_without_an_end_is_not_read_whole(tmp_path: Path) -> None:

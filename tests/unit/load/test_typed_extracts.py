@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.extract.changes import CHANGE, ChangeTracker
+from crm_provider.extract.changes import ChangeTracker
 from crm_provider.extract.extractor import Extractor
 from crm_provider.extract.partial_pages import Owner
-from crm_provider.extract.writers import check_column_types
+from crm_provider.extract.writers import CHANGE, check_column_types
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.rows import Row
 from crm_provider.load.sources.source import open_source
