@@ -145,8 +145,8 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         self._load_state(context)
         try:
             self.last_result = self._check_and_defer(context) if self.deferrable else super().execute(context)
-        except AirflowSensorTimeout as timeout:
-            sensor_timeout(str(timeout), last_result=self._waiting.last_result, cause=timeout)
+        except AirflowSensorTimeout:
+            sensor_timeout(self.timeout, last_result=self._waiting.last_result)
         except AirflowSkipException as skipped:  # by soft_fail or never_fail
             skip(f"{skipped} The last result was: {self._waiting.last_result}", cause=skipped)
         except AirflowRescheduleException as freed:
@@ -199,8 +199,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
             limit = self.execution_timeout
             task_timeout(f"The execution_timeout of {limit} is over. The last result was: {event['last_result']}")
         if "last_result" in event:
-            message = f"Sensor has timed out after {self.timeout:.0f} s."
-            sensor_timeout(message, last_result=event["last_result"], soft_fail=self.soft_fail)
+            sensor_timeout(self.timeout, last_result=event["last_result"], soft_fail=self.soft_fail)
         self.log.info("Found: %s", event["result"])
         self.last_result = event["result"]
         return event["result"]

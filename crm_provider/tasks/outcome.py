@@ -340,21 +340,21 @@ def log_reschedule(date: datetime) -> None:
     log.info("Slot freed until %s; the try is kept.", moment(date))
 
 
-def sensor_timeout(
-    message: str, *, last_result: str, soft_fail: bool = False, cause: BaseException | None = None
-) -> NoReturn:
+def sensor_timeout(timeout: float, *, last_result: str, soft_fail: bool = False) -> NoReturn:
     """End a sensor after its timeout.
 
+    :param timeout: in seconds
     :param last_result: what the last check found
     :param soft_fail: end it as skipped
     """
+    message = f"Sensor has timed out after {timeout:.0f} s."
     ended = "skipped, by soft_fail" if soft_fail else "failed; the timeout of a sensor is not retried"
     level = logging.INFO if soft_fail else logging.ERROR
     log.log(level, "%s", record(message, [("Last result", last_result), ("Task", ended)]))
     message = f"{message} The last result was: {last_result}"
     if soft_fail:
-        raise AirflowSkipException(f"Skipped by soft_fail. {message}") from cause
-    raise AirflowSensorTimeout(message) from cause
+        raise AirflowSkipException(f"Skipped by soft_fail. {message}") from None
+    raise AirflowSensorTimeout(message) from None  # Airflow's own has no more than the seconds
 
 
 def task_timeout(message: str) -> NoReturn:

@@ -58,7 +58,7 @@ def is_empty(value: Any) -> bool:
 _EXACT_FLOAT = 2**53  # beyond it neighbouring whole numbers share one float
 
 
-OTHER_MARKS = "correct it in the source, or say how it is written with decimal and thousands"
+OTHER_MARKS = "correct it in the source, or set the options decimal and thousands of the mapping"
 OTHER_CHARACTERS = "remove what is not part of the number in the source, such as a currency sign, a unit or letters"
 
 
@@ -205,7 +205,7 @@ def boolean(*, true: Iterable[str] = (), false: Iterable[str] = ()) -> Conversio
         word = text(value).casefold()
         if word in yes or word in no:
             return word in yes
-        raise ConversionError("neither true nor false", "correct it, or name the word in the options true or false")
+        raise ConversionError("neither true nor false", "correct it, or add it to the mapping's option true or false")
 
     return convert
 

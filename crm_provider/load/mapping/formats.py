@@ -23,7 +23,7 @@ _ISO = re.compile(
 )
 """ISO 8601 as databases and programs write it, BigQuery with ``UTC``. Python 3.10 parses less of it than 3.11."""
 
-_FIX = "correct it in the source, or say how it is written with format"
+_FIX = "correct it in the source, or set the option format of the mapping"
 
 
 def day(*, format: str | None = None) -> Conversion:  # noqa: A002 - the option's name
