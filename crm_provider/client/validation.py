@@ -223,4 +223,5 @@ def _kind(value: Any) -> str:
         return "None"
     if isinstance(value, float) and not math.isfinite(value):
         return "not a finite number"
-    return f"of type {type(value).__name__}"
+    kind = type(value)
+    return f"of type {'numpy.' if kind.__module__ == 'numpy' else ''}{kind.__name__}"

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from crm_provider.client.validation import FLOAT_AS_TEXT, float_as_text
 from crm_provider.values.addresses import NotOneAddress, one_address
-from crm_provider.values.json_values import MAX_DIGITS, ConversionError, finite, json_safe, whole_number
+from crm_provider.values.json_values import MAX_DIGITS, ConversionError, finite, json_safe, plain, whole_number
 
 Conversion: TypeAlias = Callable[[Any], Any]
 """Takes a value that is not empty (a text without space around it); returns a JSON value.
@@ -122,6 +122,7 @@ def integer(*, decimal: str | None = None, thousands: str = "") -> Conversion:
 
 def digits(value: Any) -> str:
     """The digits of a number, without an exponent; of a float, the fewest that give the same float."""
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         raise ConversionError("not a number", "give a number, or a text with its digits")
     if isinstance(value, int):
@@ -184,7 +185,8 @@ def text(value: Any) -> str:
         return digits(value)
     if isinstance(value, (Mapping, list, tuple)):
         raise ConversionError("a nested value", "give it the type json, or take one of its parts in the source")
-    return str(json_safe(value))
+    safe = json_safe(value)
+    return safe if isinstance(safe, str) else text(safe)
 
 
 def boolean(*, true: Iterable[str] = (), false: Iterable[str] = ()) -> Conversion:

@@ -57,6 +57,12 @@ def test_other_values_are_not_empty(value: Any) -> None:
     assert not is_empty(value)
 
 
+def of_numpy(name: str, value: int) -> Any:
+    """A number of NumPy, which is recognised by the name of its type."""
+    conversions = {"__module__": "numpy", "__int__": lambda self: value, "__bool__": lambda self: bool(value)}
+    return type(name, (), conversions)()
+
+
 # -- auto and text -------------------------------------------------------------------------------------------
 
 
@@ -72,6 +78,8 @@ def test_other_values_are_not_empty(value: Any) -> None:
         (1e-7, 1e-7, "0.0000001"),
         (True, True, "true"),
         (False, False, "false"),
+        (of_numpy("int64", 7), 7, "7"),
+        (of_numpy("bool", 1), True, "true"),
         (Decimal("10.10"), "10.10", "10.10"),
         (Decimal("1E+3"), "1000", "1000"),
         (ID, str(ID), str(ID)),
@@ -100,6 +108,7 @@ def test_auto_and_text(value: Any, as_auto: Any, as_text: str) -> None:
         (Decimal("1E+99999999"), "a number of too many digits"),
         (2**1024, "too large a number"),
         (timedelta(1), "a value of type timedelta"),
+        (of_numpy("timedelta64", 1), "a value of type timedelta64"),
         ({1}, "a value of type set"),
         (datetime.max.replace(tzinfo=SAO_PAULO), "a time outside the years 1 to 9999"),
     ],
@@ -133,6 +142,7 @@ def test_text_refuses_nested_values(value: Any) -> None:
         ("1\u202f234\u00a0567,8", {"decimal": ",", "thousands": " "}, "1234567.8"),
         ("1'234.5", {"thousands": "'"}, "1234.5"),
         (7, {}, "7"),
+        (of_numpy("uint8", 7), {}, "7"),
         (7.0, {}, "7"),
         (0.1, {}, "0.1"),
         (1e-7, {}, "0.0000001"),
