@@ -188,7 +188,12 @@ def test_number_refuses_invalid_values(value: Any, options: dict[str, str], kind
 
 @pytest.mark.parametrize(
     ("value", "cause"),
-    [("R$ 99,90", "such as a currency sign"), ("9 kg", "a unit"), ("1.5E+3", "letters"), ("9.90", "options decimal and")],
+    [
+        ("R$ 99,90", "such as a currency sign"),
+        ("9 kg", "a unit"),
+        ("1.5E+3", "letters"),
+        ("9.90", "options decimal and"),
+    ],
 )
 def test_number_names_what_does_not_belong_to_it(value: str, cause: str) -> None:
     with pytest.raises(ConversionError, match=cause):
