@@ -57,6 +57,12 @@ class LearnedOrder:
             self._existing += existed
 
 
+NOT_CREATED = (
+    "The CRM refused to create the contact, because it exists: perhaps with its address in another case, or it was "
+    "deleted between the two calls"
+)
+"""What a 404 does not show after a creation was refused with CONTACT_ALREADY_EXISTS."""
+
 WriteMode = Literal["upsert", "create", "update"]
 
 WriteOutcome = Literal["created", "updated", "unchanged", "suppressed"]
@@ -275,9 +281,13 @@ class ContactWriter:
             return self._made(contact, creation)
         if creation is not None:
             return self._change(contact, RemoteContact.of(creation.record, contact.email), fresh=True)
-        if self._guard:
-            return self._change(contact, self._read(contact.email), fresh=True)
-        return self._overwrite(contact)
+        try:
+            if self._guard:
+                return self._change(contact, self._read(contact.email), fresh=True)
+            return self._overwrite(contact)
+        except e.CrmNotFoundError as missing:
+            missing.add_remark(NOT_CREATED)
+            raise
 
     # -- steps ----------------------------------------------------------------------------------------------
 
