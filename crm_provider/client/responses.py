@@ -112,8 +112,8 @@ def error_of(response: CrmResponse) -> e.CrmError:
 
 
 NOT_FROM_CRM = (
-    "a proxy or firewall refused the call (the CRM sends no HTML): check the base URL, or ask the operators of the "
-    "proxy to let the worker through; the API key is not the cause"
+    "a proxy or firewall seems to have refused the call (the CRM's errors are JSON): check the base URL, or ask the "
+    "operators of the proxy to let the worker through"
 )
 """The advice for an HTML page in place of an error of the CRM."""
 

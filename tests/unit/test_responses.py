@@ -298,7 +298,7 @@ def test_html_error_says_that_a_proxy_may_interfere(status: int) -> None:
     error = error_of(response(status, b"\n<!doctype html><p>Contact not found.</p>"))
     assert name_of(error) == BY_STATUS[status]
     assert "is a proxy in the way?" in error.message
-    assert ("a proxy or firewall refused the call" in error.suggested_action) == (status in (400, 401, 403))
+    assert ("a proxy or firewall seems to have refused" in error.suggested_action) == (status in (400, 401, 403))
     assert "a proxy or firewall" not in str(error_of(response(status, b"{}")))
     assert "<p>" not in str(error)
 
