@@ -59,6 +59,12 @@ class LearnedOrder:
 
 WriteMode = Literal["upsert", "create", "update"]
 
+EXISTS_BUT_MISSING = (
+    "write it again later, because the CRM may show a new contact late, or forget a deleted one late; if the error "
+    "stays, give the address as the CRM spells it"
+)
+"""The advice for a contact that can neither be created nor found."""
+
 WriteOutcome = Literal["created", "updated", "unchanged", "suppressed"]
 
 
@@ -275,9 +281,14 @@ class ContactWriter:
             return self._made(contact, creation)
         if creation is not None:
             return self._change(contact, RemoteContact.of(creation.record, contact.email), fresh=True)
-        if self._guard:
-            return self._change(contact, self._read(contact.email), fresh=True)
-        return self._overwrite(contact)
+        try:
+            if self._guard:
+                return self._change(contact, self._read(contact.email), fresh=True)
+            return self._overwrite(contact)
+        except e.CrmContactNotFoundError as missing:
+            missing.message = f"{missing.message.rstrip('.')}, although the CRM has just refused to create it (409)."
+            missing.own_advice = EXISTS_BUT_MISSING
+            raise
 
     # -- steps ----------------------------------------------------------------------------------------------
 

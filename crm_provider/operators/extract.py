@@ -126,6 +126,8 @@ class _ExtractOperator(ExtractLineage, ListingOperator):
             if format is not None:
                 format_of("", format)
             check_pyarrow(target, format)
+            if not is_mapped(self) and isinstance(target, (str, AnyPath)) and not comes_later(target):
+                format_of(str(target).rpartition("/")[2], format)
             if isinstance(fields, (list, tuple)) and not is_mapped(self):  # otherwise an XCom that does not exist yet
                 checked_fields(fields)
             if not is_mapped(self):

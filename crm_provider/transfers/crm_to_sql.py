@@ -301,6 +301,7 @@ class CrmToSqlOperator(TableLineage, ListingOperator):
             found.note(record)
         kinds = found.kinds() or {"id": "text"}
         chosen = chosen_columns(self.columns)
+        stats.warn_of_unknown(one.field for one in chosen or ())
         columns: list[SqlColumn] = []
         if chosen is None:
             columns = [SqlColumn(field=name, name=column_name(name), kind=kind) for name, kind in kinds.items()]

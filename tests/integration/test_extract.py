@@ -90,6 +90,8 @@ def test_extract_accepts_each_kind_of_target(many: Sandbox, run_dag: RunDag, tmp
     assert run_dag(dag).states() == dict.fromkeys(TARGETS, "success")
     for name in TARGETS:
         assert (tmp_path / f"{name}.csv").read_text().splitlines() == ["email", *many.store.contacts], name
+    with pytest.raises(ValueError, match=r"'b\.txt' does not show its format"):
+        CrmExtractContactsOperator(task_id="extract", target="a.csv/b.txt")
 
 
 def test_retry_of_an_extract_continues_after_the_saved_pages(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ _ISO = re.compile(
 )
 """ISO 8601 as databases and programs write it, BigQuery with ``UTC``. Python 3.10 parses less of it than 3.11."""
 
-_FIX = "correct it in the source, or say how it is written with format"
+_FIX = "correct it in the source, or set the option format of the mapping"
 
 
 def day(*, format: str | None = None) -> Conversion:  # noqa: A002 - the option's name
@@ -185,8 +185,11 @@ def phone(*, region: str | None = None) -> Conversion:
     return convert
 
 
-_URL, _LETTER = re.compile(r"\Atel:([^;]*).*", re.IGNORECASE | re.DOTALL), re.compile(r"[^\W\d_]")
-"""A phone number as a URL (RFC 3966), which may have parameters, and a letter of any alphabet."""
+_URL = re.compile(r"\Atel:([^;]*).*", re.IGNORECASE | re.DOTALL)
+"""A phone number as a URL (RFC 3966), which may have parameters."""
+
+_LETTER = re.compile(r"\d.*[^\W\d_]", re.DOTALL)
+"""A letter after a digit; words before the number are ignored."""
 
 _NO_PHONE = ("not a phone number", "correct it: one number, with its area code")
 

@@ -304,9 +304,11 @@ class Steps:
 def _checked(mapping: Any, defaults: Defaults) -> tuple[Field, ...]:
     check_names(mapping, target_of, example="{'email': 'mail', 'name': 'first_name'}")
     if EMAIL not in mapping:
-        close = nearest(EMAIL, [str(name) for name in mapping])
-        fix = f"did you mean it with {close!r}? Add" if close else "add"
-        raise SourceError(f"mapping has no 'email', which identifies a contact; {fix} 'email': '<column>'")
+        turned = [column for column, name in mapping.items() if name == EMAIL]
+        close = nearest(EMAIL, map(str, mapping))
+        fix = f"did you mean 'email' in place of {close!r}?" if close else "add 'email': '<column>'"
+        fix = f"a line is the CRM's field, then the column: 'email': {turned[0]!r}" if turned else fix
+        raise SourceError(f"mapping has no 'email', which identifies a contact; {fix}")
     return tuple(field_of(name, spec, defaults) for name, spec in mapping.items())
 
 
