@@ -92,12 +92,15 @@ class CrmUpsertContactOperator(CrmOperator):
     def _create(self, email: str, context: Context) -> dict[str, Any]:
         try:
             ref = self.hook.create_contact(email, attributes=self.attributes, origin=self.origin)
-        except CrmContactAlreadyExistsError:
+        except CrmContactAlreadyExistsError as exists:
             if context["ti"].try_number == 1:
                 raise
             from crm_provider.client.remote_contact import RemoteContact, made_since
 
-            record = self.hook.get_contact(email)
+            try:
+                record = self.hook.get_contact(email)
+            except CrmContactNotFoundError:  # it exists in another case, or was deleted meanwhile
+                raise exists from None
             contact = RemoteContact.of(record, email)
             sent = None if self.attributes is None else validation.attributes(self.attributes)
             if not made_since(contact.created_at, run_start(context), same_values=contact.has(sent)):

@@ -125,6 +125,17 @@ def test_second_try_does_not_accept_another_deal(
     assert task.xcoms["crm_error"]["type"] == "CONTACT_ASSOCIATED_WITH_A_DEAL"
 
 
+def test_second_try_skips_a_contact_that_exists_but_cannot_be_read(
+    crm: Sandbox, run_task: RunTask, waits: Waits
+) -> None:
+    """As in a CRM that ignores the case of an address only in a creation. The first try would skip the task, too."""
+    crm.add_fault(effect="error", error="unavailable", method="POST", path="/contacts", count=1)
+    crm.add_fault(effect="error", error="CONTACT_NOT_FOUND", method="GET")
+    task = run_task(CrmUpsertContactOperator, mode="create", **ADA)
+    assert task.states == ["up_for_retry", "skipped"]
+    assert task.xcoms["crm_error"]["type"] == "CONTACT_ALREADY_EXISTS"
+
+
 def test_first_try_creates_the_deal_without_reading(crm: Sandbox, run_task: RunTask) -> None:
     task = run_task(CrmCreateDealOperator, **DEAL)
     assert task.result["outcome"] == "created"
