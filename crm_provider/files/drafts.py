@@ -20,7 +20,7 @@ LONGEST_NAME = 60
 
 @contextmanager
 def draft_beside(final: pathlib.Path) -> Iterator[tuple[int, pathlib.Path]]:
-    """An empty private file in the folder of a file. It is deleted at the end, unless it was renamed.
+    """An empty private file in the folder of a file. It is deleted at the end if possible, unless it was renamed.
 
     All writers of a file use the same name. If another one is using it, or another user has put a file there, this
     writer takes a random name.
@@ -32,8 +32,9 @@ def draft_beside(final: pathlib.Path) -> Iterator[tuple[int, pathlib.Path]]:
     try:
         yield number, path
     finally:
-        if _is_at(number, path):
-            path.unlink()
+        with suppress(OSError):  # of a disk that is read-only now: it would hide the error of the write
+            if _is_at(number, path):
+                path.unlink()
         os.close(number)
 
 

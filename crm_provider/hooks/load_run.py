@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -53,6 +55,9 @@ CLEARED = "A cleared task starts with the first row; with state_path, loaded row
 
 STARTS_AGAIN = "A retry starts with the first row, because this load keeps no checkpoint (set checkpoint_path)"
 """What happens to them if a retry does not know which rows are done."""
+
+NO_SPACE = frozenset(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
+"""Why a file cannot be written now, but perhaps later."""
 
 BESIDE_REPORT = "crm_load"
 """Beginning of the name of a checkpoint in the folder of the report."""
@@ -128,7 +133,10 @@ class LoadRun:
         problem = too_many_rejects(summary, job.options)
         result = self._finish(job, summary, f"{problem}." if problem else done(job, summary))
         if self.context is None or not job.options.must_know_own:
-            job.checkpoints.clear()  # otherwise it stays: this task may run again, because of a later error or a clear
+            try:
+                job.checkpoints.clear()  # otherwise it stays: this task may run again, after a later error or a clear
+            except CannotWrite as unwritten:
+                log.warning("%s. Remove it: it says that all rows are done.", unwritten)
         self._count("too_many_rejects" if problem else "done", summary)
         if problem is not None:
             raise TooManyRejects(f"{problem}.", result, what_to_do(job, summary))
@@ -301,6 +309,8 @@ class LoadRun:
         """Check before the first call that each file can be written."""
         for name in WRITTEN_PATHS:
             if (path := self.path(name)) is not None and (problem := unwritable(path)) is not None:
+                if problem in NO_SPACE:
+                    raise CannotWrite(str(path), problem)  # a retry may find space
                 raise SourceError(f"{name}: {path} cannot be written ({problem}); give the path of a writable file")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from crm_provider.client.pagination import AT_ONCE
-from crm_provider.files import journal
+from crm_provider.files import journal, paths
 from crm_provider.load.progress import SENT_ROWS
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
@@ -73,6 +73,23 @@ def test_load_on_a_full_disk_is_retried(
         said=f"`LoadUnsaved`: FILE {NO_SPACE}. The load stopped after: the counts",
         remedy=f"{ADVICE}; a retry continues",
     )
+
+
+@pytest.mark.usefixtures("crm")
+def test_disk_that_is_full_before_the_load_is_retried(
+    run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    draft_beside = paths.draft_beside
+
+    def full(_: Path) -> None:
+        monkeypatch.setattr(paths, "draft_beside", draft_beside)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(paths, "draft_beside", full)
+    rejects = tmp_path / "rejects.jsonl"
+    task = run_task(CrmLoadContactsOperator, source=SOURCE, rejects_path=str(rejects))
+    assert task.states == ["up_for_retry", "success"]
+    assert f"LoadUnsaved: {rejects} {NO_SPACE}. The load stopped after: 0 rows" in task.log
 
 
 @pytest.mark.usefixtures("crm")

@@ -15,9 +15,11 @@ from airflow.sdk import DAG, task
 
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.errors import CrmLimitExceededError, CrmServiceUnavailableError
+from crm_provider.files.paths import CannotWrite
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.load.report import LoadStopped, TooManyRejects
 from crm_provider.load.rows import SourceError
+from crm_provider.load.state import checkpoint
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox, SandboxSettings
 from crm_provider.tasks import crm_errors
@@ -175,10 +177,18 @@ def test_script_load_without_a_checkpoint_says_that_a_retry_starts_again(crm: Sa
         CrmHook().load_contacts([{"email": f"p{n}@ex.co"} for n in range(60)], dry_run=True)
 
 
-def test_script_load_raises_for_rejects(crm: Sandbox) -> None:
+def test_script_load_raises_for_rejects(
+    crm: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def kept(path: Path) -> None:
+        raise CannotWrite(str(path), "Read-only file system")
+
+    monkeypatch.setattr(checkpoint, "remove", kept)
+    place = tmp_path / "checkpoint"
     with pytest.raises(TooManyRejects, match="1 of 1 row was rejected") as many:
-        too_many()
+        CrmHook().load_contacts([{"email": "nobody"}], checkpoint_path=str(place))
     assert many.value.result["rejected"] == 1
+    assert f"{place} cannot be written: Read-only file system. Remove it: it says that all rows are" in caplog.text
 
 
 def test_hook_load_rejects_unknown_arguments() -> None:
