@@ -16,6 +16,8 @@ export UV_COMPILE_BYTECODE := 1
 # Tolerate a mirror that is slow for a moment.
 export PIP_DEFAULT_TIMEOUT ?= 60
 export PIP_RETRIES ?= 10
+export UV_HTTP_TIMEOUT ?= 60
+export UV_HTTP_RETRIES ?= 10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -96,8 +96,9 @@ def programs(session: Session) -> None:
         package for program, them in PACKAGES.items() if not shutil.which(program, path=PATH) for package in them
     ]
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
-        session.run("apt-get", "update", "-q", success_codes=range(256))
-        install = ("apt-get", "install", "-q", "-y", "--no-install-recommends", *missing)
+        again = ("-o", "Acquire::Retries=5")
+        session.run("apt-get", "update", "-q", *again, success_codes=range(256))
+        install = ("apt-get", "install", "-q", "-y", "--no-install-recommends", *again, *missing)
         session.run(*install, success_codes=range(256))  # the tests report missing programs
     elif missing:
         session.warn(f"Some tests need more: apt-get install {' '.join(missing)}")

@@ -30,6 +30,8 @@ COLUMNS: Mapping[str, str] = {
 WIDE_COLUMNS = ("error", "advice")
 """Omitted from the text table, whose lines would be too long for a terminal."""
 
+REJECTS = "CrmRetryRejectsOperator"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -90,12 +92,18 @@ def _policy(work: str, on_error: str, *, site: bool) -> ErrorPolicy:
         raise ValueError(
             f'--on-error is not valid JSON ({broken}); write it like \'{{"DEAL_NOT_FOUND": "skip"}}\''
         ) from None
+    operator, _, mode = work.partition("(mode=")
+    if work not in OPERATORS and operator in OPERATORS:
+        others = [name.partition("(mode=")[2].rstrip(")") for name in OPERATORS if name.startswith(f"{operator}(mode=")]
+        known = f"known: {', '.join(others)}, or leave it out" if others else "leave it out"
+        deals = "; rejects of deals follow the rules of CrmLoadDealsOperator" if operator == REJECTS else ""
+        raise ValueError(f"--mode: {operator} has no rules for the mode {mode.rstrip(')')}{deals}; {known}")
     if work not in OPERATORS and work not in [kind.value for kind in Work]:
         hint = did_you_mean(work, OPERATORS, otherwise=f"Known: {', '.join(OPERATORS)}.")
         raise ValueError(f"--for: unknown operator {work!r}. {hint}")
-    operator = work if work in OPERATORS else None
-    kind = OPERATORS[operator] if operator else Work(work)
-    return ErrorPolicy(overrides, work=kind, operator=operator, site=_site_lines(kind) if site else {})
+    named = work if work in OPERATORS else None
+    kind = OPERATORS[named] if named else Work(work)
+    return ErrorPolicy(overrides, work=kind, operator=named, site=_site_lines(kind) if site else {})
 
 
 def _site_lines(work: Work) -> OnError:

@@ -104,8 +104,21 @@ def error_of(response: CrmResponse) -> e.CrmError:
     text = text or f"status {response.status} {_odd_body(response, parsed)}"
     if response.status in _BY_STATUS:
         spec = CATALOGUE[_BY_STATUS[response.status]]
-        return _error(response, parsed, spec.error, spec, text)
+        error = _error(response, parsed, spec.error, spec, text)
+        if response.status in _BLAMES_SENDER and _is_html(response):
+            error.own_advice = NOT_FROM_CRM
+        return error
     return _error(response, parsed, family_of(response.status), None, text)
+
+
+NOT_FROM_CRM = (
+    "a proxy or firewall refused the call (the CRM sends no HTML): check the base URL, or ask the operators of the "
+    "proxy to let the worker through; the API key is not the cause"
+)
+"""The advice for an HTML page in place of an error of the CRM."""
+
+_BLAMES_SENDER = frozenset({400, 401, 403, 422})
+"""Statuses whose advice is about the key or the values."""
 
 
 def family_of(status: int) -> type[e.CrmError]:
@@ -306,7 +319,11 @@ def _error_names_in_success(parsed: Any) -> list[str]:
     if not isinstance(parsed, dict) or parsed.get("data"):
         return []
     values = (parsed.get(key) for key in ("errorCode", "errorType"))
-    return [value for value in values if isinstance(value, str) and value.strip()]
+    return [value for value in values if isinstance(value, str) and value.strip().casefold() not in _NO_ERROR]
+
+
+_NO_ERROR = frozenset({"", "ok", "success", "none", "no_error", "0", "200", "201"})
+"""Codes that mean success. No success of the API is documented to have a code."""
 
 
 def _text_of(parsed: Any) -> str | None:
@@ -329,9 +346,13 @@ def _odd_body(response: CrmResponse, parsed: Any) -> str:
         return f"({response.unread or 'the response is empty'})"
     if isinstance(parsed, dict):
         return "(the response has no text)"
-    if response.body.lstrip()[:1] == b"<":
+    if _is_html(response):
         return "(the response is HTML, not JSON: is a proxy in the way?)"
     return f"(the response is {shortened(response)})"
+
+
+def _is_html(response: CrmResponse) -> bool:
+    return response.body.lstrip()[:1] == b"<"
 
 
 def _host_of(url: str) -> str | None:

@@ -57,13 +57,13 @@ class LearnedOrder:
             self._existing += existed
 
 
-NOT_CREATED = (
-    "The CRM refused to create the contact, because it exists: perhaps with its address in another case, or it was "
-    "deleted between the two calls"
-)
-"""What a 404 does not show after a creation was refused with CONTACT_ALREADY_EXISTS."""
-
 WriteMode = Literal["upsert", "create", "update"]
+
+EXISTS_BUT_MISSING = (
+    "write it again later, because the CRM may show a new contact late, or forget a deleted one late; if the error "
+    "stays, give the address as the CRM spells it"
+)
+"""The advice for a contact that can neither be created nor found."""
 
 WriteOutcome = Literal["created", "updated", "unchanged", "suppressed"]
 
@@ -285,8 +285,9 @@ class ContactWriter:
             if self._guard:
                 return self._change(contact, self._read(contact.email), fresh=True)
             return self._overwrite(contact)
-        except e.CrmNotFoundError as missing:
-            missing.add_remark(NOT_CREATED)
+        except e.CrmContactNotFoundError as missing:
+            missing.message = f"{missing.message.rstrip('.')}, although the CRM has just refused to create it (409)."
+            missing.own_advice = EXISTS_BUT_MISSING
             raise
 
     # -- steps ----------------------------------------------------------------------------------------------

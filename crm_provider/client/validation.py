@@ -48,10 +48,12 @@ def uuid(value: Any, field: str) -> str:
         return str(value)
     if isinstance(value, str) and _UUID.fullmatch(value):
         return value
-    if value == "None":
+    if value in (None, "None"):
+        found = "None" if value is None else "the text 'None'"
         raise CrmInvalidValueError(
-            f"{field} is the text 'None', not a UUID: a template renders a missing value like this. Use the result of "
-            "a task that has one, or copy the id from the CRM (like 123e4567-e89b-12d3-a456-426614174000)"
+            f"{field} is {found}, not a UUID: the task or template that it is "
+            "from gave no value. Use the result of a task that has one, or copy the id from the CRM (like "
+            "123e4567-e89b-12d3-a456-426614174000)"
         )
     shown = f"text of {counted(len(value), 'character')}" if isinstance(value, str) else _kind(value)
     raise CrmInvalidValueError(
@@ -221,4 +223,5 @@ def _kind(value: Any) -> str:
         return "None"
     if isinstance(value, float) and not math.isfinite(value):
         return "not a finite number"
-    return f"of type {type(value).__name__}"
+    kind = type(value)
+    return f"of type {'numpy.' if kind.__module__ == 'numpy' else ''}{kind.__name__}"

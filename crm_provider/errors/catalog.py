@@ -169,7 +169,7 @@ _SPECS = (
         source=ErrorSource.GATEWAY,
         status=403,
         messages=("Missing Authentication Token",),
-        advice="check the base URL (it ends in /v2) and the path: the key is not the problem",
+        advice="check the base URL (it must end in /v2) and the path: the key is not the problem",
     ),
     ErrorSpec(
         error=e.CrmLimitExceededError,

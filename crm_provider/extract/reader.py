@@ -11,7 +11,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NoReturn, TypedDict
@@ -32,6 +32,7 @@ from crm_provider.extract.partial_pages import Owner, PartialPages
 from crm_provider.extract.writers import Columns, IfChanged, check_if_changed
 from crm_provider.files.paths import AnyPath, is_local, private_folder, writing
 from crm_provider.values.counted import counted
+from crm_provider.values.suggest import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,13 @@ class ExtractStats:
             self.totals.append(total)
         for record in listed.fresh:
             self.columns.note(record)
+
+    def warn_of_unknown(self, fields: Iterable[str]) -> None:
+        """Log which of the requested fields no record has: a misspelled name would go unnoticed."""
+        for name in fields if self.records else ():
+            if not self.columns.has(name):
+                hint = did_you_mean(name, self.columns.names())
+                log.warning("No record has the field %r, so it is empty. %s", name, hint or "Check its name.")
 
     @property
     def total(self) -> int | None:

@@ -162,9 +162,21 @@ class Columns:
 
     def names(self) -> list[str]:
         """All columns, without an empty ``origin`` if ``origin.url`` exists."""
-        parents = {name.partition(".")[0] for name in self._filled if "." in name}
+        parents = self._parents()
         kept = {name for name, filled in self._filled.items() if filled or name not in parents}
         return [name for name in FIRST if name in kept] + sorted(kept - set(FIRST))
+
+    def has(self, field: str) -> bool:
+        """Whether a record has a field, by its dotted name, or may have it: below a value, only one level is known."""
+        return any(
+            name == field
+            or name.startswith(f"{field}.")
+            or (field.startswith(f"{name}.") and name not in self._parents())
+            for name in self._filled
+        )
+
+    def _parents(self) -> set[str]:
+        return {name.partition(".")[0] for name in self._filled if "." in name}
 
 
 def checked_fields(fields: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -152,8 +152,10 @@ def sibling(path: AnyPath, ending: str) -> AnyPath:
 
 
 def indexed(path: AnyPath, index: int) -> AnyPath:
-    """The file of an instance of a mapped task: ``r.jsonl`` becomes ``r.0.jsonl``, ``r.1.jsonl``, ..."""
-    return cast(AnyPath, path.parent / f"{path.name.removesuffix(path.suffix)}.{index}{path.suffix}")
+    """The file of an instance of a mapped task: ``r.jsonl`` becomes ``r.0.jsonl``, ``r.csv.gz`` ``r.0.csv.gz``."""
+    packed = path.suffix if path.suffix.lower() == ".gz" else ""
+    plain = path.parent / path.name.removesuffix(packed)
+    return cast(AnyPath, path.parent / f"{plain.stem}.{index}{plain.suffix}{packed}")
 
 
 @contextmanager

@@ -43,7 +43,7 @@ TEST_TIMEOUT = 5.0
 def _call(method: Callable[Concatenate[CrmClient, P], R]) -> Callable[Concatenate[CrmHook, P], R]:
     """A method of the client as a method of the hook."""
 
-    @short_traceback(e.CrmError)
+    @short_traceback
     @functools.wraps(method)
     def delegate(self: CrmHook, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return method(self.get_conn(), *args, **kwargs)
@@ -273,7 +273,8 @@ class CrmHook(BaseHook):
                 conn_id=self.crm_conn_id,
             )
         except e.CrmConfigurationError as wrong:
-            wrong.remark = f"This is Airflow's connection {self.crm_conn_id!r}."
+            other = "" if fields.conn_type == self.conn_type else f"; its type is {fields.conn_type!r}, not 'crm'"
+            wrong.remark = f"This is Airflow's connection {self.crm_conn_id!r}{other}."
             raise
         self.base_url = settings.base_url
         if settings.rate_store == AIRFLOW or config.runs_on_many_hosts():
@@ -315,6 +316,7 @@ class _HiddenValues(dict[str, Any]):
 class _ConnectionFields:
     """The fields of an Airflow connection, whose own ``repr`` shows the key."""
 
+    conn_type: str | None
     host: str | None = field(repr=False)
     port: int | None
     password: str | None = field(repr=False)
@@ -325,6 +327,7 @@ class _ConnectionFields:
         """The fields of a connection, unchecked."""
         password = connection.password
         return cls(
+            conn_type=connection.conn_type,
             host=connection.host,
             port=connection.port,
             password=Secret(password) if isinstance(password, str) else password,

@@ -173,7 +173,9 @@ class ContactOptions(LoadOptions):
 
 
 def ids_of(given: Any) -> tuple[Any, ...]:
-    """One id or several as a tuple; None for none. An empty text remains, because a template may render it."""
+    """One id or several as a tuple; None for none. An empty text or mapping of a template remains, to be refused."""
+    if isinstance(given, Mapping) and not given:
+        return (given,)
     return () if given is None else several(given)
 
 

@@ -160,7 +160,7 @@ def _stage(
         try:
             record = mapper(row)
         except InvalidRow as invalid:
-            problems.count(invalid, place(row.number))
+            problems.count(invalid, place(row.number) or f"row {row.number:,}")
             staged.add_invalid(row, str(invalid), invalid.key, place)
             continue
         if columns is None:
@@ -205,16 +205,17 @@ def _notes(staged: StagedRows, counts: Counter[RowStatus], options: LoadOptions)
 
 
 def _log_findings(name: str, preflight: Preflight, options: LoadOptions, sends: str) -> None:
-    counts, fields = preflight.counts, f"\nSends: {sends}" if sends else ""
-    if len(fields) > WIDTH:
-        fields = f"\n{wrapped(fields.strip())}"
-    log.info(
-        "Checked %s. Rows: %d.\n%d to send, %d unchanged since the last load, %d skipped because %s has the same "
-        "%s,\n%d suppressed, %d that cannot be sent.%s",
-        name, preflight.rows, counts[RowStatus.SEND], counts[RowStatus.SAME],
-        counts[RowStatus.DUPLICATE], TAKEN_ROW[options.duplicates], options.shared,
-        counts[RowStatus.SUPPRESSED], preflight.unsendable, fields,
-    )  # fmt: skip
+    counts = preflight.counts
+    others = {
+        "unchanged since the last load": counts[RowStatus.SAME],
+        f"skipped because {TAKEN_ROW[options.duplicates]} has the same {options.shared}": counts[RowStatus.DUPLICATE],
+        "suppressed": counts[RowStatus.SUPPRESSED],
+        "that cannot be sent": preflight.unsendable,
+    }
+    found = "".join(f", {number} {what}" for what, number in others.items() if number)
+    lines = [f"{counts[RowStatus.SEND]} to send{found}.", *([f"Sends: {sends}"] if sends else [])]
+    text = "\n".join(wrapped(line) if len(line) > WIDTH else line for line in lines)
+    log.info("Checked %s. Rows: %d.\n%s", name, preflight.rows, text)
     for text in (*preflight.problem_lines(), *preflight.notes):
         log.warning("%s", for_log(text))
 

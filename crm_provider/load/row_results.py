@@ -80,14 +80,14 @@ def decide_row(error: e.CrmError, policy: ErrorPolicy, *, sends: int, of_the_run
 
 
 def decide_run(error: e.CrmError, policy: ErrorPolicy) -> Decision:
-    """What to do about the error of a call that belongs to no row; ``skip`` and ``reject`` are for rows."""
+    """What to do about an error that belongs to no row; ``skip`` and ``reject`` are for rows."""
     decision = policy.decide(error)
     if decision.action in (Action.RETRY, Action.FAIL):
         return decision
     return Decision.by_rule(Action.RETRY if is_retryable(error) else Action.FAIL, OF_NO_ROW)
 
 
-OF_NO_ROW = "the rule for calls that belong to no single row, such as reading all contacts"
+OF_NO_ROW = "the rule for errors that belong to no row, such as an argument without a value or a read of all contacts"
 
 
 def is_retryable(error: e.CrmError) -> bool:

@@ -7,6 +7,7 @@ what the task already knows.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
@@ -22,36 +23,42 @@ MAX_FILES = 100
 """Maximum number of files listed one by one; beyond it only the task's argument is reported."""
 
 
-class LoadLineage:
-    """Lineage of operators that load records."""
+class _ReportsLineage:
+    """The methods that Airflow's OpenLineage provider calls."""
+
+    @abc.abstractmethod
+    def _lineage(self, *, failed: bool = False) -> Lineage:
+        """Inputs and outputs, with counts if they are known."""
 
     def get_openlineage_facets_on_start(self) -> Lineage:
-        """The inputs, and the outputs if the task's outlets name them."""
-        return lineage_of_load(self)
+        return self._lineage()
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Lineage:
-        """Inputs and outputs with counts."""
-        return lineage_of_load(self)
+        return self._lineage()
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> Lineage:
-        """The same: a failed load has written the rows that it counted."""
+        return self._lineage(failed=True)
+
+
+class LoadLineage(_ReportsLineage):
+    """Lineage of operators that load records. A failed load has written the rows that it counted."""
+
+    def _lineage(self, *, failed: bool = False) -> Lineage:
         return lineage_of_load(self)
 
 
-class ExtractLineage:
-    """Lineage of operators that extract a listing into a file."""
+class ExtractLineage(_ReportsLineage):
+    """Lineage of operators that extract a listing into a file. A failed extract leaves no file."""
 
-    def get_openlineage_facets_on_start(self) -> Lineage:
-        """Inputs and outputs."""
-        return lineage_of_extract(self)
+    def _lineage(self, *, failed: bool = False) -> Lineage:
+        return lineage_of_extract(self, failed=failed)
 
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Lineage:
-        """Inputs and outputs with counts."""
-        return lineage_of_extract(self)
 
-    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Lineage:
-        """Only the inputs: a failed extract leaves no file."""
-        return lineage_of_extract(self, failed=True)
+class TableLineage(_ReportsLineage):
+    """Lineage of operators that write a listing into a table. A failed transfer leaves the table as it was."""
+
+    def _lineage(self, *, failed: bool = False) -> Lineage:
+        return lineage_of_table(self, failed=failed)
 
 
 def lineage_of_load(operator: Any) -> Lineage:
@@ -90,22 +97,6 @@ def lineage_of_extract(operator: Any, *, failed: bool = False) -> Lineage:
     written = count if changes is None else sum(int(changes[kind]) for kind in ("created", "updated", "deleted"))
     outputs = [] if failed else [_counted_output(*file_dataset(str(operator.target)), written)]
     return OperatorLineage(inputs=inputs, outputs=outputs)
-
-
-class TableLineage:
-    """Lineage of operators that write a listing into a table."""
-
-    def get_openlineage_facets_on_start(self) -> Lineage:
-        """The input; the database is known once the task has opened it."""
-        return lineage_of_table(self)
-
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Lineage:
-        """Input and output with counts."""
-        return lineage_of_table(self)
-
-    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Lineage:
-        """Only the input: a failed transfer leaves the table as it was."""
-        return lineage_of_table(self, failed=True)
 
 
 def lineage_of_table(operator: Any, *, failed: bool = False) -> Lineage:

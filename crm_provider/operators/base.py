@@ -15,7 +15,7 @@ from crm_provider.errors.on_error import OnError
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator
-from crm_provider.tasks.outcome import ENDS, raise_for_decision, report_other, short_traceback
+from crm_provider.tasks.outcome import raise_for_decision, report_other, short_traceback
 from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
 from crm_provider.tasks.templates import RenderedFieldsMixin, check_rendered
 
@@ -68,7 +68,7 @@ class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
 
         return CrmHook(self.crm_conn_id)
 
-    @short_traceback(*ENDS)
+    @short_traceback
     def execute(self, context: Context) -> Any:
         """Make the call. The error policy decides how a failure ends the task."""
         try:

@@ -22,7 +22,7 @@ from crm_provider.extract.writers import (
     known_format,
 )
 from crm_provider.files.parquet import check_pyarrow
-from crm_provider.files.paths import as_path
+from crm_provider.files.paths import AnyPath, as_path, indexed
 from crm_provider.observability.assets import note_listing
 from crm_provider.observability.lineage import ExtractLineage
 from crm_provider.observability.links import CrmExtractedFileLink
@@ -30,7 +30,7 @@ from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import naming_task
 from crm_provider.tasks.outcome import retries_left
-from crm_provider.tasks.templates import is_mapped, path_of, path_text, with_connection
+from crm_provider.tasks.templates import comes_later, is_mapped, path_of, path_text, with_connection
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -43,7 +43,41 @@ if TYPE_CHECKING:
     from crm_provider.tasks.arguments import CrmArguments, PathArgument, Templated
 
 
-class _ExtractOperator(ExtractLineage, CrmOperator):
+class ListingOperator(CrmOperator):
+    """Base of the operators that write a listing: as with loads, each instance of a mapped task has its own files."""
+
+    _differing: frozenset[str] = frozenset()
+    """Arguments that may differ between the instances, because they were templates or results of tasks."""
+
+    def note_differing(self, *, any_template: bool = False, **arguments: Any) -> None:
+        """Note which arguments differ, before they are rendered.
+
+        :param any_template: whether each template may; otherwise only those that use ``map_index``
+        """
+        later = {name: value for name, value in arguments.items() if comes_later(value)}
+        differing = {name for name, value in later.items() if any_template or _is_own(value)}
+        self._differing |= differing
+
+    def is_shared(self, name: str, ti: Any) -> bool:
+        """Whether the instances of a mapped task have the same value of an argument."""
+        if ti.map_index is None or ti.map_index < 0 or getattr(self, name) is None or name in self._differing:
+            return False
+        given = getattr(self.dag.get_task(self.task_id), "partial_kwargs", None)  # None in a mapped task group
+        return given is None or name in {**(given.get("default_args") or {}), **given}
+
+    def separate_files(self, ti: Any, *names: str) -> None:
+        """Insert the index of the instance into the paths that all instances share."""
+        for name in names:
+            if self.is_shared(name, ti):
+                setattr(self, name, indexed(path_of(getattr(self, name), name), ti.map_index))
+
+
+def _is_own(value: Any) -> bool:
+    """Whether a template uses ``map_index``, or a value is a result of another task."""
+    return "map_index" in str(value) or not isinstance(value, (str, AnyPath))
+
+
+class _ExtractOperator(ExtractLineage, ListingOperator):
     """Read a listing, ten records per call, into a file: JSON lines, CSV or Parquet.
 
     The file appears only when it is complete. A retry continues after the last page that was saved; a cleared task
@@ -92,11 +126,14 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
             if format is not None:
                 format_of("", format)
             check_pyarrow(target, format)
+            if not is_mapped(self) and isinstance(target, (str, AnyPath)) and not comes_later(target):
+                format_of(str(target).rpartition("/")[2], format)
             if isinstance(fields, (list, tuple)) and not is_mapped(self):  # otherwise an XCom that does not exist yet
                 checked_fields(fields)
             if not is_mapped(self):
                 check_changes_since(changes_since, state_path, fields)
             self.formula_guard = validation.boolean(formula_guard, "formula_guard")
+        self.note_differing(target=target, state_path=state_path)
         self.target = path_text(target)
         self.fields = rendered(fields)
         self.format = format
@@ -126,6 +163,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         from crm_provider.extract.extractor import Extractor
 
         check_files(target=self.target, state_path=self.state_path)
+        self.separate_files(context["ti"], "target", "state_path")
         with self.hook.bulk_client() as client:
             extract = Extractor(
                 client,

@@ -21,7 +21,7 @@ from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.operators.load_kinds import CrmContactLoadOperator, CrmDealLoadOperator, HidesSuppression, LoadsFiles
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import naming_task
-from crm_provider.tasks.outcome import skip
+from crm_provider.tasks.outcome import short_traceback, skip
 from crm_provider.tasks.templates import comes_later, is_mapped, path_of
 from crm_provider.values.suggest import check_choice
 
@@ -287,6 +287,7 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
             if kind != self.kind.name and given:
                 raise SourceError(f"{option} is for kind={kind!r}, not {self.kind.name!r}; leave it out")
 
+    @short_traceback
     def execute(self, context: Context) -> Any:
         if not _given_paths(self.rejects):  # the XCom of a load without rejected rows
             skip("Nothing to send: the earlier load has no rejects file.", context=context)

@@ -24,7 +24,6 @@ from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import naming_task
 from crm_provider.tasks.outcome import (
-    ENDS,
     Facts,
     fail,
     fail_without_retry,
@@ -54,9 +53,6 @@ ARGUMENTS = (
     "outcome_keys", "state_path", "report_path", "checkpoint_path", "errors_in_a_row", "dry_run",
 )  # fmt: skip
 """Arguments of all loads that are checked together, with those of their kind."""
-
-OTHER_ENDS = (InUse, NoSuchFile, LoadUnsaved, LoadInterrupted)
-"""Exceptions other than the CRM's that end a try of a load."""
 
 
 class CrmLoadOperator(LoadLineage, CrmOperator):
@@ -171,7 +167,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         """The source of the rows, for OpenLineage; None if it has no name."""
         return None
 
-    @short_traceback(*ENDS, *OTHER_ENDS)
+    @short_traceback
     def execute(self, context: Context) -> Any:
         """Load, and end according to the counts and the error policy."""
         try:

@@ -11,12 +11,12 @@ from crm_provider.load.kinds.deals import DEALS
 from crm_provider.load.mapping.fields import Empty
 from crm_provider.load.options import Mode, PlanName
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.options import checked_format
+from crm_provider.load.sources.options import check_options, checked_format
 from crm_provider.observability.lineage import Lineage, lineage_of_files
 from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import naming_task
-from crm_provider.tasks.templates import hide_list, hide_rows, with_connection
+from crm_provider.tasks.templates import hide_list, hide_rows, is_mapped, with_connection
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -139,8 +139,16 @@ class LoadsFiles:
         """Check and keep the arguments of the source."""
         with naming_task(type(self), self.task_id):
             check_pyarrow(source, checked_format(format_))
+            if not is_mapped(self):
+                check_options(source, format_, options)
         self.source = source
         self.source_format, self.source_options = format_, options
+
+    @classmethod
+    def check_mapped(cls, given: Mapping[str, Any]) -> None:
+        super().check_mapped(given)  # type: ignore[misc]
+        with naming_task(cls, given.get("task_id")):
+            check_options(given.get("source"), given.get("source_format"), given.get("source_options"))
 
     @property
     def source(self) -> Any:

@@ -29,7 +29,6 @@ from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator, naming_task
 from crm_provider.tasks.outcome import (
-    ENDS,
     log_reschedule,
     moment,
     raise_for_decision,
@@ -140,14 +139,14 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         with self.hook.waiting_client() as client:
             return self._condition.check(DirectLookup(client))
 
-    @short_traceback(*ENDS)
+    @short_traceback
     def execute(self, context: Context) -> Any:
         """Wait. An error that ends the wait becomes a task state here, outside of the base class's handlers."""
         self._load_state(context)
         try:
             self.last_result = self._check_and_defer(context) if self.deferrable else super().execute(context)
-        except AirflowSensorTimeout as timeout:
-            sensor_timeout(str(timeout), last_result=self._waiting.last_result, cause=timeout)
+        except AirflowSensorTimeout:
+            sensor_timeout(self.timeout, last_result=self._waiting.last_result)
         except AirflowSkipException as skipped:  # by soft_fail or never_fail
             skip(f"{skipped} The last result was: {self._waiting.last_result}", cause=skipped)
         except AirflowRescheduleException as freed:
@@ -200,13 +199,12 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
             limit = self.execution_timeout
             task_timeout(f"The execution_timeout of {limit} is over. The last result was: {event['last_result']}")
         if "last_result" in event:
-            message = f"Sensor has timed out after {self.timeout:.0f} s."
-            sensor_timeout(message, last_result=event["last_result"], soft_fail=self.soft_fail)
+            sensor_timeout(self.timeout, last_result=event["last_result"], soft_fail=self.soft_fail)
         self.log.info("Found: %s", event["result"])
         self.last_result = event["result"]
         return event["result"]
 
-    @short_traceback(*ENDS)
+    @short_traceback
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Like :meth:`execute`, but without the sensor base class.
 

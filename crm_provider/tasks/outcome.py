@@ -64,10 +64,10 @@ MAX_TOTAL_WAIT = 24 * 3600.0
 ERROR_XCOM = "crm_error"
 """XCom key of the error that decided a task's state. It contains no values."""
 
-ENDS = (e.CrmError, AirflowFailException, AirflowSensorTimeout)
-"""Exceptions that end a task on purpose, after a record in its log: their frames add nothing."""
+ENDS = (AirflowFailException, AirflowSensorTimeout)
+"""Airflow's exceptions that end a task on purpose, after a record in its log: their frames add nothing."""
 
-RECORDED = (AirflowRescheduleException, AirflowSkipException, *ENDS[1:])  # they follow a record in the log
+RECORDED = (AirflowRescheduleException, AirflowSkipException, *ENDS)  # they follow a record in the log
 
 SAME_WAY = ", because a retry would fail in the same way"
 
@@ -78,34 +78,28 @@ REASON_XCOM, LONGEST_REASON = "crm_reason", 1000
 # -- the traceback ------------------------------------------------------------------------------------------
 
 
-def short_traceback(*kinds: type[BaseException]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator that removes the frames of this package, and those below them, from some exceptions.
+def short_traceback(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator that removes the frames of this package, and those below them, from exceptions that say everything.
 
-    It has no effect on Python 3.10, or if the log level of this package is DEBUG.
-
-    :param kinds: the exceptions whose message says everything
+    These are the exceptions of this package and :data:`ENDS`. It has no effect on Python 3.10, or if the log level of
+    this package is DEBUG.
     """
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-            with _Shortened(kinds):
-                return function(*args, **kwargs)
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _Shortened():
+            return function(*args, **kwargs)
 
-        return wrapper
-
-    return decorate
+    return wrapper
 
 
 class _Shortened(AbstractContextManager[None]):
-    def __init__(self, kinds: tuple[type[BaseException], ...]) -> None:
-        self._kinds = kinds
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None, /
     ) -> None:
         # Python 3.11+ adds the frame of the `with` before, and not again when the exception propagates
-        if isinstance(error, self._kinds) and not log.isEnabledFor(logging.DEBUG):
+        is_ours = isinstance(error, ENDS) or type(error).__module__.startswith(PACKAGE)
+        if error is not None and is_ours and not log.isEnabledFor(logging.DEBUG):
             leave_out_own_frames(error)
 
 
@@ -167,7 +161,7 @@ class _CrmErrors(ContextDecorator, AbstractContextManager[None]):
             raise TypeError("crm_errors() cannot decorate an async function; write 'with crm_errors():' in it")
         return super().__call__(function)
 
-    @short_traceback(*ENDS)
+    @short_traceback
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -239,9 +233,8 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context, 
         if (until := reschedule_date(error, context)) is not None:
             log_end(logging.WARNING, f"slot freed until {moment(until)}; the try is kept")
             raise AirflowRescheduleException(until)
-        remark, level = _retry_remark(left, task), logging.WARNING if left else logging.ERROR
-        log_end(level, f"this try failed. {remark}")
-        error.add_remark(remark)
+        log_end(logging.WARNING if left else logging.ERROR, _try_failed(context))
+        error.add_remark(_retry_remark(left, task))
         raise error
     policy = getattr(task, "retry_policy", None)
     if policy is not None and not isinstance(policy, CrmRetryPolicy):
@@ -283,11 +276,7 @@ def report_other(error: Exception, context: Context, *, publish: bool = True) ->
     if not kind.__module__.startswith(PACKAGE):
         whose = kind.__module__.partition(".")[0].replace("builtins", "Python")
         happened, advice = f"{kind.__name__} of {whose}{_where(context['task'])}: not a CRM error.", OTHER_ADVICE
-    log.error("%s", record(happened, [("What to do", advice), ("Task", _try_failed(context["ti"]))]))
-
-
-def _try_failed(ti: Any) -> str:
-    return f"this try failed; it is retried ({left} left)" if (left := retries_left(ti)) else "failed; no retry is left"
+    log.error("%s", record(happened, [("What to do", advice), ("Task", _try_failed(context))]))
 
 
 def retries_left(ti: Any) -> int:
@@ -324,7 +313,7 @@ def fail(error: Exception, context: Context, *, remark: str = "", facts: Facts =
 
     :param remark: a sentence for the record in the log; ``facts``: further lines
     """
-    ended = ("Task", _try_failed(context["ti"]))
+    ended = ("Task", _try_failed(context))
     log.error("%s", record(f"{_sentence(str(error))} {remark}".rstrip(), [*facts, ended]))
     raise error
 
@@ -351,21 +340,21 @@ def log_reschedule(date: datetime) -> None:
     log.info("Slot freed until %s; the try is kept.", moment(date))
 
 
-def sensor_timeout(
-    message: str, *, last_result: str, soft_fail: bool = False, cause: BaseException | None = None
-) -> NoReturn:
+def sensor_timeout(timeout: float, *, last_result: str, soft_fail: bool = False) -> NoReturn:
     """End a sensor after its timeout.
 
+    :param timeout: in seconds
     :param last_result: what the last check found
     :param soft_fail: end it as skipped
     """
+    message = f"Sensor has timed out after {timeout:.0f} s."
     ended = "skipped, by soft_fail" if soft_fail else "failed; the timeout of a sensor is not retried"
     level = logging.INFO if soft_fail else logging.ERROR
     log.log(level, "%s", record(message, [("Last result", last_result), ("Task", ended)]))
     message = f"{message} The last result was: {last_result}"
     if soft_fail:
-        raise AirflowSkipException(f"Skipped by soft_fail. {message}") from cause
-    raise AirflowSensorTimeout(message) from cause
+        raise AirflowSkipException(f"Skipped by soft_fail. {message}") from None
+    raise AirflowSensorTimeout(message) from None  # Airflow's own has no more than the seconds
 
 
 def task_timeout(message: str) -> NoReturn:
@@ -383,6 +372,10 @@ def reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
     first = context["ti"].get_first_reschedule_date(context)
     waited = max((now - first).total_seconds(), 0.0) if first is not None else 0.0  # the clock may have been set back
     return None if waited + delay > MAX_TOTAL_WAIT else now + timedelta(seconds=delay)
+
+
+def _try_failed(context: Context) -> str:
+    return f"this try failed. {_retry_remark(retries_left(context['ti']), context['task'])}"
 
 
 def _retry_remark(left: int, task: Any) -> str:

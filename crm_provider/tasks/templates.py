@@ -127,7 +127,7 @@ def with_connection(value: Any) -> Any:
     if isinstance(value, str) and is_content(value):
         return value  # no URL, even if it holds one
     if (scheme := _unopened(value)) is not None:
-        install = f"; install {STORES[scheme]}" if scheme in STORES else ""
+        install = f"; install {STORES[scheme]}, and restart Airflow" if scheme in STORES else ""
         raise SourceError(f"no installed provider opens {scheme}:// URLs{install}")
     if isinstance(value, str) and "://" in value:
         from airflow.sdk import ObjectStoragePath

@@ -20,7 +20,7 @@ from crm_provider.load.rows import SourceError
 from crm_provider.observability.assets import note_listing
 from crm_provider.observability.lineage import TableLineage
 from crm_provider.operators.base import CrmOperator
-from crm_provider.operators.extract import check_files, goes_on, owner_of, tracker_of
+from crm_provider.operators.extract import ListingOperator, check_files, goes_on, owner_of, tracker_of
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import naming_task
 from crm_provider.tasks.outcome import retries_left
@@ -48,7 +48,7 @@ OURS = ("attributes_", "origin_")
 """Prefixes of columns whose fields may disappear from a listing; ``merge`` then sets them to null."""
 
 
-class CrmToSqlOperator(TableLineage, CrmOperator):
+class CrmToSqlOperator(TableLineage, ListingOperator):
     """Read a listing, ten records per call, into a table of any database whose Airflow hook is a ``DbApiHook``.
 
     The rows go into a staging table. Then one transaction applies them to the table, so that no reader sees a part. A
@@ -112,6 +112,8 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
                     _check_columns(columns, mode, changes_since)
             check_if_changed(if_changed)
             self.create_table = validation.boolean(create_table, "create_table")
+        self.note_differing(state_path=state_path)
+        self.note_differing(any_template=True, table=table, sql_conn_id=sql_conn_id)
         self.listing, self.mode = listing, mode
         self.sql_conn_id = rendered(sql_conn_id)
         self.table = rendered(table)
@@ -146,7 +148,9 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
 
         ti = context["ti"]
         self._check()
+        self._check_mapped(ti)
         check_files(state_path=self.state_path)
+        self.separate_files(ti, "state_path")
         with self.hook.bulk_client() as client:
             merges = self.mode == "merge"
             tracker = tracker_of(client, self.listing, self.changes_since, self.state_path, None, ti, merges=merges)
@@ -185,6 +189,19 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
             self.database = database_of(self.sql_conn_id, self.hook_params)
         except SourceError as wrong:
             raise e.CrmConfigurationError(str(wrong)) from None
+
+    def _check_mapped(self, ti: Any) -> None:
+        """Refuse a mapped task whose instances replace each other's rows.
+
+        :raises CrmInvalidValueError: naming the fix
+        """
+        is_one = self.is_shared("table", ti) and self.is_shared("sql_conn_id", ti)
+        if self.mode == "replace" and is_one and (self.hook_params is None or self.is_shared("hook_params", ti)):
+            raise e.CrmInvalidValueError(
+                f"all instances of this mapped task would replace the rows of the table {self.table}, and only those "
+                "of the last instance would stay; give each its own table (with {{ ti.map_index }} in its name, or in "
+                "expand), or use mode='append' or 'merge'"
+            )
 
     def _check_table(self, mark: str) -> None:
         """Check before the first call that the table exists."""
@@ -285,6 +302,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
             found.note(record)
         kinds = found.kinds() or {"id": "text"}
         chosen = chosen_columns(self.columns)
+        stats.warn_of_unknown(one.field for one in chosen or ())
         columns: list[SqlColumn] = []
         if chosen is None:
             columns = [SqlColumn(field=name, name=column_name(name), kind=kind) for name, kind in kinds.items()]

@@ -192,7 +192,8 @@ def _hook_of(connection: Any, hook_params: Mapping[str, Any] | None) -> Any:
     except AirflowException as unknown:
         if "Unknown hook type" not in str(unknown):
             raise
+        provider = f"apache-airflow-providers-{str(connection.conn_type).replace('_', '-')}"
         raise SourceError(
             f"the connection {connection.conn_id!r} is of type {connection.conn_type!r}, which no installed provider "
-            f"knows; install it, for example apache-airflow-providers-{str(connection.conn_type).replace('_', '-')}"
+            f"knows; install it, for example {provider}, and restart Airflow"
         ) from unknown

@@ -7,7 +7,7 @@ value                                becomes
 ===================================  ===============================================================
 text                                 the same, if it has no lone surrogate
 ``True``, ``False``, ``None``        the same
-whole number, float                  the same, if it is finite and has a usual size
+whole number, float                  the same, if it is finite and has a usual size; also those of NumPy
 ``Decimal``                          text with exactly its digits
 time with a zone                     text in UTC: ``2024-01-31T12:00:00Z``
 other dates and times                text in ISO 8601, unchanged
@@ -191,7 +191,18 @@ def _safe(value: Any, depth: int) -> Any:
         if not all(isinstance(name, str) for name in value):
             raise ConversionError("a nested value with a name that is not text", "JSON has only text names; convert it")
         return {whole_text(name): _within(item, name, depth) for name, item in value.items()}
-    return _as_text(value)
+    known = plain(value)
+    return _as_text(value) if known is value else _safe(known, depth)
+
+
+def plain(value: Any) -> Any:
+    """A whole number or boolean of NumPy, as pandas gives it, as that of Python; any other value unchanged."""
+    kind = type(value)
+    if kind.__module__ != "numpy":
+        return value
+    if kind.__name__ in ("bool", "bool_"):
+        return bool(value)
+    return int(value) if kind.__name__.startswith(("int", "uint")) else value  # a timedelta64 has an int(), too
 
 
 def _within(value: Any, name: object, depth: int) -> Any:
@@ -216,6 +227,7 @@ def _as_text(value: Any) -> str:
 
 
 def _lenient_scalar(value: Any) -> Any:
+    value = plain(value)
     if isinstance(value, int):
         return value if value.bit_length() <= LENIENT_BITS else hex(value)
     if isinstance(value, float):

@@ -115,7 +115,11 @@ VALUES = {
         {"contact_email": "ada@example.com", "webhook_id": "", "channel_uid": "c", "workflow_id": "w"},
         ["webhook_id must be text, not empty"],
     ),
-    "target without a format": (CrmExtractContactsOperator, {"target": "contacts.xlsx"}, ["does not show its format"]),
+    "target without a format": (
+        CrmExtractContactsOperator,
+        {"target": "{{ 'contacts' }}.xlsx"},
+        ["does not show its format"],
+    ),
     "one invalid email of two": (
         CrmListMembershipSensor,
         {"emails": ["ada@example.com", "bad"], "list_id": ids.list_id("Newsletter")},

@@ -250,6 +250,18 @@ def test_constraint_violation_is_reported_without_row_values(transfer: Transfers
     assert email_of(transfer.crm, 0) not in str(task.error)
 
 
+def test_mapped_transfers_do_not_replace_each_others_rows(transfer: Transfers, database: SqliteTarget) -> None:
+    with DAG("mapped_tables", schedule=None) as dag:
+        one = CrmToSqlOperator.partial(task_id="one", table="t", mode="replace", sql_conn_id="db", create_table=True)
+        one.expand(listing=["contacts", "lists"])
+        own = CrmToSqlOperator.partial(task_id="own", mode="replace", sql_conn_id="db", create_table=True)
+        own.expand_kwargs([{"listing": "contacts", "table": "people"}, {"listing": "lists", "table": "lists"}])
+    run = transfer.run_dag(dag)
+    assert run.states() == {"one[0]": "failed", "one[1]": "failed", "own[0]": "success", "own[1]": "success"}
+    assert "all instances of this mapped task would replace the rows of the table t" in str(run["one[0]"].error)
+    assert run["own[0]"].result["rows"] == 35
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

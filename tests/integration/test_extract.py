@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pyarrow.parquet
 import pytest
-from airflow.sdk import DAG, ObjectStoragePath
+from airflow.sdk import DAG, ObjectStoragePath, task_group
 
 from crm_provider.client.pagination import AT_ONCE
 from crm_provider.extract import extractor
@@ -90,6 +90,8 @@ def test_extract_accepts_each_kind_of_target(many: Sandbox, run_dag: RunDag, tmp
     assert run_dag(dag).states() == dict.fromkeys(TARGETS, "success")
     for name in TARGETS:
         assert (tmp_path / f"{name}.csv").read_text().splitlines() == ["email", *many.store.contacts], name
+    with pytest.raises(ValueError, match=r"'b\.txt' does not show its format"):
+        CrmExtractContactsOperator(task_id="extract", target="a.csv/b.txt")
 
 
 def test_retry_of_an_extract_continues_after_the_saved_pages(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
@@ -160,9 +162,26 @@ def test_mapped_extract_writes_one_file_per_instance(many: Sandbox, run_dag: Run
         CrmExtractContactsOperator.partial(task_id="task", fields=["email"]).expand(
             target=[str(tmp_path / name) for name in ("a.jsonl", "b.csv.gz", "c.parquet")]
         )
+        shared = CrmExtractContactsOperator.partial(
+            task_id="shared", target=str(tmp_path / "d.csv.gz"), changes_since="last", state_path=tmp_path / "seen"
+        )
+        shared.expand(fields=[["id"], ["id", "email"]])
+        own = CrmExtractContactsOperator.partial(task_id="own", target=f"{tmp_path}/e-{{{{ ti.map_index }}}}.csv")
+        own.expand(fields=[["id"], ["email"]])
+
+        @task_group
+        def group(fields: Any) -> None:
+            CrmExtractContactsOperator(task_id="inner", target=str(tmp_path / "f.csv"), fields=fields)
+
+        group.expand(fields=[["id"], ["email"]])
     run = run_dag(dag)
+    assert set(run.states().values()) == {"success"}
     assert [run[f"task[{n}]"].result["records"] for n in range(3)] == [35, 35, 35]
-    assert names(tmp_path) == ["a.jsonl", "b.csv.gz", "c.parquet"]
+    assert run["shared[1]"].result["path"] == str(tmp_path / "d.1.csv.gz")
+    assert [name for name in names(tmp_path) if not name.endswith(".lock")] == [
+        "a.jsonl", "b.csv.gz", "c.parquet", "d.0.csv.gz", "d.1.csv.gz", "e-0.csv", "e-1.csv", "f.0.csv", "f.1.csv",
+        "seen.0", "seen.1",
+    ]  # fmt: skip
 
 
 def test_extract_of_changes_since_the_last_run(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:

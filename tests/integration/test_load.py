@@ -269,6 +269,8 @@ def test_rows_rendered_to_text_are_an_error_without_values(crm: Sandbox, run_dag
 def test_invalid_partial_argument_is_an_error_at_parse() -> None:
     with pytest.raises(ValueError, match="mapping has no 'email'"):
         CrmLoadContactsOperator.partial(task_id="load", mapping={"name": "first"})
+    with pytest.raises(ValueError, match="'delimiter' has no meaning for jsonl files"):
+        CrmLoadContactsOperator.partial(task_id="load", source="a.jsonl", source_options={"delimiter": ";"})
 
 
 def test_arguments_missing_in_partial_are_accepted_at_parse() -> None:

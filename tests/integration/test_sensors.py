@@ -37,7 +37,7 @@ def test_long_retry_after_is_waited_for_with_every_flag(
     crm.add_fault(effect="error", error="throttled", retry_after=300, count=1)
     task = run_task(CrmListSensor, list_name="Newsletter", **MODES["reschedule"], **{flag: True})
     assert task.states == ["up_for_reschedule", "success"]
-    assert waits["task"] == pytest.approx([300], abs=2)
+    assert waits["task"] == pytest.approx([300], abs=20)
 
 
 # -- server errors in a row ---------------------------------------------------------------------------------
@@ -105,4 +105,4 @@ def test_retry_after_delays_the_reschedule(
     crm.add_fault(effect="error", error=error, retry_after=retry_after, count=2)
     task = run_task(CrmListSensor, list_name="Newsletter", **MODES["reschedule"])
     assert task.states == ["up_for_reschedule", "up_for_reschedule", "success"]
-    assert waits["task"] == pytest.approx([seconds, seconds], abs=2)
+    assert waits["task"] == pytest.approx([seconds, seconds], abs=20)

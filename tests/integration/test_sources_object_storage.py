@@ -63,9 +63,9 @@ def test_missing_object_raises_no_such_file(bucket: Any) -> None:
 @pytest.mark.parametrize(
     ("url", "provider"),
     [
-        ("s3://bucket/leads.csv", r"; install apache-airflow-providers-amazon\[s3fs\]"),
-        ("gs://bucket/*.csv", "; install apache-airflow-providers-google"),
-        ("abfss://bucket/leads.csv", "; install apache-airflow-providers-microsoft-azure"),
+        ("s3://bucket/leads.csv", r"; install apache-airflow-providers-amazon\[s3fs\], and restart Airflow"),
+        ("gs://bucket/*.csv", "; install apache-airflow-providers-google, and restart Airflow"),
+        ("abfss://bucket/leads.csv", "; install apache-airflow-providers-microsoft-azure, and restart Airflow"),
         ("wasb://bucket/leads.csv", ""),
         ("https://example.com/leads.csv", ""),
     ],

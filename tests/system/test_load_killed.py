@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow_api import Run, run_path
-from airflow_runs import Task
+from airflow_api import run_path
 from airflow_stack import AirflowStack
 from airflow_waits import until_still
 
@@ -156,14 +155,14 @@ def test_killed_load_loses_and_duplicates_no_row(
 ) -> None:
     crm = crms["killed"]
     seed = int(os.environ.get("FAULT_SEED") or random.randrange(1000))
-    moments = sorted(random.Random(seed).sample(range(20, ROWS - LONELY), len(KILLS)))
+    moments = sorted(random.Random(seed).sample(range(30, ROWS - LONELY), len(KILLS)))
     print(f"\nkilled after {moments} calls (seed {seed})")
     run_id = start(stack, "killed")
     kept = []
     for number, (what, moment) in enumerate(zip(KILLS, moments, strict=True)):
+        pid = process_of(stack, "killed", run_id, number + 1)  # before the moment: Airflow may respond slowly
         stack.until(lambda moment=moment: crm.counters().total >= moment, timeout=PATIENCE)
-        stack.until(lambda number=number: running(stack, "killed", run_id, number + 1) is not None, timeout=PATIENCE)
-        kill(what, running(stack, "killed", run_id, number + 1))
+        os.kill(pid if what == "task" else parent(pid), signal.SIGKILL)
         calls = crm.counters().total
         calls_go_on_for = quiet_after(stack, crm)
         assert crm.counters().total - calls <= LONELY, "a load without its supervisor ends"
@@ -171,7 +170,6 @@ def test_killed_load_loses_and_duplicates_no_row(
         print(
             f"{what}: {calls_go_on_for:.1f} s until the last call, {kept[-1]} rows done; {crm.counters().total} calls"
         )
-        stack.until(lambda number=number: running(stack, "killed", run_id, number + 2) is not None, timeout=PATIENCE)
     run = stack.api.wait("killed", run_id, timeout=PATIENCE)
     assert run["load"].state == "success", stack.api.log(run, run["load"])
     assert run["load"].try_number == len(KILLS) + 1
@@ -202,11 +200,6 @@ def test_killed_load_loses_and_duplicates_no_row(
     )
 
 
-def kill(what: str, task: Task | None) -> None:
-    assert task is not None and task.pid is not None
-    os.kill(task.pid if what == "task" else parent(task.pid), signal.SIGKILL)
-
-
 def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -215,8 +208,9 @@ def parent(pid: int) -> int:
 def test_killed_load_creates_no_second_deal(stack: AirflowStack, crms: Crms) -> None:
     crm = crms["deals"]
     run_id = start(stack, "deals")
+    pid = process_of(stack, "deals", run_id, 1)
     stack.until(lambda: crm.counters().total >= DEALS // 3, timeout=PATIENCE)
-    kill("task", running(stack, "deals", run_id, 1))
+    os.kill(pid, signal.SIGKILL)
     run = stack.api.wait("deals", run_id, timeout=PATIENCE)
     assert run["load"].state == "success", stack.api.log(run, run["load"])
     assert run["load"].try_number == 2
@@ -298,11 +292,19 @@ def start(stack: AirflowStack, dag_id: str) -> str:
     return stack.api.trigger(dag_id)
 
 
-def running(stack: AirflowStack, dag_id: str, run_id: str, try_number: int) -> Task | None:
-    """The task, if this try is running."""
-    run: Run = stack.api.run(dag_id, run_id)
-    task = run["load"] if run.tasks else None
-    return task if task and task.state == "running" and task.try_number == try_number and task.pid else None
+def process_of(stack: AirflowStack, dag_id: str, run_id: str, try_number: int) -> int:
+    """Wait until this try is running and return the id of its process."""
+    found: list[int] = []
+
+    def is_running() -> bool:
+        tasks = stack.api.run(dag_id, run_id).tasks
+        found.extend(
+            task.pid for task in tasks if task.pid and (task.state, task.try_number) == ("running", try_number)
+        )
+        return bool(found)
+
+    stack.until(is_running, timeout=PATIENCE)
+    return found[0]
 
 
 def checkpoint(stack: AirflowStack, dag_id: str, run_id: str) -> dict[str, Any]:

@@ -71,7 +71,7 @@ STEPS = st.lists(
 
 
 @given(pace=PACES, steps=STEPS)
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_lua_script_equals_the_schedule(redis: RedisServer, pace: Pace, steps: Any) -> None:
     client(redis).flushall()
     store, schedule, now = RedisStore(redis.url, "same"), Schedule(), 1.7e9

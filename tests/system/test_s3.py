@@ -130,11 +130,16 @@ def test_killed_load_continues_from_its_checkpoint_in_s3(
     stack: AirflowStack = airflow_stack(tmp_path, env=environment)
     stack.api.wait_for_dag("killed_s3")
     run_id = stack.api.trigger("killed_s3")
-    unsaved = {}
-    for name, crm in crms.items():
-        stack.until(lambda name=name: done(s3, bucket, name) > 0, timeout=300, every=0.5)
-        os.kill(stack.api.run("killed_s3", run_id)[name].pid, signal.SIGKILL)
-        unsaved[name] = crm.counters().total - done(s3, bucket, name)
+    unsaved: dict[str, int] = {}
+
+    def all_killed() -> bool:
+        for name in sorted(set(crms) - set(unsaved)):  # in any order: the other one may end first
+            if done(s3, bucket, name) > 0:
+                os.kill(stack.api.run("killed_s3", run_id)[name].pid, signal.SIGKILL)
+                unsaved[name] = crms[name].counters().total - done(s3, bucket, name)
+        return len(unsaved) == len(crms)
+
+    stack.until(all_killed, timeout=300, every=0.5)
     run = stack.api.wait("killed_s3", run_id, timeout=300)
     for name, crm in crms.items():
         assert (run[name].state, run[name].try_number) == ("success", 2), stack.api.log(run, run[name])

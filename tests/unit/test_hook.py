@@ -132,6 +132,13 @@ def test_error_of_a_connection_names_it(
     assert says in error_of(status, body, monkeypatch)
 
 
+def test_connection_of_another_type_says_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_ORDERS", '{"conn_type": "http", "host": "example.com", "password": "secret"}')
+    with pytest.raises(e.CrmConfigurationError, match="must be a complete URL") as raised:
+        CrmHook("orders").get_conn()
+    assert str(raised.value).endswith("This is Airflow's connection 'orders'; its type is 'http', not 'crm'.")
+
+
 @pytest.mark.parametrize(
     ("path", "says"),
     [

@@ -227,15 +227,18 @@ def test_end_without_a_crm_error(end: Any, raises: type[Exception]) -> None:
         assert caught.value.__cause__ is given
 
 
+OVER = "Sensor has timed out after 20 s."
+
+
 @pytest.mark.parametrize(
     ("arguments", "raises", "level", "text", "ended"),
     [
-        ({}, AirflowSensorTimeout, "ERROR", "Over. The last result was: not yet.", "failed; the timeout of a sensor"),
+        ({}, AirflowSensorTimeout, "ERROR", f"{OVER} The last result was: not yet.", "failed; the timeout of a"),
         (
             {"soft_fail": True},
             AirflowSkipException,
             "INFO",
-            "Skipped by soft_fail. Over. The last result was: not yet.",
+            f"Skipped by soft_fail. {OVER} The last result was: not yet.",
             "skipped, by",
         ),
     ],
@@ -244,12 +247,12 @@ def test_timeout_of_a_sensor(
     arguments: Any, raises: type[Exception], level: str, text: str, ended: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO), pytest.raises(raises) as caught:
-        outcome.sensor_timeout("Over.", last_result="not yet.", **arguments)
+        outcome.sensor_timeout(20.0, last_result="not yet.", **arguments)
     assert type(caught.value) is raises
     assert str(caught.value) == text
     [said] = logged(caplog)
     assert said.levelname == level
-    assert said.getMessage().splitlines()[:2] == ["Over.", "Last result:  not yet."]
+    assert said.getMessage().splitlines()[:2] == [OVER, "Last result:  not yet."]
     assert f"Task:         {ended}" in said.getMessage()
 
 

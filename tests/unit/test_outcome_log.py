@@ -18,13 +18,16 @@ from crm_provider import errors as e
 from crm_provider._compat import AirflowFailException, AirflowSkipException
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
+from crm_provider.extract.extractor import ExtractUnsaved
 from crm_provider.files.paths import CannotWrite
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.load.report import LoadStopped, Summary
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.operators.base import CrmOperator
+from crm_provider.operators.load import CrmRetryRejectsOperator
 from crm_provider.tasks import crm_errors, outcome
 from crm_provider.tasks.outcome import DOCS, error_record, record, short_traceback
+from crm_provider.tasks.templates import MissingValue
 from crm_provider.ui import PREFIX as PAGE
 from crm_provider.values.redaction import PREFIX, WIDTH
 
@@ -145,8 +148,8 @@ def test_remark_follows_an_earlier_one_as_a_sentence() -> None:
 )
 def test_error_of_ours_is_logged_as_a_sentence(text: str, sentence: str, caplog: pytest.LogCaptureFixture) -> None:
     error = ValueError(text)
-    assert caught(outcome.fail, error, {"ti": SimpleNamespace(max_tries=2, try_number=1)}) is error
-    assert caplog.messages == [f"{sentence}\nTask:  this try failed; it is retried (2 left)"]
+    assert caught(outcome.fail, error, {"ti": SimpleNamespace(max_tries=2, try_number=1), "task": None}) is error
+    assert caplog.messages == [f"{sentence}\nTask:  this try failed. 2 retries left"]
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="Windows cannot change the time zone of a process")
@@ -231,32 +234,46 @@ def caught(function: Any, *args: Any) -> BaseException:
     return error.value
 
 
-def refuses() -> None:
-    raise e.CrmDealNotFoundError("Deal not found.")
+def refuses(kind: type[Exception] = e.CrmDealNotFoundError) -> None:
+    raise kind("Deal not found.")
 
 
 class Refuses(CrmOperator):
     """An operator in a user's DAG."""
 
+    kind: type[Exception] = e.CrmDealNotFoundError
+
     def call(self, context: Any) -> dict[str, Any]:
-        refuses()
+        refuses(self.kind)
         return {}
 
 
-def failed_task(monkeypatch: pytest.MonkeyPatch) -> BaseException:
-    task = Refuses(task_id="refused", crm_conn_id="none")
+class CannotStore(Refuses):
+    kind = ExtractUnsaved
+
+
+def failed_task(task: CrmOperator) -> BaseException:
     ti = SimpleNamespace(max_tries=0, try_number=1, xcom_push=lambda **_: None)
-    return caught(Refuses.execute.__wrapped__, task, {"ti": ti, "task": task})
+    return caught(type(task).execute.__wrapped__, task, {"ti": ti, "task": task})
 
 
 @KEEPS_FRAMES
-def test_operator_traceback_shows_only_the_frames_of_the_dag_author(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert frames(failed_task(monkeypatch)) == ["caught", "call", "refuses"]
+@pytest.mark.parametrize(
+    ("task", "shown"),
+    [
+        (Refuses(task_id="refused"), ["caught", "call", "refuses"]),
+        (CrmRetryRejectsOperator(task_id="no_value", rejects="r.jsonl", crm_conn_id=MissingValue("None")), ["caught"]),
+        (CannotStore(task_id="full"), ["caught", "call", "refuses"]),
+    ],
+    ids=repr,
+)
+def test_operator_traceback_shows_only_the_frames_of_the_dag_author(task: CrmOperator, shown: list[str]) -> None:
+    assert frames(failed_task(task)) == shown
 
 
-def test_all_frames_are_kept_at_debug_level(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_all_frames_are_kept_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger=outcome.__name__):
-        assert "execute" in frames(failed_task(monkeypatch))
+        assert "execute" in frames(failed_task(Refuses(task_id="refused")))
 
 
 @KEEPS_FRAMES
@@ -281,7 +298,7 @@ def test_causes_are_shortened_unless_they_are_suppressed() -> None:
                 raise e.CrmTimeoutError("hidden") from None
             raise e.CrmTimeoutError("shown") from error
 
-    shortened = short_traceback(e.CrmError)(chained)
+    shortened = short_traceback(chained)
     assert frames(caught(shortened, False).__cause__) == ["chained", "refuses"]  # type: ignore[arg-type]
     assert caught(shortened, True).__context__ is not None
 
@@ -320,11 +337,11 @@ OURS = CannotWrite("/data/people.csv", "No space left on device")
             (
                 "Refused of somesql (table people, connection warehouse): not a CRM error. What to do: "
                 'Its message is below, after "Task failed with exception". A retry helps if the cause is temporary, '
-                "such as a lost connection; otherwise correct the cause and clear the task. Task: this try failed; it "
-                "is retried (1 left)"
+                "such as a lost connection; otherwise correct the cause and clear the task. Task: this try failed. "
+                "1 retry left"
             ),
         ),
-        (OURS, 0, f"{OURS}. Task: failed; no retry is left"),
+        (OURS, 0, f"{OURS}. Task: this try failed. No retries left (set retries=)"),
         (AirflowSkipException("said already"), 0, ""),
     ],
 )

@@ -48,7 +48,23 @@ def test_every_operator_has_its_table(capsys: Capture, operator: str) -> None:
 def test_mode_can_be_a_separate_option(capsys: Capture) -> None:
     whole = run(capsys, "--for", "CrmLoadDealsOperator(mode='move')")
     assert run(capsys, "--for", "CrmLoadDealsOperator", "--mode", "move") == whole
-    assert main(["policy", "--for", "CrmLoadDealsOperator", "--mode", "remove"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("operator", "mode", "message"),
+    [
+        ("CrmLoadDealsOperator", "remove", "the mode 'remove'; known: 'move', 'update', 'create', or leave it out"),
+        (
+            "CrmRetryRejectsOperator",
+            "move",
+            "rejects of deals follow the rules of CrmLoadDealsOperator",
+        ),
+        ("CrmListSensor", "move", "CrmListSensor has no rules for the mode 'move'; leave it out"),
+    ],
+)
+def test_mode_without_rules_of_its_own_is_explained(capsys: Capture, operator: str, mode: str, message: str) -> None:
+    assert main(["policy", "--for", operator, "--mode", mode]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_text_is_aligned_and_has_a_line_for_each_type(capsys: Capture) -> None:

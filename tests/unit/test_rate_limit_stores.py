@@ -111,7 +111,7 @@ DAMAGE = st.one_of(
 
 @given(damage=DAMAGE)
 @example(damage=Schedule().to_bytes() + b"more")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_damage_heals(folder: Path, damage: bytes) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     (folder / "key.rate").write_bytes(damage)

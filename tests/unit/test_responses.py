@@ -298,6 +298,8 @@ def test_html_error_says_that_a_proxy_may_interfere(status: int) -> None:
     error = error_of(response(status, b"\n<!doctype html><p>Contact not found.</p>"))
     assert name_of(error) == BY_STATUS[status]
     assert "is a proxy in the way?" in error.message
+    assert ("a proxy or firewall refused the call" in error.suggested_action) == (status in (400, 401, 403))
+    assert "a proxy or firewall" not in str(error_of(response(status, b"{}")))
     assert "<p>" not in str(error)
 
 
@@ -389,10 +391,12 @@ def test_other_status_is_not_called_a_redirect() -> None:
         (b'\xef\xbb\xbf{"id": "1"}', {"id": "1"}),
         (b'{"errorCode": null, "id": "1"}', {"errorCode": None, "id": "1"}),
         (b'{"errorCode": "DEAL_NOT_FOUND", "data": {"id": "1"}}', {"id": "1"}),
+        (b'{"errorCode": "OK", "id": "1"}', {"errorCode": "OK", "id": "1"}),
+        (b'{"errorType": "no_error ", "id": "1"}', {"errorType": "no_error ", "id": "1"}),
         (b'{"name": "Forbidden", "type": "FORBIDDEN"}', {"name": "Forbidden", "type": "FORBIDDEN"}),
     ],
     ids=["envelope", "unwrapped once", "top level", "list in data", "empty", "blank", "list", "data null", "BOM",
-         "errorCode null", "data beside a code", "a record that has a type"],
+         "errorCode null", "data beside a code", "code OK", "type no_error", "a record that has a type"],
 )  # fmt: skip
 def test_success(status: int, body: bytes, value: Any) -> None:
     assert value_of(response(status, body)) == value

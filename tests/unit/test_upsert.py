@@ -135,6 +135,21 @@ def test_known_contact_with_other_values_is_read_again_even_if_in_the_lists() ->
     assert (written.outcome, crm.calls) == ("suppressed", [("get", ADA)])
 
 
+class Lagging(FakeCrm):
+    """It knows that the contact exists, but does not show it yet."""
+
+    def create_or_find(self, email: str, **_: Any) -> Creation:
+        raise e.CrmContactAlreadyExistsError("Contact already exists.", status=409)
+
+
+@pytest.mark.parametrize("lists", [(), (LIST,)], ids=["not read", "read"])
+def test_contact_that_exists_but_is_not_found_is_reported_with_both_facts(lists: tuple[str, ...]) -> None:
+    with pytest.raises(e.CrmContactNotFoundError) as raised:
+        writer_of(Lagging(), lists=lists).write(NEW)
+    assert raised.value.message == "Contact not found, although the CRM has just refused to create it (409)."
+    assert raised.value.advice.startswith("Write it again later")
+
+
 def test_contact_deleted_since_the_read_teaches_nothing() -> None:
     order = LearnedOrder(share=1.0, weight=20)
     writer_of(FakeCrm(), order=order).write(NEW, remote(OLD))

@@ -81,9 +81,6 @@ class DealCache:
         self.complete = False
         """Whether every deal of the CRM was read."""
 
-    def __len__(self) -> int:
-        return len(self._rows("SELECT data FROM deals", ()))
-
     def put(self, deal: RemoteDeal) -> None:
         """Keep a deal as it was read."""
         created_at = None if deal.created_at is None else deal.created_at.isoformat()

@@ -11,7 +11,7 @@ from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.deal_mapper import DealMapper, DealMode
 from crm_provider.load.options import LoadOptions, ids_of
-from crm_provider.load.rows import WRITTEN, Outcome, SourceError
+from crm_provider.load.rows import NEVER, WRITTEN, Outcome, SourceError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class DealOptions(LoadOptions):
     modes: ClassVar[tuple[str, ...]] = get_args(DealMode)
     outcomes: ClassVar[tuple[Outcome, ...]] = WRITTEN
     meanings: ClassVar[Mapping[Outcome, str]] = {
+        Outcome.SUPPRESSED: NEVER,
         Outcome.UPDATED: "were there, and were moved or changed",
         Outcome.SKIPPED: "left out: `on_error` said so, another row is for the same deal, or the deal was in none of "
         "`only_from_stages`",

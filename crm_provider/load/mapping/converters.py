@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from crm_provider.client.validation import FLOAT_AS_TEXT, float_as_text
 from crm_provider.values.addresses import NotOneAddress, one_address
-from crm_provider.values.json_values import MAX_DIGITS, ConversionError, finite, json_safe, whole_number
+from crm_provider.values.json_values import MAX_DIGITS, ConversionError, finite, json_safe, plain, whole_number
 
 Conversion: TypeAlias = Callable[[Any], Any]
 """Takes a value that is not empty (a text without space around it); returns a JSON value.
@@ -58,7 +58,7 @@ def is_empty(value: Any) -> bool:
 _EXACT_FLOAT = 2**53  # beyond it neighbouring whole numbers share one float
 
 
-OTHER_MARKS = "correct it in the source, or say how it is written with decimal and thousands"
+OTHER_MARKS = "correct it in the source, or set the options decimal and thousands of the mapping"
 OTHER_CHARACTERS = "remove what is not part of the number in the source, such as a currency sign, a unit or letters"
 
 
@@ -97,11 +97,21 @@ _VARIANTS = {" ": "\u00a0\u202f\u2009", "'": "\u2019"}
 """Separator of thousands -> what spreadsheets write in its place: spaces that do not break, Swiss apostrophes."""
 
 
-def integer(*, decimal: str = ".", thousands: str = "") -> Conversion:
-    """A whole number, as a JSON number; a fraction of zeros is dropped."""
-    as_number = number(decimal=decimal, thousands=thousands)
+_SAY_WHICH = "give the option decimal='.', or decimal=',' and thousands='.'"
+_MAYBE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}", re.ASCII)
+
+
+def integer(*, decimal: str | None = None, thousands: str = "") -> Conversion:
+    """A whole number, as a JSON number; a fraction of zeros is dropped.
+
+    Unless an option says what the point is, a text such as ``1.000`` is refused: much of the world writes 1000 so.
+    """
+    as_number = number(decimal="." if decimal is None else decimal, thousands=thousands)
+    is_open = decimal is None and not thousands
 
     def convert(value: Any) -> int:
+        if is_open and isinstance(value, str) and _MAYBE_THOUSANDS.fullmatch(value):
+            raise ConversionError("a point that may separate thousands", _SAY_WHICH)
         whole, _, fraction = as_number(value).partition(".")
         if fraction.strip("0"):
             raise ConversionError("not a whole number", "correct it, or give it the type number")
@@ -112,6 +122,7 @@ def integer(*, decimal: str = ".", thousands: str = "") -> Conversion:
 
 def digits(value: Any) -> str:
     """The digits of a number, without an exponent; of a float, the fewest that give the same float."""
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         raise ConversionError("not a number", "give a number, or a text with its digits")
     if isinstance(value, int):
@@ -174,7 +185,8 @@ def text(value: Any) -> str:
         return digits(value)
     if isinstance(value, (Mapping, list, tuple)):
         raise ConversionError("a nested value", "give it the type json, or take one of its parts in the source")
-    return str(json_safe(value))
+    safe = json_safe(value)
+    return safe if isinstance(safe, str) else text(safe)
 
 
 def boolean(*, true: Iterable[str] = (), false: Iterable[str] = ()) -> Conversion:
@@ -195,7 +207,7 @@ def boolean(*, true: Iterable[str] = (), false: Iterable[str] = ()) -> Conversio
         word = text(value).casefold()
         if word in yes or word in no:
             return word in yes
-        raise ConversionError("neither true nor false", "correct it, or name the word in the options true or false")
+        raise ConversionError("neither true nor false", "correct it, or add it to the mapping's option true or false")
 
     return convert
 

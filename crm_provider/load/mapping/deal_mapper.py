@@ -30,6 +30,7 @@ from crm_provider.load.mapping.fields import (
     Field,
     Section,
     Target,
+    check_names,
     column_field,
     constant_field,
     field_of,
@@ -139,16 +140,7 @@ class DealMapper(RecordMapper[Deal]):
         return frozenset(line.target.name for line in fields if line.column is None)
 
     def _compiled(self, mapping: Any) -> tuple[Field, ...]:
-        if not isinstance(mapping, Mapping) or not mapping:
-            what = "empty" if isinstance(mapping, Mapping) else f"a {type(mapping).__name__}"
-            raise SourceError(
-                f"mapping must be a mapping of field to column, such as {{'deal_id': 'id'}}, but is {what}"
-            )
-        names: dict[str, Any] = {}
-        for name in mapping:
-            other = names.setdefault(target_of(name).path, name)
-            if other is not name:
-                raise SourceError(f"mapping[{name!r}] and mapping[{other!r}] are the same field; leave one of them out")
+        check_names(mapping, target_of, example="{'deal_id': 'id'}")
         lines = tuple(self._line(name, spec) for name, spec in mapping.items())
         wrong = what_is_wrong(self._mode, [line.target for line in lines])
         if wrong:

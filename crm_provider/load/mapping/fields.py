@@ -159,6 +159,23 @@ _COMMON = ("column", "type", "empty", "default", "optional")
 _WORDS = ("true", "false")  # their values are words; the other options of types are single texts
 
 
+def check_names(mapping: Any, target: Callable[[Any], Target], *, example: str) -> None:
+    """Check that a mapping has lines, each for a field of its own.
+
+    :param target: the field that a key names
+    :param example: of a mapping, for the message
+    :raises SourceError: naming what is wrong
+    """
+    if not isinstance(mapping, Mapping) or not mapping:
+        found = "empty" if isinstance(mapping, Mapping) else f"a {type(mapping).__name__}"
+        raise SourceError(f"mapping must be a mapping of field to column, such as {example}, but is {found}")
+    names: dict[str, Any] = {}
+    for name in mapping:
+        other = names.setdefault(target(name).path, name)
+        if other is not name:
+            raise SourceError(f"mapping[{name!r}] and mapping[{other!r}] are the same field; leave one of them out")
+
+
 def field_of(name: Any, spec: Any, defaults: Defaults, *, target: Callable[[Any], Target] = target_of) -> Field:
     """A line of a mapping.
 
@@ -340,7 +357,9 @@ def read_column(
                 return fallback(None)
             raise ConversionError("column missing", fix)
         if isinstance(given, UnreadableValue):
-            raise ConversionError("a value that Python cannot hold", "correct it, or cast it to text in the query")
+            raise ConversionError(
+                "a value that Python cannot hold", "correct it, or cast it to text in the query or file"
+            )
         return fallback(given) if is_empty(given) else _without_error_values(convert(given))
 
     return read

@@ -23,7 +23,7 @@ _ISO = re.compile(
 )
 """ISO 8601 as databases and programs write it, BigQuery with ``UTC``. Python 3.10 parses less of it than 3.11."""
 
-_FIX = "correct it in the source, or say how it is written with format"
+_FIX = "correct it in the source, or set the option format of the mapping"
 
 
 def day(*, format: str | None = None) -> Conversion:  # noqa: A002 - the option's name
@@ -52,8 +52,9 @@ def moment(*, format: str | None = None, zone: str | None = None) -> Conversion:
     :param format: how a text is written, as for ``datetime.strptime``; by default ISO 8601
     :param zone: the time zone of times that have none; without it such a time is refused. A time that its clocks show
         twice is the first one, and one that they skip counts as if they had not been changed yet
-    :raises ValueError: if the format does not hold a whole date, or the zone is unknown
+    :raises ValueError: if the format does not hold a whole date or is ambiguous, or the zone is unknown
     """
+    _check_clock(format or "")
     read, default_zone = _reader(format, "not a valid date and time"), None if zone is None else _zone(zone)
 
     def convert(value: Any) -> str:
@@ -130,6 +131,18 @@ def _check_format(form: str) -> None:
         raise ValueError(f"format {form!r} cannot be read back; use the codes of Python's strptime, like '%d/%m/%Y'")
 
 
+def _check_clock(form: str) -> None:
+    """Refuse formats with which Python would read another time than the text shows."""
+    codes = set(re.findall("%(.)", form))
+    if "Z" in codes:
+        raise ValueError(
+            f"format {form!r}: Python drops the zone that %Z reads; use %z for an offset, or write the zone as it "
+            "stands in the texts (such as UTC) and name it with timezone"
+        )
+    if "I" in codes and "p" not in codes:
+        raise ValueError(f"format {form!r}: the hour %I counts to 12 and needs %p (AM or PM); use %H for 24 hours")
+
+
 INSTALL = "pip install 'airflow-provider-crm[phone]'"
 
 
@@ -165,10 +178,18 @@ def phone(*, region: str | None = None) -> Conversion:
             raise ConversionError(
                 "a phone number with an extension", "E.164 has no place for it; remove it in the source"
             )
+        if _LETTER.search(_URL.sub(r"\1", written)):
+            raise ConversionError("a phone number with letters", "leave only the number: they may become digits of it")
         return str(library.format_number(found, library.PhoneNumberFormat.E164))
 
     return convert
 
+
+_URL = re.compile(r"\Atel:([^;]*).*", re.IGNORECASE | re.DOTALL)
+"""A phone number as a URL (RFC 3966), which may have parameters."""
+
+_LETTER = re.compile(r"\d.*[^\W\d_]", re.DOTALL)
+"""A letter after a digit; words before the number are ignored."""
 
 _NO_PHONE = ("not a phone number", "correct it: one number, with its area code")
 

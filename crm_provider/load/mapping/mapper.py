@@ -35,6 +35,7 @@ from crm_provider.load.mapping.fields import (
     Field,
     Section,
     Target,
+    check_names,
     column_field,
     field_of,
     nested_field,
@@ -301,23 +302,13 @@ class Steps:
 
 
 def _checked(mapping: Any, defaults: Defaults) -> tuple[Field, ...]:
-    if not isinstance(mapping, Mapping) or not mapping:
-        raise SourceError(
-            "mapping must be a mapping of field to column, such as {'email': 'mail', 'name': 'first_name'}, "
-            f"but is {'empty' if isinstance(mapping, Mapping) else f'a {type(mapping).__name__}'}"
-        )
-    names: dict[str, Any] = {}
-    for name in mapping:
-        path = target_of(name).path
-        if path in names:
-            raise SourceError(
-                f"mapping[{name!r}] and mapping[{names[path]!r}] are the same field; leave one of them out"
-            )
-        names[path] = name
-    if EMAIL not in names:
-        close = nearest(EMAIL, [str(name) for name in mapping])
-        fix = f"did you mean it with {close!r}? Add" if close else "add"
-        raise SourceError(f"mapping has no 'email', which identifies a contact; {fix} 'email': '<column>'")
+    check_names(mapping, target_of, example="{'email': 'mail', 'name': 'first_name'}")
+    if EMAIL not in mapping:
+        turned = [column for column, name in mapping.items() if name == EMAIL]
+        close = nearest(EMAIL, map(str, mapping))
+        fix = f"did you mean 'email' in place of {close!r}?" if close else "add 'email': '<column>'"
+        fix = f"a line is the CRM's field, then the column: 'email': {turned[0]!r}" if turned else fix
+        raise SourceError(f"mapping has no 'email', which identifies a contact; {fix}")
     return tuple(field_of(name, spec, defaults) for name, spec in mapping.items())
 
 

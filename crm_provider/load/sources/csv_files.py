@@ -21,7 +21,7 @@ from crm_provider.values.counted import counted
 log = logging.getLogger(__name__)
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-"""Delimiters that are detected; the first ones win a tie."""
+"""Delimiters that are detected."""
 
 LONGEST_RECORD = 150_000
 """Lines of one record, so that an open quote does not read the whole file."""
@@ -99,16 +99,19 @@ class CsvFiles:
 def most_consistent_delimiter(sample: list[str], *, quotechar: str = '"', header: int = 0) -> str:
     """The delimiter that gives most records as many fields as the header; of several, the one with most fields.
 
+    In a tie, a comma is more likely to be part of a text (``name, full``) than another delimiter.
+
     :param sample: the first lines
     :param header: number of columns, if the lines have no header line
     """
 
-    def score(delimiter: str) -> tuple[bool, float, int]:
+    def score(delimiter: str) -> tuple[bool, float, int, bool]:
         counts = _field_counts(sample, _dialect(delimiter, quotechar))
         first = counts[0] if counts else 0
         expected, rest = (header, counts) if header else (first, counts[1:])
         consistent = sum(count == expected for count in rest) / len(rest) if rest else 1.0
-        return first > 1 or bool(header), consistent, -abs(first - header) if header else first
+        fit = -abs(first - header) if header else first
+        return first > 1 or bool(header), consistent, fit, first > 1 and delimiter != ","
 
     return max((mark for mark in DELIMITERS if mark != quotechar), key=score)
 

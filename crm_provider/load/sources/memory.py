@@ -10,6 +10,7 @@ from typing import Any
 
 from crm_provider.load.rows import Row, RowLocations, SourceError
 from crm_provider.load.sources.files import LINE
+from crm_provider.values.json_values import MAX_DEPTH
 
 
 class RowsSource:
@@ -120,15 +121,18 @@ def row_of(number: int, given: Any) -> Row:
 
 
 def without_nulls(values: Mapping[str, Any], words: Collection[str], empty: str | None = None) -> dict[str, Any]:
-    """A row with the texts that mean "no value" replaced, also in nested values.
+    """A row with the texts that mean "no value" replaced, also in nested values and lists.
 
     :param empty: the replacement
     """
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, str) and value.strip() in words:
-            value = empty  # noqa: PLW2901 - the value of the copy
-        elif isinstance(value, Mapping):
-            value = without_nulls(value, words, empty)  # noqa: PLW2901
-        found[name] = value
-    return found
+    return {name: _without_nulls(value, words, empty, 0) for name, value in values.items()}
+
+
+def _without_nulls(value: Any, words: Collection[str], empty: str | None, depth: int) -> Any:
+    if isinstance(value, str):
+        return empty if value.strip() in words else value
+    if depth > MAX_DEPTH:  # the mapping refuses it
+        return value
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(item, words, empty, depth + 1) for name, item in value.items()}
+    return [_without_nulls(item, words, empty, depth + 1) for item in value] if isinstance(value, list) else value

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from encodings.aliases import aliases
+from pathlib import PurePath
 from typing import Any
 
 from crm_provider.load.rows import SourceError
@@ -103,6 +104,21 @@ def checked_format(name: str | None) -> str | None:
     if suffix not in FORMATS:
         raise SourceError(unknown("source_format:", name, FORMATS))
     return FORMATS[suffix]
+
+
+def check_options(source: Any, format: str | None, options: Any) -> None:  # noqa: A002 - as in every library
+    """Check what the options say, and that they fit the source, as far as it is known before it is opened.
+
+    :param source: the argument of a load; of a template only its end is examined
+    :raises SourceError: naming the option, the problem and the fix
+    """
+    first = source[0] if isinstance(source, (list, tuple)) and source else source
+    if isinstance(first, Mapping):
+        known = ROWS
+    else:
+        suffix = str(first).lower().removesuffix(".gz").rpartition(".")[2] if isinstance(first, (str, PurePath)) else ""
+        known = checked_format(format) or FORMATS.get(suffix, "csv")  # every option has a meaning for CSV
+    FileOptions.of(options, format=known)
 
 
 def check_names(names: Iterable[str], place: str) -> None:

@@ -205,13 +205,17 @@ def _mapping(pairs: Sequence[tuple[Any, Any]], read: Callable[[Any], Any] | None
 
 
 def _value_by_value(batch: Any, n: int, where: str) -> Record:
+    """A row in which a date after the year 9999 is an :class:`UnreadableValue`: only a row that sends it fails."""
     values, bad = {}, []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             values[name] = column[n].as_py()
         except _no_python_value():
-            bad.append(repr(name))
-    problem = f"{where}: {', '.join(bad)} cannot become a Python value (a date after the year 9999?)" if bad else None
+            try:
+                values[name] = UnreadableValue(column[n].cast(_pyarrow()[0].string()).as_py())
+            except _no_python_value():
+                bad.append(repr(name))
+    problem = f"{where}: {', '.join(bad)} cannot become a Python value" if bad else None
     return values, problem, 0
 
 

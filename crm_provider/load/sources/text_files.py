@@ -154,7 +154,7 @@ _OTHER_KINDS: tuple[tuple[bytes, str], ...] = (
     (b"Rar!", "a RAR archive; unpack it"),
     (b"%PDF", "a PDF document; export the table as CSV"),
     (b"Obj\x01", "an Avro file; write Parquet, CSV or JSON lines"),
-    (b"SQLite format 3", "a SQLite database; load it with SqlToCrmContactsOperator"),
+    (b"SQLite format 3", "a SQLite database; load a query of it with an operator of crm_provider.transfers.sql_to_crm"),
 )
 """First bytes of a file -> what it is and what to do."""
 

@@ -13,7 +13,7 @@ from crm_provider.load.rows import SourceError
 from .test_any_file import PARQUET, read
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32))
 def test_parquet_with_wrong_bytes_is_reported_or_has_all_its_rows(tmp_path: Path, seed: int) -> None:
     chance, content = random.Random(seed), bytearray(PARQUET)

@@ -91,7 +91,7 @@ def result_of(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
         session.close()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(status=STATUS, headers=HEADERS, body=BODY, end=st.sampled_from([b"\r\n", b"\n"]))
 @example(status=b"HTTP/1.1 302 x", headers=[b"Location: \xff\xfe"], body=b"", end=b"\r\n")
 @example(status=b"HTTP/1.1 302 x", headers=[b"Location: http://["], body=JSON, end=b"\r\n")

@@ -57,6 +57,12 @@ def test_other_values_are_not_empty(value: Any) -> None:
     assert not is_empty(value)
 
 
+def of_numpy(name: str, value: int) -> Any:
+    """A number of NumPy, which is recognised by the name of its type."""
+    conversions = {"__module__": "numpy", "__int__": lambda self: value, "__bool__": lambda self: bool(value)}
+    return type(name, (), conversions)()
+
+
 # -- auto and text -------------------------------------------------------------------------------------------
 
 
@@ -72,6 +78,8 @@ def test_other_values_are_not_empty(value: Any) -> None:
         (1e-7, 1e-7, "0.0000001"),
         (True, True, "true"),
         (False, False, "false"),
+        (of_numpy("int64", 7), 7, "7"),
+        (of_numpy("bool", 1), True, "true"),
         (Decimal("10.10"), "10.10", "10.10"),
         (Decimal("1E+3"), "1000", "1000"),
         (ID, str(ID), str(ID)),
@@ -100,6 +108,7 @@ def test_auto_and_text(value: Any, as_auto: Any, as_text: str) -> None:
         (Decimal("1E+99999999"), "a number of too many digits"),
         (2**1024, "too large a number"),
         (timedelta(1), "a value of type timedelta"),
+        (of_numpy("timedelta64", 1), "a value of type timedelta64"),
         ({1}, "a value of type set"),
         (datetime.max.replace(tzinfo=SAO_PAULO), "a time outside the years 1 to 9999"),
     ],
@@ -133,6 +142,7 @@ def test_text_refuses_nested_values(value: Any) -> None:
         ("1\u202f234\u00a0567,8", {"decimal": ",", "thousands": " "}, "1234567.8"),
         ("1'234.5", {"thousands": "'"}, "1234.5"),
         (7, {}, "7"),
+        (of_numpy("uint8", 7), {}, "7"),
         (7.0, {}, "7"),
         (0.1, {}, "0.1"),
         (1e-7, {}, "0.0000001"),
@@ -178,7 +188,12 @@ def test_number_refuses_invalid_values(value: Any, options: dict[str, str], kind
 
 @pytest.mark.parametrize(
     ("value", "cause"),
-    [("R$ 99,90", "such as a currency sign"), ("9 kg", "a unit"), ("1.5E+3", "letters"), ("9.90", "with decimal and")],
+    [
+        ("R$ 99,90", "such as a currency sign"),
+        ("9 kg", "a unit"),
+        ("1.5E+3", "letters"),
+        ("9.90", "options decimal and"),
+    ],
 )
 def test_number_names_what_does_not_belong_to_it(value: str, cause: str) -> None:
     with pytest.raises(ConversionError, match=cause):
@@ -225,13 +240,14 @@ def test_integer(value: Any, expected: int) -> None:
 
 
 def test_integer_with_marks() -> None:
-    assert converters.integer(decimal=",", thousands=".")("1.234,00") == 1234
+    german, english = converters.integer(decimal=",", thousands="."), converters.integer(decimal=".")
+    assert [german("1.234,00"), german("1.000"), english("1.000")] == [1234, 1000, 1]
 
 
 @pytest.mark.parametrize(
     ("value", "kind"),
     [("7.5", "not a whole number"), (7.5, "not a whole number"), (Decimal("0.1"), "not a whole number"),
-     ("x", "not a number"), (False, "not a number"),
+     ("x", "not a number"), (False, "not a number"), ("1.000", "a point that may separate thousands"),
      ("9" * 400, "too large a number"), (1e20, "a float too large to be exact")],
 )  # fmt: skip
 def test_integer_refuses_invalid_values(value: Any, kind: str) -> None:
@@ -428,6 +444,13 @@ def test_format_is_checked_at_once(form: str, problem: str) -> None:
             make(format=form)
 
 
+@pytest.mark.parametrize(("clock", "problem"), [("10:00 %Z", "drops the zone"), ("%I:%M", "needs %p")])
+def test_format_that_would_read_another_time_is_refused(clock: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        formats.moment(format=f"%Y-%m-%d {clock}", zone="America/Sao_Paulo")
+    formats.moment(format="%Y-%m-%d %I:%M %p %%Z", zone="UTC")
+
+
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "", "../etc/passwd", "america sao paulo"])
 def test_time_zone_is_checked_at_once(zone: str) -> None:
     with pytest.raises(ValueError, match="is not known; give a name such as 'UTC'"):
@@ -457,6 +480,8 @@ def test_converted_datetime_is_the_same_instant(value: datetime) -> None:
         (Decimal("30123456.00"), "DE", "+4930123456"),  # not +49 30 1234 5600, which is valid, too
         ("+55 31 99999-9999", None, "+5531999999999"),
         ("tel:+1-650-253-0000", None, "+16502530000"),
+        ("tel:030123456;phone-context=+49", None, "+4930123456"),
+        ("Mobil: 030 123456", "DE", "+4930123456"),
         ("+44 20 7946 0958", "BR", "+442079460958"),
     ],
 )
@@ -478,6 +503,8 @@ def test_phone(value: Any, region: str | None, expected: str) -> None:
         ("123", "BR", "not a valid phone number"),
         ("+1 650 253 0000 ext. 5", "US", "a phone number with an extension"),
         (30123456.5, "DE", "not a phone number"),
+        ("030 123456 (privat)", "DE", "a phone number with letters"),  # not +49 30 123456 774828
+        ("2 x 030 123456", "DE", "a phone number with letters"),
         (True, "BR", "not a number"),
         (5.5e30, "BR", "a float too large to be exact"),
     ],

@@ -429,6 +429,11 @@ def test_tie_between_delimiters_is_decided_by_the_table() -> None:
     ]  # fmt: skip
 
 
+def test_comma_in_every_line_is_text(tmp_path: Path) -> None:
+    source = open_source(file(tmp_path, "email;name, full\na@ex.co;Silva, Ana\n"))
+    assert contacts(source) == [("a@ex.co", {"name, full": "Silva, Ana"})]
+
+
 TIES = {
     "more commas in the header than delimiters": "Nome, completo, civil;email\nAna;a@ex.co\nBia;b@ex.co\n",
     "bars in names": "email|mail,n|ame\na@ex.co,Ana\n",
@@ -469,10 +474,13 @@ def test_missing_path_is_a_missing_column() -> None:
     mapping = {"email": "a.email", "x": "c.d.e", "y": "f.g"}
     assert contacts(open_source([row]), mapping) == [("a@ex.co", {"x": "0.10", "y": 1})]
     assert problems(open_source([row]), {"email": "a.email", "x": "b.x"}) == [
-        "1 row: x (column 'b.x'): column missing; add it to the row, or make the field optional in the mapping"
+        (
+            "1 row: x (column 'b.x'): column missing; add it to the row, or make the field optional in the mapping "
+            "(first: row 1)"
+        )
     ]
     assert problems(open_source([{"mail": "a@ex.co"}, row]), {"email": "mail"}) == [
-        "1 row: email (column 'mail'): column missing; add it to the row, or leave out the row"
+        "1 row: email (column 'mail'): column missing; add it to the row, or leave out the row (first: row 2)"
     ]
     assert "the source has no column 'z.x'" in refused([row], {"email": "a.email", "x": "z.x"})
 

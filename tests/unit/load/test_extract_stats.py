@@ -34,6 +34,27 @@ def test_counts_of_a_listing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("email", []),
+        ("attributes", []),
+        ("attributes.name", []),
+        ("attributes.address.city", []),  # only one level is known
+        ("attributes.nmae", ["'attributes.nmae', so it is empty. Did you mean 'attributes.name'?"]),
+        ("origin.url", []),  # no record has an origin yet
+        ("Telefone", ["'Telefone', so it is empty. Check its name."]),
+    ],
+)
+def test_field_that_no_record_has_is_logged(field: str, says: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    record = {"email": "a@ex.co", "attributes": {"name": None, "address": {"city": "Rio"}}, "origin": None}
+    records = [record, {"email": "b@ex.co", "attributes": None}]
+    listed = ListedPage(number=0, page=Page(records, 2), fresh=records, earlier=False)
+    counted(listed).warn_of_unknown([field])
+    counted().warn_of_unknown([field])  # without a record nothing is known
+    assert caplog.messages == [f"No record has the field {text}" for text in says]
+
+
+@pytest.mark.parametrize(
     ("pages", "totals"),
     [
         ([page(10, None)], []),

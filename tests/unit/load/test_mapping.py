@@ -242,8 +242,9 @@ def test_column_may_be_missing_if_the_field_is_optional() -> None:
         (["email"], "but is a list"),
         ("email", "but is a str"),
         ({"name": "name"}, "mapping has no 'email', which identifies a contact; add 'email': '<column>'"),
-        ({"e-mail": "mail"}, "did you mean it with 'e-mail'?"),
-        ({"Email": "mail", "name": "name"}, "did you mean it with 'Email'?"),
+        ({"e-mail": "mail"}, "did you mean 'email' in place of 'e-mail'?"),
+        ({"Email": "mail", "name": "name"}, "did you mean 'email' in place of 'Email'?"),
+        ({"E-mail": "email", "Nome": "name"}, "a line is the CRM's field, then the column: 'email': 'E-mail'"),
     ],
 )
 def test_malformed_mapping_is_refused(mapping: Any, message: str) -> None:

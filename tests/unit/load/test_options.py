@@ -32,6 +32,7 @@ def check(**given: Any) -> None:
         ({"mode": "upset"}, "mode='upset' is unknown"),
         ({"list_ids": ["Newsletter"]}, r"list_ids\[0\]"),
         ({"list_ids": "Newsletter"}, r"list_ids\[0\]"),
+        ({"list_ids": {}}, r"list_ids\[0\] is of type dict"),
         ({"list_ids": ""}, r"list_ids\[0\] is text of 0 characters"),
         ({"resubscribe": "{{ params.all }}"}, "resubscribe must be True or False but is of type str; t"),
         ({"dry_run": 0}, "dry_run must be True or False but is of type int"),

@@ -148,7 +148,7 @@ NAMES = st.text("abc .é", min_size=1, max_size=5).filter(lambda name: name.stri
 
 
 @given(attributes=st.lists(st.dictionaries(NAMES, TEXTS, max_size=4), min_size=1, max_size=5))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_text_survives_extract_and_load(attributes: list[dict[str, str]], tmp_path: Path) -> None:
     records = [record(f"{n}@ex.co", texts) for n, texts in enumerate(attributes)]
     expected = [

@@ -215,7 +215,7 @@ def test_writer_may_have_closed_the_file(tmp_path: Path) -> None:
 def test_sibling_paths(tmp_path: Path, bucket: UPath) -> None:
     assert sibling(tmp_path / "x.csv", ".lock") == tmp_path / "x.csv.lock"
     assert str(sibling(bucket / "x.csv", ".lock")) == f"{bucket}/x.csv.lock"
-    assert str(indexed(bucket / "a.tar.gz", 3)) == f"{bucket}/a.tar.3.gz"
+    assert str(indexed(bucket / "a.b.csv.gz", 3)) == f"{bucket}/a.b.3.csv.gz", "its suffix still says the format"
     assert indexed(tmp_path / "a", 0) == tmp_path / "a.0"
 
 

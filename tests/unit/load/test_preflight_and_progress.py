@@ -179,7 +179,7 @@ def test_a_view_of_memory_counts_as_its_bytes() -> None:
 
 def test_problems_are_counted_by_kind_and_shown_in_order() -> None:
     found = check(Rows([{"email": "nobody"}] * 3 + [{"email": "a@x"}]), PlainMapper(), ContactOptions())
-    assert found.problem_lines() == ["3 rows: email: no email address; correct it"]
+    assert found.problem_lines() == ["3 rows: email: no email address; correct it (first: row 1)"]
     assert (found.rows, found.counts[RowStatus.SEND], found.counts[RowStatus.INVALID]) == (4, 1, 3)
 
 
@@ -192,7 +192,7 @@ def test_most_common_problems_are_shown_with_the_number_of_other_kinds() -> None
     found = check(Rows([{"n": n} for n in kinds]), Picky(), ContactOptions())
     lines = found.problem_lines()
     assert len(lines) == SHOWN_PROBLEMS + 1
-    assert lines[0] == "2 rows: field 7 (column 'n'): odd; for example: see line 8"
+    assert lines[0] == "2 rows: field 7 (column 'n'): odd; for example: see line 8 (first: row 8)"
     assert lines[-1] == "... and 3 more kinds of problems"
 
 

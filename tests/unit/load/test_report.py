@@ -73,6 +73,7 @@ def test_each_kind_of_load_has_its_own_wording(kind: Kind, plan: str, line: str)
     )  # fmt: skip
     text = report(summary, title="Load", ending="Done.", options=options)
     assert line in text
+    assert "| suppressed |" not in text
     assert f"| Saved | 0 calls, compared with {options.naive} |" in text
     data = summary.as_dict()
     assert data["plan"]["words"] == options.plan_words[plan]

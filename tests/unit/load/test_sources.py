@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from upath import UPath
 from crm_provider.load.rows import NoSuchFile, Row, SourceError
 from crm_provider.load.sources import files
 from crm_provider.load.sources import text_files as text_lines
-from crm_provider.load.sources.options import FORMATS, unique_names
+from crm_provider.load.sources.options import FORMATS, check_options, unique_names
 from crm_provider.load.sources.source import FilesSource, Source, open_source
 
 
@@ -298,7 +299,24 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
 def test_invalid_argument_is_refused_before_any_read(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(SourceError) as caught:
         open_source("not-there.csv", **arguments)
-    assert text in str(caught.value)
+    with pytest.raises(SourceError) as parsed:
+        check_options("{{ ds }}.csv.gz", arguments.get("format"), arguments.get("options"))
+    assert text in str(caught.value) and text in str(parsed.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("{{ ds }}.jsonl.gz", "for jsonl files"),
+        (["a.parquet", "b.parquet"], "for parquet files"),
+        (Path("a.ndjson"), "for jsonl files"),
+        ([{"email": "a@x.io"}], "for a list of rows"),
+        *[(unknown, None) for unknown in ("{{ params.source }}", "a.tsv", [], None, object())],
+    ],
+)
+def test_options_that_do_not_fit_the_source_are_refused_at_dag_parse(source: Any, wrong: str | None) -> None:
+    with nullcontext() if wrong is None else pytest.raises(SourceError, match=f"'delimiter' has no meaning {wrong}"):
+        check_options(source, None, {"delimiter": ";"})
 
 
 def test_option_that_is_none_is_left_out(tmp_path: Path) -> None:

@@ -96,8 +96,17 @@ def test_large_table_is_read_in_pieces() -> None:
 
 
 def test_null_words_in_tables() -> None:
-    source = open_source(table(a=["x", "NULL"], s=[{"b": "NULL"}, None]), options={"null_values": ["NULL"]})
-    assert values(source) == [{"a": "x", "s": {"b": None}}, {"a": None, "s": None}]
+    given = table(a=["x", "NULL"], s=[{"b": "NULL", "l": [["NULL"], ["y"]]}, None])
+    source = open_source(given, options={"null_values": ["NULL"]})
+    assert values(source) == [{"a": "x", "s": {"b": None, "l": [[None], ["y"]]}}, {"a": None, "s": None}]
+
+
+def test_null_words_in_values_that_are_nested_too_deeply() -> None:
+    deep: Any = "NULL"
+    for _ in range(10_000):
+        deep = [deep]
+    [row] = open_source([{"a": deep}], options={"null_values": ["NULL"]}).rows()
+    assert row.problem is None
 
 
 def test_columns_with_one_name_can_be_distinguished() -> None:
@@ -106,7 +115,7 @@ def test_columns_with_one_name_can_be_distinguished() -> None:
 
 
 def test_value_without_a_python_form_is_a_bad_row() -> None:
-    column = pyarrow.array([2**60], pyarrow.timestamp("s"))
+    column = pyarrow.array([[2**60]], pyarrow.list_(pyarrow.timestamp("s")))
     source: Any = open_source(table(when=column, n=[1]))
     [row] = source.rows()
     assert row.values == {"n": 1}

@@ -18,7 +18,8 @@ import pytest
 from upath import UPath
 
 from crm_provider.files.parquet import check_pyarrow
-from crm_provider.load.rows import Row, SourceError, UnreadableValue
+from crm_provider.load.mapping.mapper import Mapper
+from crm_provider.load.rows import Contact, InvalidRow, Row, SourceError, UnreadableValue
 from crm_provider.load.sources import parquet_files
 from crm_provider.load.sources.source import open_source
 
@@ -65,17 +66,16 @@ def test_nanoseconds_are_truncated_to_microseconds(tmp_path: Path, kind: Any, na
     assert type(first.values["at"]) is type(value)
 
 
-def test_value_without_a_python_form_is_a_problem_of_its_row(tmp_path: Path) -> None:
-    far = pa.array([0, 253_402_300_800, 1], pa.timestamp("s"))  # the year 10000
-    path = write(tmp_path / "leads.parquet", pa.table({"email": ["a", "b", "c"], "at": far}))
+def test_date_after_the_year_9999_rejects_only_a_row_that_sends_it(tmp_path: Path) -> None:
+    far = pa.array([0, 253_402_300_800, 1], pa.timestamp("s"))
+    path = write(tmp_path / "leads.parquet", pa.table({"email": ["a@x.io", "b@x.io", "c@x.io"], "at": far}))
     rows = list(open_source(path).rows())
-    assert [row.problem for row in rows] == [
-        None,
-        f"{path}, row 2: 'at' cannot become a Python value (a date after the year 9999?)",
-        None,
-    ]
-    assert rows[1].values == {"email": "b"}
-    assert rows[2].values == {"email": "c", "at": datetime(1970, 1, 1, 0, 0, 1)}  # noqa: DTZ001 - without a zone
+    assert [row.problem for row in rows] == [None, None, None]
+    assert rows[1].values == {"email": "b@x.io", "at": UnreadableValue("10000-01-01 00:00:00.000")}
+    assert rows[2].values == {"email": "c@x.io", "at": datetime(1970, 1, 1, 0, 0, 1)}  # noqa: DTZ001 - without a zone
+    assert Mapper({"email": "email"})(rows[1]) == Contact("b@x.io", {})
+    with pytest.raises(InvalidRow, match=r"^at: a value that Python cannot hold; correct it, or cast it to text"):
+        Mapper()(rows[1])
 
 
 @pytest.mark.parametrize("rows", [0, 1, 999, 1000, 2501])
