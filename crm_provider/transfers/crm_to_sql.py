@@ -283,9 +283,10 @@ class CrmToSqlOperator(TableLineage, ListingOperator):
         missing = table.missing(columns, existing)
         if missing and not self.create_table:
             names = ", ".join(repr(column.name) for column in missing[:5])
+            are_own = {column.name for column in missing} <= {LOADED_AT, RUN, CHANGE}  # which nobody can choose
             raise e.CrmInvalidValueError(
-                f"the table {self.table} lacks columns ({len(missing)}): {names}; add them, choose others with "
-                "columns=, or set create_table=True"
+                f"the table {self.table} lacks columns ({len(missing)}): {names}; add them"
+                f"{'' if are_own else ', choose others with columns='}, or set create_table=True"
             )
         if not existing:
             table.create(columns)

@@ -192,7 +192,14 @@ def test_staging_table_that_another_try_has_dropped_is_no_fault_of_a_value(
             {"table": "absent", "mode": "replace"},
             "the database has no table absent; create it, or set create_table=True",
         ),
-        ({"table": "bare", "mode": "merge"}, r"the table bare lacks columns \(\d+\): 'email', "),
+        (
+            {"table": "bare", "mode": "merge"},
+            r"the table bare lacks columns \(\d+\): 'email', .*; add them, choose others with columns=, or set",
+        ),
+        (
+            {"table": "bare", "mode": "append", "columns": ["id"]},
+            r"the table bare lacks columns \(2\): 'crm_loaded_at', 'crm_run'; add them, or set create_table=True",
+        ),
         (
             {"table": "sales.bare", "mode": "merge"},
             "SQLite has no schemas, and no database sales .*; name the table bare",
