@@ -43,8 +43,12 @@ if TYPE_CHECKING:
     from crm_provider.tasks.arguments import CrmArguments, PathArgument, Templated
 
 
-class ListingOperator(CrmOperator):
-    """Base of the operators that write a listing: as with loads, each instance of a mapped task has its own files."""
+class MappedOutputs:
+    """An operator that writes a listing: as with loads, each instance of a mapped task has its own files."""
+
+    if TYPE_CHECKING:
+        task_id: str
+        dag: Any
 
     _differing: frozenset[str] = frozenset()
     """Arguments that may differ between the instances, because they were templates or results of tasks."""
@@ -77,7 +81,7 @@ def _is_own(value: Any) -> bool:
     return "map_index" in str(value) or not isinstance(value, (str, AnyPath))
 
 
-class _ExtractOperator(ExtractLineage, ListingOperator):
+class _ExtractOperator(ExtractLineage, MappedOutputs, CrmOperator):
     """Read a listing, ten records per call, into a file: JSON lines, CSV or Parquet.
 
     The file appears only when it is complete. A retry continues after the last page that was saved; a cleared task

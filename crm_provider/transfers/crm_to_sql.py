@@ -20,7 +20,7 @@ from crm_provider.load.rows import SourceError
 from crm_provider.observability.assets import note_listing
 from crm_provider.observability.lineage import TableLineage
 from crm_provider.operators.base import CrmOperator
-from crm_provider.operators.extract import ListingOperator, check_files, goes_on, owner_of, tracker_of
+from crm_provider.operators.extract import MappedOutputs, check_files, goes_on, owner_of, tracker_of
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import naming_task
 from crm_provider.tasks.outcome import retries_left
@@ -48,7 +48,7 @@ OURS = ("attributes_", "origin_")
 """Prefixes of columns whose fields may disappear from a listing; ``merge`` then sets them to null."""
 
 
-class CrmToSqlOperator(TableLineage, ListingOperator):
+class CrmToSqlOperator(TableLineage, MappedOutputs, CrmOperator):
     """Read a listing, ten records per call, into a table of any database whose Airflow hook is a ``DbApiHook``.
 
     The rows go into a staging table. Then one transaction applies them to the table, so that no reader sees a part. A
