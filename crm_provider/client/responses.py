@@ -6,6 +6,7 @@ within the same status, its status. If none is known, it is a :class:`CrmProtoco
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -352,7 +353,7 @@ def _odd_body(response: CrmResponse, parsed: Any) -> str:
 
 
 def _is_html(response: CrmResponse) -> bool:
-    return response.body.lstrip()[:1] == b"<"
+    return response.body.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<"
 
 
 def _host_of(url: str) -> str | None:

@@ -12,7 +12,7 @@ from uuid import UUID
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.values.addresses import NotOneAddress, one_address
 from crm_provider.values.counted import counted
-from crm_provider.values.json_values import ConversionError, json_safe
+from crm_provider.values.json_values import ConversionError, json_safe, plain
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NATIVE = "give the output of a task (XComArg), or set render_template_as_native_obj=True for the DAG"
@@ -113,7 +113,7 @@ def phone_is_text(attributes: Any) -> None:
     :raises CrmInvalidValueError: if it is a number, or the text that a program has made of a float
     """
     phone = attributes.get("phone") if isinstance(attributes, Mapping) else None
-    if isinstance(phone, (int, float, Decimal)):
+    if isinstance(plain(phone), (int, float, Decimal)):
         raise CrmInvalidValueError(
             f"attributes['phone'] must be text with a + (E.164) but is {_kind(phone)}, which has no +; give text, "
             "in a template too: '+{{ ... }}'"

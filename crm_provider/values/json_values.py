@@ -7,7 +7,7 @@ value                                becomes
 ===================================  ===============================================================
 text                                 the same, if it has no lone surrogate
 ``True``, ``False``, ``None``        the same
-whole number, float                  the same, if it is finite and has a usual size; also those of NumPy
+whole number, float                  the same, if it is finite and has a usual size; also a NumPy integer
 ``Decimal``                          text with exactly its digits
 time with a zone                     text in UTC: ``2024-01-31T12:00:00Z``
 other dates and times                text in ISO 8601, unchanged

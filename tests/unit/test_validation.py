@@ -304,8 +304,9 @@ def test_invalid_path_segment_is_refused(value: Any) -> None:
 def test_numeric_phone_number_has_lost_its_plus() -> None:
     validation.phone_is_text({"phone": "+5531999999999"})
     validation.phone_is_text(None)
-    for number in (5531999999999, Decimal("5531999999999.0")):
-        text = rf"attributes\['phone'\] must be text with a \+ .* but is of type {type(number).__name__}"
+    of_numpy = type("int64", (), {"__module__": "numpy", "__int__": lambda self: 5531999999999})()
+    for number in (5531999999999, Decimal("5531999999999.0"), of_numpy):
+        text = rf"attributes\['phone'\] must be text with a \+ .* but is of type (numpy\.)?{type(number).__name__}"
         with pytest.raises(CrmInvalidValueError, match=text):
             validation.phone_is_text({"phone": number})
     for text, happened in (("5.532E+12", "spreadsheet has shortened"), ("+5531999999999.0", "in the form of a float")):

@@ -88,7 +88,7 @@ _ERROR_WORDS = frozenset(
 )
 """As Excel, LibreOffice and Google Sheets write them."""
 
-_ERROR_VALUE = re.compile(r"#{3,}|#N/A #?N/A|Err ?:\d{3}", re.IGNORECASE)
+_ERROR_VALUE = re.compile(r"#{3,}|(?i:#N/A #?N/A)|Erro? ?:5\d\d", re.ASCII)
 """``####`` is a column that was too narrow; ``#N/A N/A`` is Bloomberg's, ``Err:502`` LibreOffice's."""
 
 

@@ -327,7 +327,7 @@ def _no_email(_given: Any) -> Any:
     raise ConversionError("empty", "give an email address, or leave out the row")
 
 
-FORMULA_SIGNS = frozenset("#=Ee")
+FORMULA_SIGNS = frozenset("#=E")
 """First characters of a failed formula (`#REF!`, `Err:502`), and of one that gives a text."""
 
 

@@ -24,6 +24,7 @@ _ISO = re.compile(
 """ISO 8601 as databases and programs write it, BigQuery with ``UTC``. Python 3.10 parses less of it than 3.11."""
 
 _FIX = "correct it in the source, or set the option format of the mapping"
+_USE_12_HOURS = "correct it, or write %I in place of %H in the option format of the mapping"
 
 
 def day(*, format: str | None = None) -> Conversion:  # noqa: A002 - the option's name
@@ -56,10 +57,13 @@ def moment(*, format: str | None = None, zone: str | None = None) -> Conversion:
     """
     _check_clock(format or "")
     read, default_zone = _reader(format, "not a valid date and time"), None if zone is None else _zone(zone)
+    ignores_half = {"H", "p"} <= _codes(format or "")  # Python ignores %p beside %H
 
     def convert(value: Any) -> str:
         if isinstance(value, str):
-            value = read(value)
+            written, value = value, read(value)
+            if ignores_half and value.strftime("%p").casefold() not in written.casefold():
+                raise ConversionError("an hour that contradicts AM or PM", _USE_12_HOURS)
         if isinstance(value, date) and not isinstance(value, datetime):
             value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - it gets the zone below
         if not isinstance(value, datetime):
@@ -133,7 +137,7 @@ def _check_format(form: str) -> None:
 
 def _check_clock(form: str) -> None:
     """Refuse formats with which Python would read another time than the text shows."""
-    codes = set(re.findall("%(.)", form))
+    codes = _codes(form)
     if "Z" in codes:
         raise ValueError(
             f"format {form!r}: Python drops the zone that %Z reads; use %z for an offset, or write the zone as it "
@@ -141,6 +145,10 @@ def _check_clock(form: str) -> None:
         )
     if "I" in codes and "p" not in codes:
         raise ValueError(f"format {form!r}: the hour %I counts to 12 and needs %p (AM or PM); use %H for 24 hours")
+
+
+def _codes(form: str) -> set[str]:
+    return set(re.findall("%(.)", form))
 
 
 INSTALL = "pip install 'airflow-provider-crm[phone]'"

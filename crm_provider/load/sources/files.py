@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,14 +53,15 @@ def expand_pattern(path: Any, given: object = None) -> list[AnyPath]:
     :raises NoSuchFile: if no file matches a pattern
     """
     parts, folders = path.parts, [*reversed(path.parents), path][-len(path.parts) :]
-    first = next((n for n, part in enumerate(parts) if _WILDCARD.search(part) and not folders[n].exists()), None)
+    wild = [n for n, part in enumerate(parts) if _WILDCARD.search(part)]
+    first = next((n for n in wild if not folders[n].exists()), None)
     if first is None:
         return [path]
-    base = folders[first].parent
-    start, with_hidden = len(base.parts), _is_hidden(parts[first:])
+    base, literal = folders[wild[0]].parent, map(glob.escape, parts[wild[0] : first])  # stores would expand their base
+    start, with_hidden = len(folders[first].parent.parts), _is_hidden(parts[first:])
     found = [
         file
-        for file in base.glob("/".join(parts[first:]))
+        for file in base.glob("/".join([*literal, *parts[first:]]))
         if not file.is_dir() and (with_hidden or not _is_hidden(file.parts[start:]))
     ]
     if not found:

@@ -135,4 +135,5 @@ def _without_nulls(value: Any, words: Collection[str], empty: str | None, depth:
         return value
     if isinstance(value, Mapping):
         return {name: _without_nulls(item, words, empty, depth + 1) for name, item in value.items()}
-    return [_without_nulls(item, words, empty, depth + 1) for item in value] if isinstance(value, list) else value
+    is_list = isinstance(value, (list, tuple))
+    return [_without_nulls(item, words, empty, depth + 1) for item in value] if is_list else value

@@ -451,6 +451,18 @@ def test_format_that_would_read_another_time_is_refused(clock: str, problem: str
     formats.moment(format="%Y-%m-%d %I:%M %p %%Z", zone="UTC")
 
 
+def test_hour_of_24_may_be_beside_am_or_pm_but_not_contradict_it() -> None:
+    convert = formats.moment(format="%Y-%m-%d %H:%M %p", zone="UTC")
+    assert [convert(f"2024-02-01 {clock}")[11:16] for clock in ("15:00 PM", "03:00 am", "00:30 AM")] == [
+        "15:00",
+        "03:00",
+        "00:30",
+    ]
+    for clock in ("03:00 PM", "12:30 AM"):
+        with pytest.raises(ConversionError, match="contradicts AM or PM"):
+            convert(f"2024-02-01 {clock}")
+
+
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "", "../etc/passwd", "america sao paulo"])
 def test_time_zone_is_checked_at_once(zone: str) -> None:
     with pytest.raises(ValueError, match="is not known; give a name such as 'UTC'"):

@@ -259,7 +259,7 @@ def test_error_value_within_a_list_or_object_is_never_sent(value: Any, spec: dic
     "word",
     ["#REF!", "#N/A", "#N/A N/A", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!", "#CALC!", "#ERROR!",
      "#GETTING_DATA", "#n/a", "#N/D", "#VALOR!", "#NOME?", "#¿NOMBRE?", "#WERT!", "#VALEUR!", "########",
-     "#valore!", "#N/B", "#DEEL/0!", "#VÄRDEFEL!", "#N/D!", "#ССЫЛКА!", "#BAŞV!", "Err:502"],
+     "#valore!", "#N/B", "#DEEL/0!", "#VÄRDEFEL!", "#N/D!", "#ССЫЛКА!", "#BAŞV!", "Err:502", "Erro:502"],
 )  # fmt: skip
 def test_spreadsheet_error_value_is_never_sent(word: str, tmp_path: Path) -> None:
     rows = [{"email": "a@ex.co", "name": f" {word} "}]
@@ -293,11 +293,15 @@ def test_configured_null_words_in_other_formats(suffix: str, tmp_path: Path) -> 
         ('"=""+55 31 9999"""', "+55 31 9999"),
         ('="a"&"b"', '="a"&"b"'),
         ("=A1", "=A1"),
+        ("ERR:502", "ERR:502"),  # LibreOffice writes Err:502, and no other hundreds
+        ("Err:404", "Err:404"),
         ('""', None),
         ('=""', None),
     ],
 )
-def test_text_formula_is_read_as_its_text(cell: str, value: str | None, tmp_path: Path) -> None:
+def test_text_formula_is_read_as_its_text_and_similar_cells_as_they_are(
+    cell: str, value: str | None, tmp_path: Path
+) -> None:
     expected = {} if value is None else {"code": value}
     assert contacts(open_source(file(tmp_path, f"email,code\na@ex.co,{cell}\n"))) == [("a@ex.co", expected)]
 

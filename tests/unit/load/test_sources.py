@@ -201,12 +201,16 @@ def test_pattern_without_a_match_is_an_error_at_once(tmp_path: Path, monkeypatch
         assert str(missing.value) == expected
 
 
-def test_existing_name_with_wildcards_is_taken_literally(tmp_path: Path) -> None:
-    for name, email in (("leads[1].csv", "right"), ("leads1.csv", "wrong"), ("in[1]/leads.csv", "folder")):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(f"email\n{email}\n", encoding="utf-8")
-    assert emails(open_source(tmp_path / "leads[1].csv")) == ["right"]
-    assert emails(open_source(tmp_path / "in[1]" / "*.csv")) == ["folder"]
+@pytest.mark.parametrize("store", ["disk", "memory"])
+def test_existing_name_with_wildcards_is_taken_literally(store: str, tmp_path: Path) -> None:
+    root: Any = UPath(f"memory://bucket-{os.getpid()}/{tmp_path.name}") if store == "memory" else tmp_path
+    folders = (("in[1]/leads.csv", "folder"), ("in1/leads.csv", "wrong"), ("in[1]/a*/x.csv", "below"))
+    for name, email in (("leads[1].csv", "right"), ("leads1.csv", "wrong"), *folders):
+        (root / name).parent.mkdir(exist_ok=True, parents=True)
+        (root / name).write_text(f"email\n{email}\n", encoding="utf-8")
+    assert emails(open_source(root / "leads[1].csv")) == ["right"]
+    assert emails(open_source(root / "in[1]" / "*.csv")) == ["folder"]
+    assert emails(open_source(root / "in[1]" / "a*" / "?.csv")) == ["below"]
 
 
 @pytest.mark.parametrize(

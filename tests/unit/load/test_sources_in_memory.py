@@ -99,6 +99,8 @@ def test_null_words_in_tables() -> None:
     given = table(a=["x", "NULL"], s=[{"b": "NULL", "l": [["NULL"], ["y"]]}, None])
     source = open_source(given, options={"null_values": ["NULL"]})
     assert values(source) == [{"a": "x", "s": {"b": None, "l": [[None], ["y"]]}}, {"a": None, "s": None}]
+    [row] = open_source([{"a": ("x", "NULL")}], options={"null_values": ["NULL"]}).rows()
+    assert row.values == {"a": ["x", None]}
 
 
 def test_null_words_in_values_that_are_nested_too_deeply() -> None:
