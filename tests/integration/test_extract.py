@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pyarrow.parquet
 import pytest
-from airflow.sdk import DAG, ObjectStoragePath, task_group
+from airflow.sdk import DAG, ObjectStoragePath, TaskGroup, task, task_group
 
 from crm_provider.client.pagination import AT_ONCE
 from crm_provider.extract import extractor
@@ -168,6 +168,12 @@ def test_mapped_extract_writes_one_file_per_instance(many: Sandbox, run_dag: Run
         shared.expand(fields=[["id"], ["id", "email"]])
         own = CrmExtractContactsOperator.partial(task_id="own", target=f"{tmp_path}/e-{{{{ ti.map_index }}}}.csv")
         own.expand(fields=[["id"], ["email"]])
+        both = CrmExtractContactsOperator.partial(task_id="both", target=str(tmp_path / "g.csv"))
+        both.expand_kwargs([{"target": str(tmp_path / "h.csv")}, {}], strict=False)
+        named = task(lambda: str(tmp_path / "k.csv"), task_id="named")()  # type: ignore[arg-type, misc]
+        CrmExtractContactsOperator.partial(task_id="result", target=named).expand(fields=[["id"], ["email"]])
+        with TaskGroup("defaults", default_args={"target": str(tmp_path / "m.csv")}):
+            CrmExtractContactsOperator.partial(task_id="task").expand(fields=[["id"], ["email"]])
 
         @task_group
         def group(fields: Any) -> None:
@@ -180,7 +186,7 @@ def test_mapped_extract_writes_one_file_per_instance(many: Sandbox, run_dag: Run
     assert run["shared[1]"].result["path"] == str(tmp_path / "d.1.csv.gz")
     assert [name for name in names(tmp_path) if not name.endswith(".lock")] == [
         "a.jsonl", "b.csv.gz", "c.parquet", "d.0.csv.gz", "d.1.csv.gz", "e-0.csv", "e-1.csv", "f.0.csv", "f.1.csv",
-        "seen.0", "seen.1",
+        "g.1.csv", "h.csv", "k.0.csv", "k.1.csv", "m.0.csv", "m.1.csv", "seen.0", "seen.1",
     ]  # fmt: skip
 
 
