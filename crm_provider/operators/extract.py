@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow.sdk import XComArg
+
 from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.client import validation
@@ -71,7 +73,7 @@ class MappedOutputs:
         if is_mapped(self):
             if name not in (fixed := self._fixed()) or fixed[name] != value:  # expand gives it
                 return False
-        elif not is_text and comes_later(value):  # the result of a task, in a mapped task group
+        elif not is_text and comes_later(value) and not _is_from_outside(value):
             return False
         return not (is_text and comes_later(value) and (any_template or "map_index" in str(value)))
 
@@ -90,6 +92,13 @@ class MappedOutputs:
         for name in names:
             if self.is_shared(name, ti, any_template=False):
                 setattr(self, name, indexed(path_of(getattr(self, name), name), ti.map_index))
+
+
+def _is_from_outside(value: Any) -> bool:
+    """Whether a value in a mapped task group is the result of a task outside of such groups."""
+    sources = [task for task, _ in XComArg.iter_xcom_references(value)]
+    is_plain = isinstance(value, XComArg) and bool(sources)
+    return is_plain and all(task.get_closest_mapped_task_group() is None for task in sources)
 
 
 class _ExtractOperator(ExtractLineage, MappedOutputs, CrmOperator):
