@@ -133,7 +133,7 @@ class Extractor:
             if self._tracker is not None:
                 self._tracker.commit()
         self._reader.discard()
-        stats.warn_of_unknown(self._fields or ())
+        stats.warn_of_unknown(name for name in self._fields or () if self._tracker is None or name != CHANGE)
         log.info("Extract of %s: %s read for %s.", self._listing, counted(stats.records, "record"), self._target)
         seconds = round(self._clock() - started, 3)
         result = cast("Extracted", {**stats.counts(), "path": str(self._target), "seconds": seconds})

@@ -95,7 +95,8 @@ def lineage_of_extract(operator: Any, *, failed: bool = False) -> Lineage:
     inputs = [] if read is None else [_counted_input(InputDataset(namespace=read[0], name=read[1]), count)]
     changes = result.get("changes")
     written = count if changes is None else sum(int(changes[kind]) for kind in ("created", "updated", "deleted"))
-    outputs = [] if failed else [_counted_output(*file_dataset(str(operator.target)), written)]
+    is_known = bool(result) or not operator.has_instances()  # the index is inserted when the instance runs
+    outputs = [_counted_output(*file_dataset(str(operator.target)), written)] if is_known and not failed else []
     return OperatorLineage(inputs=inputs, outputs=outputs)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import XComArg
 
 from crm_provider import errors as e
 from crm_provider._compat import Context
@@ -49,36 +52,53 @@ class MappedOutputs:
     if TYPE_CHECKING:
         task_id: str
         dag: Any
+        get_closest_mapped_task_group: Callable[[], Any]
 
-    _differing: frozenset[str] = frozenset()
-    """Arguments that may differ between the instances, because they were templates or results of tasks."""
+    _given: Mapping[str, Any] = MappingProxyType({})
+    """Arguments as they were given, before they are rendered."""
 
-    def note_differing(self, *, any_template: bool = False, **arguments: Any) -> None:
-        """Note which arguments differ, before they are rendered.
+    def note_given(self, **arguments: Any) -> None:
+        """Note arguments before they are rendered."""
+        self._given = arguments
 
-        :param any_template: whether each template may; otherwise only those that use ``map_index``
+    def is_shared(self, name: str, ti: Any, *, any_template: bool = True) -> bool:
+        """Whether the instances of a mapped task have the same value of an argument.
+
+        :param any_template: whether each template may differ between them; otherwise only those that use ``map_index``
         """
-        later = {name: value for name, value in arguments.items() if comes_later(value)}
-        differing = {name for name, value in later.items() if any_template or _is_own(value)}
-        self._differing |= differing
-
-    def is_shared(self, name: str, ti: Any) -> bool:
-        """Whether the instances of a mapped task have the same value of an argument."""
-        if ti.map_index is None or ti.map_index < 0 or getattr(self, name) is None or name in self._differing:
+        value = self._given[name]
+        if value is None or ti.map_index is None or ti.map_index < 0:
             return False
-        given = getattr(self.dag.get_task(self.task_id), "partial_kwargs", None)  # None in a mapped task group
-        return given is None or name in {**(given.get("default_args") or {}), **given}
+        is_text = isinstance(value, (str, AnyPath))
+        if is_mapped(self):
+            if name not in (fixed := self._fixed()) or fixed[name] != value:  # expand gives it
+                return False
+        elif not is_text and comes_later(value) and not _is_from_outside(value):
+            return False
+        return not (is_text and comes_later(value) and (any_template or "map_index" in str(value)))
+
+    def _fixed(self) -> Mapping[str, Any]:
+        """The arguments of ``partial``, and the defaults of the DAG and the task group."""
+        task = self.dag.get_task(self.task_id)
+        scopes = (getattr(scope, "default_args", None) or {} for scope in (task.dag, task.task_group))
+        return {name: value for given in (*scopes, task.partial_kwargs) for name, value in given.items()}
+
+    def has_instances(self) -> bool:
+        """Whether the task is an instance of a mapped task, which is known before it runs."""
+        return is_mapped(self) or self.get_closest_mapped_task_group() is not None
 
     def separate_files(self, ti: Any, *names: str) -> None:
         """Insert the index of the instance into the paths that all instances share."""
         for name in names:
-            if self.is_shared(name, ti):
+            if self.is_shared(name, ti, any_template=False):
                 setattr(self, name, indexed(path_of(getattr(self, name), name), ti.map_index))
 
 
-def _is_own(value: Any) -> bool:
-    """Whether a template uses ``map_index``, or a value is a result of another task."""
-    return "map_index" in str(value) or not isinstance(value, (str, AnyPath))
+def _is_from_outside(value: Any) -> bool:
+    """Whether a value in a mapped task group is the result of a task outside of such groups."""
+    sources = [task for task, _ in XComArg.iter_xcom_references(value)]
+    is_plain = isinstance(value, XComArg) and bool(sources)
+    return is_plain and all(task.get_closest_mapped_task_group() is None for task in sources)
 
 
 class _ExtractOperator(ExtractLineage, MappedOutputs, CrmOperator):
@@ -137,7 +157,7 @@ class _ExtractOperator(ExtractLineage, MappedOutputs, CrmOperator):
             if not is_mapped(self):
                 check_changes_since(changes_since, state_path, fields)
             self.formula_guard = validation.boolean(formula_guard, "formula_guard")
-        self.note_differing(target=target, state_path=state_path)
+        self.note_given(target=target, state_path=state_path)
         self.target = path_text(target)
         self.fields = rendered(fields)
         self.format = format

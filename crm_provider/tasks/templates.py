@@ -274,6 +274,8 @@ class RenderedFieldsMixin:
         if is_file or not isinstance(found, (str, *_FROM_TEXT)):
             return found
         text = super().render_template(f"{content}{_END}", context, env, seen_oids)[:-1]  # type: ignore[misc]
+        if content.endswith("\n") and not env.keep_trailing_newline:
+            text = text.removesuffix("\n")  # which Jinja removes only at the end
         is_value = len(outputs) == 1 and type(outputs[0]) is type(found) is not str and str(outputs[0]) == text
         return found if is_value else text
 

@@ -112,8 +112,7 @@ class CrmToSqlOperator(TableLineage, MappedOutputs, CrmOperator):
                     _check_columns(columns, mode, changes_since)
             check_if_changed(if_changed)
             self.create_table = validation.boolean(create_table, "create_table")
-        self.note_differing(state_path=state_path)
-        self.note_differing(any_template=True, table=table, sql_conn_id=sql_conn_id)
+        self.note_given(table=table, sql_conn_id=sql_conn_id, state_path=state_path, hook_params=hook_params)
         self.listing, self.mode = listing, mode
         self.sql_conn_id = rendered(sql_conn_id)
         self.table = rendered(table)

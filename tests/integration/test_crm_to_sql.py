@@ -251,10 +251,10 @@ def test_constraint_violation_is_reported_without_row_values(transfer: Transfers
 
 
 def test_mapped_transfers_do_not_replace_each_others_rows(transfer: Transfers, database: SqliteTarget) -> None:
-    with DAG("mapped_tables", schedule=None) as dag:
-        one = CrmToSqlOperator.partial(task_id="one", table="t", mode="replace", sql_conn_id="db", create_table=True)
+    with DAG("mapped_tables", schedule=None, default_args={"sql_conn_id": "db", "table": "t"}) as dag:
+        one = CrmToSqlOperator.partial(task_id="one", mode="replace", create_table=True)
         one.expand(listing=["contacts", "lists"])
-        own = CrmToSqlOperator.partial(task_id="own", mode="replace", sql_conn_id="db", create_table=True)
+        own = CrmToSqlOperator.partial(task_id="own", mode="replace", create_table=True)
         own.expand_kwargs([{"listing": "contacts", "table": "people"}, {"listing": "lists", "table": "lists"}])
     run = transfer.run_dag(dag)
     assert run.states() == {"one[0]": "failed", "one[1]": "failed", "own[0]": "success", "own[1]": "success"}

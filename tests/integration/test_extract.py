@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pyarrow.parquet
 import pytest
-from airflow.sdk import DAG, ObjectStoragePath, task_group
+from airflow.sdk import DAG, ObjectStoragePath, TaskGroup, task, task_group
 
 from crm_provider.client.pagination import AT_ONCE
 from crm_provider.extract import extractor
@@ -168,11 +168,21 @@ def test_mapped_extract_writes_one_file_per_instance(many: Sandbox, run_dag: Run
         shared.expand(fields=[["id"], ["id", "email"]])
         own = CrmExtractContactsOperator.partial(task_id="own", target=f"{tmp_path}/e-{{{{ ti.map_index }}}}.csv")
         own.expand(fields=[["id"], ["email"]])
+        both = CrmExtractContactsOperator.partial(task_id="both", target=str(tmp_path / "g.csv"))
+        both.expand_kwargs([{"target": str(tmp_path / "h.csv")}, {}], strict=False)
+        named = task(lambda: str(tmp_path / "k.csv"), task_id="named")()  # type: ignore[arg-type, misc]
+        CrmExtractContactsOperator.partial(task_id="result", target=named).expand(fields=[["id"], ["email"]])
+        with TaskGroup("defaults", default_args={"target": str(tmp_path / "m.csv")}):
+            CrmExtractContactsOperator.partial(task_id="task").expand(fields=[["id"], ["email"]])
 
         @task_group
         def group(fields: Any) -> None:
             CrmExtractContactsOperator(task_id="inner", target=str(tmp_path / "f.csv"), fields=fields)
+            CrmExtractContactsOperator(task_id="outer", target=outside, fields=fields)
+            own = task(lambda ti: str(tmp_path / f"o{ti.map_index}.csv"), task_id="own")()  # type: ignore[misc]
+            CrmExtractContactsOperator(task_id="each", target=own, fields=fields)
 
+        outside = task(lambda: str(tmp_path / "n.csv"), task_id="outside")()  # type: ignore[arg-type, misc]
         group.expand(fields=[["id"], ["email"]])
     run = run_dag(dag)
     assert set(run.states().values()) == {"success"}
@@ -180,7 +190,8 @@ def test_mapped_extract_writes_one_file_per_instance(many: Sandbox, run_dag: Run
     assert run["shared[1]"].result["path"] == str(tmp_path / "d.1.csv.gz")
     assert [name for name in names(tmp_path) if not name.endswith(".lock")] == [
         "a.jsonl", "b.csv.gz", "c.parquet", "d.0.csv.gz", "d.1.csv.gz", "e-0.csv", "e-1.csv", "f.0.csv", "f.1.csv",
-        "seen.0", "seen.1",
+        "g.1.csv", "h.csv", "k.0.csv", "k.1.csv", "m.0.csv", "m.1.csv", "n.0.csv", "n.1.csv",
+        "o0.csv", "o1.csv", "seen.0", "seen.1",
     ]  # fmt: skip
 
 

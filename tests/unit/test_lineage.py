@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 
 from crm_provider.observability.assets import create_asset
 from crm_provider.observability.lineage import file_dataset, lineage_of_files, lineage_of_query
@@ -139,6 +140,11 @@ def test_lineage_of_an_extract() -> None:
     assert done.outputs[0].outputFacets["outputStatistics"].rowCount == 12
     failed = ran(operator, None).get_openlineage_facets_on_failure(None)
     assert (datasets(failed.inputs), failed.outputs) == ([("crm://connect.pingback.com", "deals")], [])
+    with DAG("mapped", schedule=None):
+        mapped = CrmExtractDealsOperator.partial(task_id="mapped", target="/deals.csv").expand(fields=[["id"]])
+    instance = mapped.unmap({"fields": ["id"]})
+    assert instance.get_openlineage_facets_on_start().outputs == [], "its file gets an index when it runs"
+    assert len(ran(instance, {"records": 12}).get_openlineage_facets_on_complete(None).outputs) == 1
 
 
 def test_lineage_of_a_table() -> None:

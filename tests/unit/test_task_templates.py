@@ -95,6 +95,8 @@ def test_text_without_a_marker_is_unchanged(literal: str, native: bool) -> None:
         ("{{ '{1}' }}", "{1}", "{1}"),
         ("""{{ '"Ada"' }}""", '"Ada"', '"Ada"'),
         ("""{{ "'a' 'b'" }}!""", "'a' 'b'!", "'a' 'b'!"),
+        ("""{{ '"Ada"' }}\n""", '"Ada"', '"Ada"'),
+        ("{{ 5 }}\n", 5, "5"),
     ],
 )
 def test_rendered_template(template: str, as_native: Any, as_text: str) -> None:

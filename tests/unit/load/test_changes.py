@@ -410,7 +410,7 @@ def test_state_file_has_ids_but_no_values(tmp_path: Path) -> None:
 # -- in a file ------------------------------------------------------------------------------------------------
 
 
-def test_extract_of_changes_to_a_file(tmp_path: Path) -> None:
+def test_extract_of_changes_to_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     client = FakeClient([{"id": f"c-{n}", "email": f"{n}@example.com", "attributes": {"n": n}} for n in range(12)])
 
     def extract(work: str, name: str, **options: Any) -> Any:
@@ -435,6 +435,7 @@ def test_extract_of_changes_to_a_file(tmp_path: Path) -> None:
     assert extract("four", "four.csv", fields=["id", "attributes.n"])[2] == ["id,attributes.n,crm_change"]
     again = extract("four", "four.csv", fields=["attributes.n", "crm_change", "id"])[2]
     assert again[0] == "attributes.n,crm_change,id"
+    assert "No record has the field" not in caplog.text
 
 
 @pytest.mark.parametrize(
